@@ -1,0 +1,18 @@
+"""Dynamic spatial sparsification for OpenMMLab.
+
+Importing this package is cheap and never fails for lack of an OpenMMLab package: mmengine swallows
+ImportErrors raised while it looks for ``mmsparse.registry``, and the user would only read "not in the registry".
+"""
+
+from importlib import import_module
+from typing import Any
+
+from .version import __version__
+
+__all__ = ["__version__", "set_keep_ratio", "pop_aux"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("set_keep_ratio", "pop_aux"):
+        return getattr(import_module("mmsparse.apis"), name)
+    raise AttributeError(f"module 'mmsparse' has no attribute '{name}'")

@@ -1,0 +1,3 @@
+from .dynamic_convnext import DynamicConvNeXt
+
+__all__ = ["DynamicConvNeXt"]

@@ -1,0 +1,38 @@
+"""Children of mmengine's registries, so that ``type='mmsparse.X'`` works from every OpenMMLab scope.
+
+Nothing optional is imported here: the modules named in ``locations`` are imported on the first look-up, and
+their errors do reach the user.
+"""
+
+from typing import Any
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry("model", parent=MMENGINE_MODELS, locations=["mmsparse.models", "mmsparse.sparsity"], scope="mmsparse")
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, locations=["mmsparse.engine"], scope="mmsparse")
+
+
+def build(cfg: dict[str, Any], **defaults: Any) -> Any:
+    """Build a nested part of a model from its config.
+
+    ``MODELS.build`` would look the type up in the scope of the running config (``mmdet``, say) and not find it;
+    ``MODELS.get`` starts from this registry whatever the default scope is.
+
+    Args:
+        cfg: Config with the key ``type``: a name, a scoped name or a class.
+        defaults: Arguments that the caller supplies; ``cfg`` may override them.
+    """
+    if not isinstance(cfg, dict) or "type" not in cfg:
+        raise TypeError(f"Expected a config dict with the key 'type', but got {cfg!r}")
+    kwargs = {**defaults, **cfg}
+    kind = kwargs.pop("type")
+    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    if cls is None:
+        known = sorted(name for name in MODELS.module_dict)
+        raise ValueError(f"Expected 'type' to be one of {known} or a scoped name, but got {kind!r}")
+    try:
+        return cls(**kwargs)
+    except TypeError as error:
+        raise TypeError(f"{cls.__name__}: {error}") from error

@@ -1,0 +1,32 @@
+"""The idea: score, select, route. Knows tensors; knows no backbone, no mmdet, no mmseg."""
+
+from .budget import check_keep_ratio, expand_keep_ratio, num_keep
+from .fast_paths import IdentityFastPath, LinearFastPath
+from .losses import ratio_loss
+from .routing import Decided, Decision, Router, route, routed_blocks
+from .scorers import FeatureNormScorer, LocalGlobalScorer, RandomScorer, Scorer
+from .selection import Selection
+from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
+
+__all__ = [
+    "Decided",
+    "Decision",
+    "FeatureNormScorer",
+    "GumbelSelector",
+    "IdentityFastPath",
+    "LinearFastPath",
+    "LocalGlobalScorer",
+    "RandomScorer",
+    "Router",
+    "Scorer",
+    "Selection",
+    "Selector",
+    "ThresholdSelector",
+    "TopKSelector",
+    "check_keep_ratio",
+    "expand_keep_ratio",
+    "num_keep",
+    "ratio_loss",
+    "route",
+    "routed_blocks",
+]

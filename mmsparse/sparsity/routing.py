@@ -1,0 +1,226 @@
+"""Routing: rows of a map through slow | fast and back to a whole map, and the places where that is decided."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmsparse.registry import build
+
+from .budget import Place, anneal, expand_keep_ratio
+from .selection import Selection
+
+Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
+
+
+def route(rows: Tensor, selection: Selection, slow: Path, fast: Path, explore: float = 1.0) -> Tensor:
+    """Send every row through the path its location was given: y = gate * slow(h) + (1 - gate) * fast(h).
+
+    The gate is hard, so only the active path is evaluated with gradients; training computes the very function that
+    evaluation does. What a gate's gradient needs besides, <dL/dy, slow - fast>, is the value of the path not taken.
+    It is computed without a graph, and for the expensive slow path on a random fraction of the rest if asked.
+
+    Args:
+        rows: (B * H * W, C).
+        selection: Which rows go slow.
+        slow: The expressive path.
+        fast: The light path.
+        explore: Fraction of the unselected rows whose slow value is computed for the gate's gradient (training
+            only). Their gradients are scaled by its inverse, so the expectation stays.
+    """
+    kept, rest = selection.split(rows)
+    slow_kept, fast_rest = slow(kept, selection.keep_idx), fast(rest, selection.rest_idx)
+    joined = selection.join(slow_kept, fast_rest)
+    if selection.gate is None or not selection.gate.requires_grad:
+        return joined
+    with torch.no_grad():
+        sample = torch.arange(len(rest), device=rows.device)
+        if explore < 1.0:
+            sample = torch.randperm(len(rest), device=rows.device)[: math.ceil(explore * len(rest))]
+        tried_idx = selection.rest_idx[sample]
+        gain_kept = slow_kept - fast(kept, selection.keep_idx)
+        gain_rest = (slow(rest[sample], tried_idx) - fast_rest[sample]) * (len(rest) / max(len(sample), 1))
+        gain = torch.cat([gain_kept, gain_rest.to(gain_kept.dtype)])
+        where = torch.cat([selection.keep_idx, tried_idx])
+    return _GateGradient.apply(joined, selection.gate, gain, where)
+
+
+class _GateGradient(torch.autograd.Function):
+    """Identity on the joined rows; gives the gates the gradient <dL/dy, slow - fast>."""
+
+    @staticmethod
+    def forward(ctx: Any, joined: Tensor, gate: Tensor, gain: Tensor, where: Tensor) -> Tensor:
+        ctx.save_for_backward(gain, where)
+        ctx.gate_shape = gate.shape
+        return joined.view_as(joined)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        gain, where = ctx.saved_tensors
+        grad_gate = grad.new_zeros(grad.shape[0], dtype=torch.float32)
+        grad_gate[where] = (grad[where].float() * gain.float()).sum(dim=1)
+        return grad, grad_gate.view(ctx.gate_shape), None, None
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """What one place decided in a training forward; the losses need it."""
+
+    name: str
+    selection: Selection
+    scores: Tensor  # (B, N)
+    keep_ratio: float
+
+
+class Decision(BaseModule):
+    """One place of a network: a scorer, a selector and a budget.
+
+    Args:
+        name: How logs call this place.
+        scorer: Module, tokens (B, N, C) -> scores (B, N).
+        selector: Module, scores and budget -> Selection.
+        detach: Whether the scorer reads features without sending gradients into them.
+
+    Attributes:
+        keep_ratio: The budget that evaluation uses and training ends with.
+        progress: How far training has come from all-dense (0) to the budget (1); set by the hook.
+    """
+
+    def __init__(self, name: str, scorer: nn.Module, selector: nn.Module, detach: bool = True) -> None:
+        super().__init__()
+        self.name = name
+        self.scorer = scorer
+        self.selector = selector
+        self.detach = detach
+        self.keep_ratio = 1.0
+        self.progress = 1.0
+        self.collected = False  # becomes True once something promises to take what waits here after each forward
+        self._waiting: list[Decided] = []
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Selection | None:
+        """Decide for a map; None means that everything stays on the dense path."""
+        if not self.training:
+            if self.keep_ratio >= 1.0:
+                return None
+            return self.selector(self.scorer(tokens), grid, self.keep_ratio)
+        keep_ratio = anneal(self.keep_ratio, self.progress)
+        scores = self.scorer(tokens.detach() if self.detach else tokens)
+        selection = self.selector(scores, grid, keep_ratio, noise=1.0 - self.progress)
+        if torch.is_grad_enabled():
+            self._leave(Decided(self.name, selection, scores, keep_ratio))
+        return selection
+
+    def _leave(self, decided: Decided) -> None:
+        if self._waiting and not self.collected:
+            raise RuntimeError(
+                f"Nobody took the ratio loss of place '{self.name}' after the last training step. Add "
+                "custom_hooks=[dict(type='mmsparse.SparsityHook')] to the config (a child config that defines "
+                "custom_hooks replaces its parent's list), or call mmsparse.pop_aux(model) in your own loop."
+            )
+        self._waiting.append(decided)
+
+    def pop_aux(self) -> list[Decided]:
+        """Take what the training forwards since the last call decided."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+
+class Router(BaseModule):
+    """All that a backbone needs besides its dense parameters: decisions, fast paths and their budgets.
+
+    A decision taken at a place holds for its block and the later blocks of the stage, until the next place.
+
+    Args:
+        depths: Number of blocks of each stage.
+        channels: Number of channels of each stage.
+        default_places: Where decisions are taken unless ``places`` says otherwise.
+        keep_ratio: One number (expanded by the paper's rule, see ``expand_keep_ratio``) or one per place.
+        places: (stage, block) pairs, counted from 0.
+        scorer: Config of the scorers.
+        selector: Config of the selectors.
+        fast_path: Config of the fast paths.
+        explore: Fraction of unselected rows whose slow value informs the scorer in training.
+        detach: Whether scorers read detached features.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        channels: Sequence[int],
+        default_places: Sequence[Place],
+        *,
+        keep_ratio: float | Sequence[float] = 0.7,
+        places: Sequence[Place] | None = None,
+        scorer: dict[str, Any] | None = None,
+        selector: dict[str, Any] | None = None,
+        fast_path: dict[str, Any] | None = None,
+        explore: float = 1.0,
+        detach: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0.0 < explore <= 1.0:
+            raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore}")
+        self.places = _check_places(default_places if places is None else places, depths)
+        self.explore = explore
+        self.decisions = nn.ModuleDict()
+        self.fast_paths = nn.ModuleDict()
+        for index, (stage, block) in enumerate(self.places):
+            part = build(scorer or dict(type="LocalGlobalScorer"), channels=channels[stage])
+            part.index = index
+            choice = build(selector or dict(type="TopKSelector"))
+            self.decisions[f"{stage}_{block}"] = Decision(f"s{stage}b{block}", part, choice, detach)
+        for stage, block in routed_blocks(self.places, depths):
+            self.fast_paths[f"{stage}_{block}"] = build(
+                fast_path or dict(type="LinearFastPath"), channels=channels[stage]
+            )
+        self.set_keep_ratio(keep_ratio)
+
+    @property
+    def keep_ratio(self) -> tuple[float, ...]:
+        """The budget of each place."""
+        return tuple(decision.keep_ratio for decision in self.decisions.values())
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        for decision, ratio in zip(self.decisions.values(), expand_keep_ratio(keep_ratio, self.places), strict=True):
+            decision.keep_ratio = ratio
+
+    def decide(self, stage: int, block: int, x: Tensor, current: Selection | None) -> Selection | None:
+        """The selection for a block: a new one at a place, else the current one. ``x`` is (B, C, H, W)."""
+        name = f"{stage}_{block}"
+        if name not in self.decisions:
+            return current
+        return self.decisions[name](x.permute(0, 2, 3, 1).flatten(1, 2), tuple(x.shape[-2:]))
+
+    def fast_path(self, stage: int, block: int) -> Path:
+        module = self.fast_paths[f"{stage}_{block}"]
+        return lambda rows, _: module(rows)
+
+    def of_stage(self, stage: int) -> list[nn.Module]:
+        """The decisions and fast paths of one stage, to be frozen with it."""
+        tables = (self.decisions, self.fast_paths)
+        return [module for table in tables for name, module in table.items() if name.startswith(f"{stage}_")]
+
+
+def routed_blocks(places: Sequence[Place], depths: Sequence[int]) -> list[Place]:
+    """Every block behind the first place of its stage."""
+    first = {stage: min(block for s, block in places if s == stage) for stage, _ in places}
+    return [(stage, block) for stage in sorted(first) for block in range(first[stage], depths[stage])]
+
+
+def _check_places(places: Sequence[Place], depths: Sequence[int]) -> tuple[Place, ...]:
+    allowed = f"(stage, block) pairs with stage < {len(depths)} and block < {list(depths)} of that stage"
+    pairs = []
+    for place in places:
+        if not isinstance(place, Sequence) or len(place) != 2 or not all(isinstance(n, int) for n in place):
+            raise TypeError(f"Expected argument `places` to hold {allowed}, but got {place!r}")
+        stage, block = place
+        if not (0 <= stage < len(depths) and 0 <= block < depths[stage]):
+            raise ValueError(f"Expected argument `places` to hold {allowed}, but got {tuple(place)}")
+        pairs.append((stage, block))
+    if not pairs or sorted(set(pairs)) != pairs:
+        raise ValueError(f"Expected argument `places` to hold distinct ascending {allowed}, but got {pairs}")
+    return tuple(pairs)

@@ -1,0 +1,96 @@
+"""Scorers: how much does each location matter? Tokens (B, N, C) in, scores (B, N) out.
+
+A score is a logit: the probability of the slow path is its sigmoid, the slow path is preferred where it is high.
+"""
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmsparse.registry import MODELS
+
+
+class Scorer(BaseModule):
+    """Base class. ``macs(n)`` is the arithmetic for the n locations of one map.
+
+    Attributes:
+        index: Number of the place it serves, set by the router; scores that read no features differ by it.
+    """
+
+    index = 0
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, C) -> (B, N)
+        raise NotImplementedError
+
+    def macs(self, locations: int) -> int:
+        return 0
+
+
+@MODELS.register_module()
+class LocalGlobalScorer(Scorer):
+    """The paper's predictor: half of the channels stay local, the mean of the other half is everyone's context.
+
+    The paper's last layer gives two log-probabilities; only their difference matters, so one output is kept.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels)
+        if channels % 4:
+            raise ValueError(f"LocalGlobalScorer: expected `channels` to be a multiple of 4, but got {channels}")
+        self.embed = nn.Sequential(nn.LayerNorm(channels, eps=eps), nn.Linear(channels, channels), nn.GELU())
+        self.head = nn.Sequential(
+            nn.Linear(channels, channels // 2),
+            nn.GELU(),
+            nn.Linear(channels // 2, channels // 4),
+            nn.GELU(),
+            nn.Linear(channels // 4, 1),
+        )
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        local, context = self.embed(tokens).chunk(2, dim=-1)
+        # The first layer of the head is linear: apply its context half once per image, not once per location.
+        first, half = self.head[0], self.channels // 2
+        shared = nn.functional.linear(context.mean(dim=1, keepdim=True), first.weight[:, half:], first.bias)
+        hidden = nn.functional.linear(local, first.weight[:, :half]) + shared
+        return self.head[1:](hidden).squeeze(-1)
+
+    def macs(self, locations: int) -> int:
+        c = self.channels
+        per_location = c * c + (c // 2) * (c // 2) + (c // 2) * (c // 4) + c // 4
+        return locations * per_location + (c // 2) * (c // 2)
+
+
+@MODELS.register_module()
+class FeatureNormScorer(Scorer):
+    """The L2 norm of the features, standardised within each image. No parameters, no training."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        norm = tokens.float().norm(dim=-1)
+        return (norm - norm.mean(dim=1, keepdim=True)) / (norm.std(dim=1, keepdim=True, correction=0) + 1e-6)
+
+
+@MODELS.register_module()
+class RandomScorer(Scorer):
+    """The honest baseline: scores that know nothing.
+
+    In training they are drawn anew each time. In evaluation they depend on the number of locations and the place
+    alone, so that results are reproducible and independent of batch mates.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, locations, _ = tokens.shape
+        if self.training:
+            return torch.randn(batch, locations, device=tokens.device)
+        generator = torch.Generator().manual_seed(self.index)
+        return torch.randn(locations, generator=generator).to(tokens.device).expand(batch, locations)

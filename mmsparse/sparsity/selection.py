@@ -1,0 +1,70 @@
+"""Which locations of a map take the slow path: the only thing that travels between rooms."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A decision for every location of a batch of maps.
+
+    Flat row numbers into (B * H * W) make batches, per-image budgets and every grid size the same code.
+
+    Args:
+        grid: Height and width of the map.
+        keep_mask: Boolean (B, H * W), True where the slow path is taken.
+        gate: Straight-through (B, H * W) of the same values while training, None otherwise.
+        count: Number of True entries of every image if it is one number known beforehand: no device sync then.
+    """
+
+    grid: tuple[int, int]
+    keep_mask: Tensor
+    gate: Tensor | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        locations = self.grid[0] * self.grid[1]
+        if self.keep_mask.dim() != 2 or self.keep_mask.shape[1] != locations or self.keep_mask.dtype != torch.bool:
+            raise ValueError(
+                f"Expected argument `keep_mask` to be bool of shape (B, {locations}) for the grid {self.grid}, "
+                f"but got {self.keep_mask.dtype} of shape {tuple(self.keep_mask.shape)}"
+            )
+
+    @cached_property
+    def keep_idx(self) -> Tensor:
+        """Flat row numbers of the slow locations, ascending."""
+        total = None if self.count is None else self.count * self.keep_mask.shape[0]
+        return _true_positions(self.keep_mask.flatten(), total)
+
+    @cached_property
+    def rest_idx(self) -> Tensor:
+        """Flat row numbers of the fast locations, ascending."""
+        total = None if self.count is None else self.keep_mask.numel() - self.count * self.keep_mask.shape[0]
+        return _true_positions(~self.keep_mask.flatten(), total)
+
+    @cached_property
+    def num_keep(self) -> list[int]:
+        """Number of slow locations of each image."""
+        if self.count is not None:
+            return [self.count] * self.keep_mask.shape[0]
+        return self.keep_mask.sum(dim=1).tolist()
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Pack the rows (B * H * W, C) of both paths, each in memory order."""
+        return rows.index_select(0, self.keep_idx), rows.index_select(0, self.rest_idx)
+
+    def join(self, kept: Tensor, rest: Tensor) -> Tensor:
+        """Put packed rows back to their own places: the inverse of ``split``."""
+        dtype = torch.promote_types(kept.dtype, rest.dtype)  # autocast may leave the paths in different precisions
+        rows = kept.new_empty((self.keep_mask.numel(), kept.shape[1]), dtype=dtype)
+        rows.index_copy_(0, self.keep_idx, kept.to(dtype))
+        return rows.index_copy_(0, self.rest_idx, rest.to(dtype))
+
+
+def _true_positions(flat: Tensor, total: int | None) -> Tensor:
+    if total is None:
+        return flat.nonzero().squeeze(1)
+    return torch.nonzero_static(flat, size=total).squeeze(1)

@@ -1,0 +1,134 @@
+"""Selectors: scores and a budget in, a Selection out. Noise in training only; evaluation is exact and deterministic."""
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmsparse.registry import MODELS
+
+from .budget import num_keep
+from .selection import Selection
+
+
+class Selector(BaseModule):
+    """Base class: the straight-through gate and the full selection are common, the rule is the subclass's.
+
+    Args:
+        tau: Temperature of the gate's gradient.
+    """
+
+    def __init__(self, tau: float = 1.0) -> None:
+        super().__init__()
+        if tau <= 0:
+            raise ValueError(f"{type(self).__name__}: expected argument `tau` to be positive, but got {tau}")
+        self.tau = tau
+
+    def forward(self, scores: Tensor, grid: tuple[int, int], keep_ratio: float, noise: float = 1.0) -> Selection:
+        """Decide.
+
+        Args:
+            scores: (B, N) logits.
+            grid: Height and width, N = height * width.
+            keep_ratio: Budget, the fraction of locations on the slow path.
+            noise: Scale of the exploration noise of selectors that anneal it; used in training only.
+        """
+        scores = scores.float()  # log-odds and their noise need more than half precision
+        if keep_ratio >= 1.0:
+            mask, logits, count = torch.ones_like(scores, dtype=torch.bool), scores, scores.shape[1]
+        elif self.training:
+            mask, logits, count = self.sample(scores, keep_ratio, noise)
+        else:
+            mask, logits, count = self.decide(scores, keep_ratio)
+        if not self.training:
+            return Selection(grid, mask, count=count)
+        soft = torch.sigmoid(logits / self.tau)
+        return Selection(grid, mask, gate=mask + (soft - soft.detach()), count=count)
+
+    def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
+        """The training rule: mask, logits of the gate, count of every image if it is known."""
+        raise NotImplementedError
+
+    def decide(self, scores: Tensor, keep_ratio: float) -> tuple[Tensor, Tensor, int | None]:
+        """The evaluation rule: exact top-k unless a subclass says otherwise."""
+        mask, count, _ = _top_k(scores, keep_ratio)
+        return mask, scores, count
+
+
+@MODELS.register_module()
+class GumbelSelector(Selector):
+    """The paper's: each location is drawn with the probability of its score, counts are held by the ratio loss alone."""
+
+    def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
+        logits = scores + _logistic(scores)  # Gumbel-softmax over two classes is a logistic draw
+        return logits > 0, logits, None
+
+
+@MODELS.register_module()
+class TopKSelector(Selector):
+    """Exact counts in training too. Its noise is annealed to zero, so training ends with the rule of evaluation."""
+
+    def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
+        noisy = scores + noise * _logistic(scores) if noise > 0 else scores
+        mask, count, threshold = _top_k(noisy, keep_ratio)
+        return mask, noisy - threshold, count
+
+
+@MODELS.register_module()
+class ThresholdSelector(Selector):
+    """Per-image budgets: one threshold for all images, so crowded pictures get more and empty ones less.
+
+    The threshold for a ratio r is the (1 - r) quantile of the scores seen in training. A running estimate of the
+    whole quantile function is kept, so any ratio can be asked for later. Until a training step was made it is zero.
+    """
+
+    LEVELS = 65
+
+    def __init__(self, tau: float = 1.0, momentum: float = 0.02) -> None:
+        super().__init__(tau)
+        if not 0.0 < momentum <= 1.0:
+            raise ValueError(f"ThresholdSelector: expected argument `momentum` to be in (0, 1], but got {momentum}")
+        self.momentum = momentum
+        self.register_buffer("quantiles", torch.zeros(self.LEVELS))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+
+    def threshold(self, keep_ratio: float) -> Tensor:
+        position = (1.0 - keep_ratio) * (self.LEVELS - 1)
+        low = min(int(position), self.LEVELS - 2)
+        return torch.lerp(self.quantiles[low], self.quantiles[low + 1], position - low)
+
+    def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
+        self._observe(scores.detach())
+        noisy = scores + noise * _logistic(scores) if noise > 0 else scores
+        logits = noisy - self.threshold(keep_ratio)
+        return logits > 0, logits, None
+
+    def decide(self, scores: Tensor, keep_ratio: float) -> tuple[Tensor, Tensor, int | None]:
+        return scores > self.threshold(keep_ratio), scores, None
+
+    def _observe(self, scores: Tensor) -> None:
+        ranked = scores.flatten().sort().values
+        levels = torch.linspace(0, ranked.numel() - 1, self.LEVELS, device=scores.device).round().long()
+        seen = ranked[levels]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(seen)
+            seen /= torch.distributed.get_world_size()
+        first = self.num_updates == 0
+        self.quantiles.lerp_(seen, torch.where(first, 1.0, self.momentum).to(seen))
+        self.num_updates += 1
+
+
+def _logistic(like: Tensor) -> Tensor:
+    """Standard logistic noise: the difference of two Gumbel draws."""
+    uniform = torch.rand_like(like).clamp(1e-6, 1 - 1e-6)
+    return torch.logit(uniform)
+
+
+def _top_k(scores: Tensor, keep_ratio: float) -> tuple[Tensor, int, Tensor]:
+    """Mask of the k best of each image, k, and each image's k-th score. The complement is never sorted."""
+    k = num_keep(keep_ratio, scores.shape[1])
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    if k == 0:
+        return mask, 0, scores.detach().amax(dim=1, keepdim=True)
+    best = scores.detach().topk(k, dim=1, sorted=False)
+    mask.scatter_(1, best.indices, True)
+    return mask, k, best.values.amin(dim=1, keepdim=True)
