@@ -1,5 +1,9 @@
 """Registered networks whose blocks are routed."""
 
-from .backbones import DynamicConvNeXt
+from mmsparse.env import require
+
+require("mmengine", "mmcv", "mmpretrain")
+
+from .backbones import DynamicConvNeXt  # noqa: E402
 
 __all__ = ["DynamicConvNeXt"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmsparse.registry import build
 
-from .budget import Place, anneal, expand_keep_ratio
+from .budget import Place, anneal, expand_keep_ratio, num_keep
 from .selection import Selection
 
 Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
@@ -173,7 +173,8 @@ class Router(BaseModule):
             part.index = index
             choice = build(selector or dict(type="TopKSelector"))
             self.decisions[f"{stage}_{block}"] = Decision(f"s{stage}b{block}", part, choice, detach)
-        for stage, block in routed_blocks(self.places, depths):
+        self.routed = routed_blocks(self.places, depths)
+        for stage, block in self.routed:
             self.fast_paths[f"{stage}_{block}"] = build(
                 fast_path or dict(type="LinearFastPath"), channels=channels[stage]
             )
@@ -198,6 +199,26 @@ class Router(BaseModule):
     def fast_path(self, stage: int, block: int) -> Path:
         module = self.fast_paths[f"{stage}_{block}"]
         return lambda rows, _: module(rows)
+
+    def kept_of_stage(self, stage: int, locations: int) -> dict[int, int]:
+        """Number of slow locations of each routed block of a stage, for one map of so many locations."""
+        kept, current = {}, locations
+        for block in (block for s, block in self.routed if s == stage):
+            if (stage, block) in self.places:
+                current = num_keep(self.decisions[f"{stage}_{block}"].keep_ratio, locations)
+            kept[block] = current
+        return kept
+
+    def overhead_of_stage(self, stage: int, locations: int) -> int:
+        """Multiply-accumulates of a stage's scorers and fast paths for one map."""
+        total = 0
+        for s, block in self.places:
+            decision = self.decisions[f"{s}_{block}"]
+            if s == stage and decision.keep_ratio < 1.0:
+                total += decision.scorer.macs(locations)
+        for block, kept in self.kept_of_stage(stage, locations).items():
+            total += self.fast_paths[f"{stage}_{block}"].macs(locations - kept)
+        return total
 
     def of_stage(self, stage: int) -> list[nn.Module]:
         """The decisions and fast paths of one stage, to be frozen with it."""

@@ -130,5 +130,5 @@ def _top_k(scores: Tensor, keep_ratio: float) -> tuple[Tensor, int, Tensor]:
     if k == 0:
         return mask, 0, scores.detach().amax(dim=1, keepdim=True)
     best = scores.detach().topk(k, dim=1, sorted=False)
-    mask.scatter_(1, best.indices, True)
+    mask.scatter_(1, best.indices, 1)
     return mask, k, best.values.amin(dim=1, keepdim=True)

@@ -73,6 +73,22 @@ class DynamicConvNeXt(ConvNeXt):
                 outs.append(norm(x.mean([-2, -1], keepdim=True)).flatten(1) if self.gap_before_final_norm else norm(x))
         return tuple(outs)
 
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates for one image at the present budget, in closed form (exact-count selectors)."""
+        total, stride, before = 0, self.stem_patch_size, self.downsample_layers[0][0].in_channels
+        for i, (depth, c) in enumerate(zip(self.depths, self.channels, strict=True)):
+            height, width = height // stride, width // stride
+            locations = height * width
+            total += locations * c * before * stride**2
+            routed = {} if self.router is None else self.router.kept_of_stage(i, locations)
+            for j, block in enumerate(self.stages[i]):
+                kernel, mixing = block.depthwise_conv.weight[0].numel(), 2 * block.pointwise_conv1.weight.numel()
+                kept = routed.get(j, locations)
+                total += locations * c * kernel + kept * mixing
+            total += 0 if self.router is None else self.router.overhead_of_stage(i, locations)
+            before, stride = c, 2
+        return total
+
     def train(self, mode: bool = True) -> "DynamicConvNeXt":
         super().train(mode)  # the parent returns nothing
         return self

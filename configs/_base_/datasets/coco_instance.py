@@ -1,0 +1,21 @@
+# COCO boxes and masks
+_base_ = "./coco_detection.py"
+
+train_pipeline = [
+    dict(type="LoadImageFromFile", backend_args={{_base_.backend_args}}),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="RandomFlip", prob=0.5),
+    {{_base_.multi_scale_crop}},
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile", backend_args={{_base_.backend_args}}),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(metric=["bbox", "segm"])
+test_evaluator = val_evaluator

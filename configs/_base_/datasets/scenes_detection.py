@@ -1,0 +1,60 @@
+# Generated scenes as a detection data set, made with
+# python tools/dataset_converters/make_scenes.py data/scenes --images 2000 --size 160 --seed 0 --val 300
+dataset_type = "CocoDataset"
+data_root = "data/scenes/"
+metainfo = dict(
+    classes=(
+        "striped-disc", "dotted-disc", "striped-triangle", "dotted-triangle",
+        "striped-square", "dotted-square", "striped-star", "dotted-star",
+    ),
+    palette=[
+        (220, 20, 60), (255, 140, 150), (0, 0, 200), (110, 170, 255),
+        (0, 130, 0), (140, 230, 100), (190, 120, 0), (250, 220, 0),
+    ],
+)  # fmt: skip
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(
+        type="PackDetInputs",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+    ),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file="annotations/train.json",
+        data_prefix=dict(img="train/images/"),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file="annotations/val.json",
+        data_prefix=dict(img="val/images/"),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="CocoMetric", ann_file=data_root + "annotations/val.json", metric="bbox")
+test_evaluator = val_evaluator

@@ -1,0 +1,3 @@
+_base_ = "./convnext-s_fpn_8xb2-amp-160k_ade20k-512x512.py"
+model = dict(backbone=dict(type="mmsparse.DynamicConvNeXt", sparsity=dict(keep_ratio=0.7)))
+custom_hooks = [dict(type="mmsparse.SparsityHook")]

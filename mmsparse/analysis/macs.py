@@ -1,0 +1,64 @@
+"""Multiply-accumulates that a forward really executes, split by the parts of the network.
+
+Counted at the dispatcher, operator by operator, so that gathered rows count as what they are and attention
+counts too. 1 MAC is what OpenMMLab and most papers call 1 FLOP.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one forward. ``head`` is all that is neither backbone nor neck."""
+
+    total: int
+    backbone: int = 0
+    neck: int = 0
+
+    @property
+    def head(self) -> int:
+        return self.total - self.backbone - self.neck
+
+
+def count_macs(model: nn.Module, run: Callable[[], Any]) -> Macs:
+    """Count what ``run()`` executes.
+
+    Args:
+        model: The network; its children ``backbone`` and ``neck`` are counted apart if it has them.
+        run: A function of no arguments that calls the model.
+    """
+    parts = {name: 0 for name in ("backbone", "neck")}
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        handles = []
+        for name in parts:
+            module = getattr(model, name, None)
+            if isinstance(module, nn.Module):
+                handles += _watch(module, name, counter, parts)
+        try:
+            run()
+        finally:
+            for handle in handles:
+                handle.remove()
+        total = counter.get_total_flops()
+    return Macs(total // 2, parts["backbone"] // 2, parts["neck"] // 2)
+
+
+def _watch(module: nn.Module, name: str, counter: FlopCounterMode, parts: dict[str, int]) -> list[Any]:
+    def before(*_: Any) -> None:
+        parts[name] -= counter.get_total_flops()
+
+    def after(*_: Any) -> None:
+        parts[name] += counter.get_total_flops()
+
+    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+
+
+def _cpu_attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)

@@ -1,0 +1,93 @@
+"""Puts the ratio loss and the measured keep ratios into any model's loss dict, and runs the budget's schedule."""
+
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmsparse.apis import find_decisions, pop_aux
+from mmsparse.registry import HOOKS
+from mmsparse.sparsity import ratio_loss
+
+
+@HOOKS.register_module()
+class SparsityHook(Hook):
+    """The one line that a config needs besides ``sparsity``.
+
+    It adds a stateless forward hook to the model itself, so no detector is subclassed, no wrapper changes the
+    checkpoint's keys, and gradients are reduced as always under DDP.
+
+    Args:
+        loss_weight: Weight of the ratio loss (the paper: 10 for ConvNeXt and Swin, 2 for ViT).
+        per_image: Hold every image to the budget, as the paper does; False holds the batch to it.
+        anneal: Fractions of the training between which keep ratios fall from 1.0 to their budget and the noise of
+            exact-count selectors falls to zero. None trains at the budget from the first step, as the paper does
+            (which starts from a trained dense network).
+    """
+
+    priority = "NORMAL"
+
+    def __init__(
+        self, loss_weight: float = 10.0, per_image: bool = True, anneal: tuple[float, float] | None = (0.0, 0.5)
+    ) -> None:
+        if loss_weight < 0:
+            raise ValueError(f"SparsityHook: expected argument `loss_weight` to be >= 0, but got {loss_weight}")
+        if anneal is not None and not (len(anneal) == 2 and 0.0 <= anneal[0] <= anneal[1] <= 1.0):
+            raise ValueError(
+                f"SparsityHook: expected argument `anneal` to be None or (begin, end) with 0 <= begin <= end <= 1, "
+                f"but got {anneal}"
+            )
+        self.loss_weight = loss_weight
+        self.per_image = per_image
+        self.anneal = anneal
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.attach(model)
+
+    def attach(self, model: nn.Module) -> None:
+        """Collect from a model whose ``forward(..., mode='loss')`` returns a dict of losses."""
+        decisions = find_decisions(model)
+        if not decisions:
+            raise ValueError(
+                f"SparsityHook: {type(model).__name__} has no dynamic part. Give its backbone "
+                "type='mmsparse.DynamicConvNeXt' and sparsity=dict(keep_ratio=0.7), or remove the hook."
+            )
+        if not any(decision.collected for decision in decisions):
+            model.register_forward_hook(self._add_losses, with_kwargs=True)
+        for decision in decisions:
+            decision.collected = True
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        progress = self.progress(runner.iter, runner.max_iters)
+        for decision in find_decisions(runner.model):
+            decision.progress = progress
+
+    def progress(self, iteration: int, max_iters: int) -> float:
+        """How far the budget has come from all-dense (0) to its target (1); a function of the iteration alone."""
+        if self.anneal is None:
+            return 1.0
+        begin, end = (fraction * max_iters for fraction in self.anneal)
+        if iteration >= end:
+            return 1.0
+        return max(0.0, (iteration - begin) / (end - begin))
+
+    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
+        decided = pop_aux(model)
+        mode = kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+        if mode != "loss" or not decided:
+            return None
+        with torch.autocast(device_type=decided[0].scores.device.type, enabled=False):
+            loss = sum(ratio_loss(d.selection.gate, d.keep_ratio, self.per_image) for d in decided) / len(decided)
+        return {**output, "loss_sparsity": self.loss_weight * loss, **_measured(decided)}
+
+
+def _measured(decided: list) -> dict[str, Tensor]:
+    """The keep ratio of each place; names without 'loss' are logged and not summed."""
+    ratios: dict[str, list[Tensor]] = {}
+    for d in decided:
+        ratios.setdefault(f"keep_ratio/{d.name}", []).append(d.selection.keep_mask.float().mean())
+    return {name: torch.stack(values).mean() for name, values in ratios.items()}

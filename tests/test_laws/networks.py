@@ -1,0 +1,65 @@
+"""The networks that the laws are run for: each dynamic class beside the stock class it must equal.
+
+A new family is a new entry here, not a new test file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from mmpretrain.models import ConvNeXt
+from torch import nn
+
+from mmsparse.models import DynamicConvNeXt
+
+SIZES = [(224, 224), (512, 512), (200, 333)]
+
+
+@dataclass(frozen=True)
+class Network:
+    name: str
+    stock: Callable[..., nn.Module]
+    dynamic: Callable[..., nn.Module]  # takes sparsity=
+
+    def pair(self, sparsity: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+        """The stock network with lively weights, and a dynamic one with the same dense weights."""
+        stock = self.stock()
+        enliven(stock)
+        return stock, self.like(stock, sparsity)
+
+    def like(self, stock: nn.Module, sparsity: dict[str, Any]) -> nn.Module:
+        dynamic = self.dynamic(sparsity=sparsity)
+        enliven(dynamic)  # scorers and fast paths too
+        result = dynamic.load_state_dict(stock.state_dict(), strict=False)
+        assert not result.unexpected_keys
+        return dynamic
+
+
+def enliven(model: nn.Module) -> None:
+    """Random values everywhere, so that no term is hidden behind a zero or a one; activations stay near one."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
+            else:
+                parameter.normal_(0.5 if name.endswith(("weight", "gamma")) else 0.0, 0.2)
+
+
+def convnext(arch: str, v2: bool = False) -> Network:
+    kwargs: dict[str, Any] = dict(arch=arch, out_indices=[0, 1, 2, 3], gap_before_final_norm=False)
+    kwargs.update(dict(use_grn=True, layer_scale_init_value=0.0) if v2 else dict(layer_scale_init_value=1.0))
+    name = f"convnext{'v2' if v2 else ''}-{arch}"
+    return Network(name, partial(ConvNeXt, **kwargs), partial(DynamicConvNeXt, **kwargs))
+
+
+ALL = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")] + [convnext("atto", v2=True)]
+LIGHT = [convnext("atto"), convnext("atto", v2=True)]
+SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
+# every stage and nearly every block decides or follows a decision
+EVERYWHERE = dict(places=[(0, 0), (1, 1), (2, 0), (2, 3), (3, 1)], keep_ratio=[0.6, 0.5, 0.7, 0.3, 0.4])
+
+
+def ids(network: Network) -> str:
+    return network.name

@@ -1,0 +1,47 @@
+"""Law 1: keep everything = the stock dense module, same weights: outputs and all gradients."""
+
+import pytest
+import torch
+from networks import ALL, LIGHT, SIZES, ids
+
+
+def assert_close(actual, expected, what):
+    scale = max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * scale, msg=lambda m: f"{what}: {m}")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("network", ALL, ids=ids)
+def test_keep_everything_is_dense(network, size):
+    stock, dynamic = network.pair(dict(keep_ratio=1.0))
+    stock.train(True)
+    dynamic.train(True)  # the routed code with everything kept, not the dense shortcut of evaluation
+    x = torch.randn(1, 3, *size)
+    results = []
+    for model in (stock, dynamic):
+        image = x.clone().requires_grad_()
+        maps = model(image)
+        sum((m * torch.linspace(-1, 1, m.shape[-1])).mean() for m in maps).backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if "router" not in name}
+        results.append((maps, grads, image.grad))
+    (maps, grads, image_grad), (dynamic_maps, dynamic_grads, dynamic_image_grad) = results
+    for i, (expected, actual) in enumerate(zip(maps, dynamic_maps, strict=True)):
+        assert_close(actual, expected, f"map {i}")
+    assert grads.keys() == dynamic_grads.keys()
+    for name, grad in grads.items():
+        assert_close(dynamic_grads[name], grad, name)
+    assert_close(dynamic_image_grad, image_grad, "image")
+
+
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_evaluation_at_one_and_no_sparsity_are_dense(network):
+    stock, dynamic = network.pair(dict(keep_ratio=1.0))
+    plain = network.dynamic(sparsity=None)
+    plain.load_state_dict(stock.state_dict())  # strict: nothing new at all
+    stock.train(False)
+    x = torch.randn(2, 3, 200, 333)
+    with torch.no_grad():
+        expected = stock(x)
+        for model in (dynamic.eval(), plain.eval()):
+            for actual, wanted in zip(model(x), expected, strict=True):
+                assert_close(actual, wanted, "map")

@@ -1,0 +1,27 @@
+"""Law 2: a training forward with a given selection = an evaluation forward with the same selection."""
+
+import pytest
+import torch
+from networks import EVERYWHERE, LIGHT, SELECTORS, ids
+
+from mmsparse import pop_aux
+from mmsparse.apis import find_decisions
+
+
+@pytest.mark.parametrize("explore", [1.0, 0.25])
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_same_selection_same_maps(network, selector, explore, monkeypatch):
+    _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector), explore=explore))
+    x = torch.randn(2, 3, 160, 128)
+    model.train()
+    trained = model(x)
+    selections = [decided.selection for decided in pop_aux(model)]
+    assert any(s.keep_mask.any() and not s.keep_mask.all() for s in selections)
+    model.eval()
+    for decision, selection in zip(find_decisions(model), selections, strict=True):
+        frozen = type(selection)(selection.grid, selection.keep_mask)
+        monkeypatch.setattr(decision, "forward", lambda tokens, grid, frozen=frozen: frozen)
+    with torch.no_grad():
+        for a, b in zip(trained, model(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

@@ -1,0 +1,21 @@
+"""Law 4: an image's result does not depend on its batch mates."""
+
+import pytest
+import torch
+from networks import EVERYWHERE, LIGHT, SELECTORS, ids
+
+
+@pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "FeatureNormScorer", "RandomScorer"])
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_alone_or_together(network, selector, scorer):
+    _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector), scorer=dict(type=scorer)))
+    x = torch.randn(3, 3, 96, 128) * torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1)
+    model.train()
+    model(x)  # lets thresholds see some scores
+    model.eval()
+    with torch.no_grad():
+        together = model(x)
+        for i in range(3):
+            for alone, mixed in zip(model(x[i : i + 1]), together, strict=True):
+                torch.testing.assert_close(alone[0], mixed[i], rtol=0, atol=1e-4)

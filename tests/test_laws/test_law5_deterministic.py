@@ -1,0 +1,20 @@
+"""Law 5: evaluation is deterministic: no noise, twice the same bits."""
+
+import pytest
+import torch
+from networks import EVERYWHERE, LIGHT, SELECTORS, ids
+
+
+@pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "RandomScorer"])
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_twice_the_same_bits(network, selector, scorer):
+    _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector), scorer=dict(type=scorer)))
+    model.eval()
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        first = model(x)
+        state = torch.random.get_rng_state()
+        second = model(x)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(state, torch.random.get_rng_state())  # it drew nothing from the global generator

@@ -1,0 +1,16 @@
+"""Law 6: every dense key exists under the same name; loading a dense checkpoint leaves only new parts missing."""
+
+import pytest
+from networks import ALL, ids
+
+
+@pytest.mark.parametrize("network", ALL, ids=ids)
+def test_dense_keys(network):
+    dense = network.stock().state_dict()
+    dynamic = network.dynamic(sparsity=dict(keep_ratio=0.7))
+    result = dynamic.load_state_dict(dense, strict=False)
+    assert result.unexpected_keys == []
+    assert result.missing_keys and all(key.startswith(("router.decisions.", "router.fast_paths.")) for key in result.missing_keys)
+    assert {key: value.shape for key, value in dynamic.state_dict().items() if key in dense} == {
+        key: value.shape for key, value in dense.items()
+    }

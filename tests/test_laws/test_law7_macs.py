@@ -1,0 +1,48 @@
+"""Law 7: counted MACs = traced MACs; the paper's FLOPs columns come out."""
+
+import pytest
+import torch
+from mmengine.analysis import FlopAnalyzer
+from networks import EVERYWHERE, convnext, ids
+
+from mmsparse.analysis import count_macs
+
+# released model zoo of DynamicViT, GFLOPs at 224x224
+OFFICIAL = {
+    ("tiny", 0.7): 3.6,
+    ("small", 0.7): 5.8,
+    ("base", 0.7): 10.2,
+    ("tiny", 0.9): 3.9,
+    ("small", 0.9): 6.8,
+    ("base", 0.9): 11.9,
+}
+
+
+def traced(model, x):
+    """mmengine's own analyzer, arithmetic only (it counts norms too)."""
+    analyzer = FlopAnalyzer(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return sum(count for op, count in analyzer.by_operator().items() if op in ("conv", "linear", "matmul"))
+
+
+@pytest.mark.parametrize("arch, ratio", OFFICIAL, ids=lambda v: str(v))
+def test_official_table(arch, ratio):
+    model = convnext(arch).dynamic(sparsity=dict(keep_ratio=ratio)).eval()
+    x = torch.randn(1, 3, 224, 224)
+    counted = model.macs(224, 224)
+    assert counted == count_macs(model, lambda: model(x)).total == traced(model, x)
+    assert abs(counted / 1e9 - OFFICIAL[arch, ratio]) <= 0.05
+
+
+@pytest.mark.parametrize("size", [(96, 160), (75, 101)])
+@pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "FeatureNormScorer", "RandomScorer"])
+@pytest.mark.parametrize("network", [convnext("atto"), convnext("atto", v2=True)], ids=ids)
+def test_closed_form_is_what_runs(network, scorer, size):
+    for fast in ("LinearFastPath", "IdentityFastPath"):
+        sparsity = dict(**EVERYWHERE, scorer=dict(type=scorer), fast_path=dict(type=fast))
+        model = network.dynamic(sparsity=sparsity).eval()
+        x = torch.randn(1, 3, *size)
+        assert model.macs(*size) == count_macs(model, lambda: model(x)).total == traced(model, x)
+
+
+def test_dense_network_has_the_dense_count():
+    assert round(convnext("tiny").dynamic(sparsity=None).macs(224, 224) / 1e9, 2) == 4.45

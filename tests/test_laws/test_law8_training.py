@@ -1,0 +1,44 @@
+"""Law 8: every parameter gets a gradient in one training step; the ratio loss alone drives the keep ratio."""
+
+import pytest
+import torch
+from networks import EVERYWHERE, LIGHT, SELECTORS, ids
+
+from mmsparse import pop_aux
+from mmsparse.sparsity import ratio_loss
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])  # all-dense start, on the way, at the budget
+@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_every_parameter_gets_a_gradient(network, selector, progress):
+    _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector)))
+    model.train()
+    for decision in model.router.decisions.values():
+        decision.progress = progress
+    sum((m * torch.randn_like(m)).mean() for m in model(torch.randn(2, 3, 96, 128))).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+    zero = [name for name, p in model.named_parameters() if not p.grad.any()]
+    assert all(progress == 0.0 and "fast_paths" in name for name in zero), zero  # nobody takes the fast path then
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_ratio_loss_alone_reaches_the_target(network, per_image):
+    sparsity = dict(places=[(2, 1), (2, 3)], keep_ratio=[0.7, 0.3], selector=dict(type="GumbelSelector"))
+    _, model = network.pair(sparsity)
+    model.train()
+    optimizer = torch.optim.Adam(model.router.parameters(), lr=3e-3)
+    x = torch.randn(4, 3, 192, 192)
+    history = []
+    for _ in range(60):
+        model(x)
+        decided = pop_aux(model)
+        loss = sum(ratio_loss(d.selection.gate, d.keep_ratio, per_image) for d in decided)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append([d.selection.keep_mask.float().mean().item() for d in decided])
+    measured = torch.tensor(history[-15:]).mean(dim=0)
+    torch.testing.assert_close(measured, torch.tensor([0.7, 0.3]), rtol=0, atol=0.05)
