@@ -1,6 +1,10 @@
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
+sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
@@ -13,3 +17,10 @@ compat.prepare()
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    from scenes import make
+
+    return make(tmp_path_factory.mktemp("scenes") / "data")

@@ -75,9 +75,11 @@ def test_labels_are_the_visible_masks(scenes: list[Scene]) -> None:
 def test_content_is_as_varied_as_promised(scenes: list[Scene]) -> None:
     objects = [i for scene in scenes for i in scene.instances if not i.iscrowd]
     counts = np.bincount([i.category for i in objects], minlength=8)
-    assert len(counts) == 8 and counts.min() > 0.6 * counts.mean()
+    assert len(counts) == 8
+    assert counts.min() > 0.6 * counts.mean()
     sides = np.array([max(i.bbox[2:]) for i in objects]) / SIZE
-    assert (sides < 0.08).mean() > 0.02 and (sides > 0.35).mean() > 0.02
+    assert (sides < 0.08).mean() > 0.02
+    assert (sides > 0.35).mean() > 0.02
     assert sides.max() < 1.2 * OBJECT_SIZES[1]
     coverage = np.mean([(scene.labels >= 2).mean() for scene in scenes])
     assert 0.05 < coverage < 0.25
@@ -89,7 +91,8 @@ def test_content_is_as_varied_as_promised(scenes: list[Scene]) -> None:
 def test_small_pictures_have_objects_and_crowds_too() -> None:
     small = [render_scene(0, "train", index, 64) for index in range(150)]
     instances = [i for scene in small for i in scene.instances]
-    assert any(i.iscrowd for i in instances) and len({i.category for i in instances}) == 8
+    assert any(i.iscrowd for i in instances)
+    assert len({i.category for i in instances}) == 8
     assert 0.05 < np.mean([(scene.labels >= 2).mean() for scene in small]) < 0.25
 
 
@@ -145,7 +148,8 @@ def test_coco_file_agrees_with_the_masks(scenes: list[Scene], tmp_path: Path) ->
         assert len(annotations) == len(scene.instances)
         for annotation, instance in zip(annotations, scene.instances, strict=True):
             assert annotation["category_id"] == instance.category + 1
-            assert annotation["area"] == instance.area and annotation["bbox"] == list(instance.bbox)
+            assert annotation["area"] == instance.area
+            assert annotation["bbox"] == list(instance.bbox)
             mask = coco.annToMask(annotation).astype(bool)
             if instance.iscrowd:
                 assert np.array_equal(mask, instance.mask)
@@ -227,7 +231,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         with pytest.raises(SystemExit) as stop:
             main(argv)
         message = capsys.readouterr().err
-        assert stop.value.code == 2 and message.count("\n") == 1
+        assert stop.value.code == 2
+        assert message.count("\n") == 1
         return message
 
     assert main(command) == 0
@@ -259,7 +264,9 @@ def test_read_only_folder(tmp_path: Path, capsys: pytest.CaptureFixture, monkeyp
     with pytest.raises(SystemExit):
         load_tool().main([str(tmp_path / "x"), "--images", "2", "--size", "64", "--seed", "0"])
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "cannot write" in message and "Permission denied" in message
+    assert message.count("\n") == 1
+    assert "cannot write" in message
+    assert "Permission denied" in message
 
 
 def test_stock_datasets_read_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ def test_alone_or_together(network, selector, scorer):
     _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector), scorer=dict(type=scorer)))
     x = torch.randn(3, 3, 96, 128) * torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1)
     model.train()
-    model(x)  # lets thresholds see some scores
+    model(torch.randn(2, 3, 96, 128))  # lets thresholds see some scores, of other pictures
     model.eval()
     with torch.no_grad():
         together = model(x)

@@ -1,0 +1,11 @@
+_base_ = [
+    "../_base_/models/atss_convnext-atto_fpn.py",
+    "../_base_/datasets/scenes_detection.py",
+    "../_base_/default_runtime_det.py",
+    "../_base_/schedules/schedule_demo.py",
+]
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=200, max_keep_ckpts=2),
+)
+log_processor = dict(by_epoch=False)

@@ -1,0 +1,159 @@
+"""From a config file to a model, a runner or a loader: what every tool does first, so that mistakes surface early."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from mmsparse import compat, env
+from mmsparse.apis import set_keep_ratio
+
+def read_config(path: str, options: dict[str, Any] | None = None, launcher: str = "none") -> Config:
+    """Read a config for either stack and fit it to this machine."""
+    env.require()
+    compat.prepare()
+    if "::" not in path and not Path(path).is_file():
+        raise FileNotFoundError(f"Expected argument `config` to be a config file or lib::path, but got {path!r}")
+    cfg = Config.fromfile(path)
+    if options:
+        cfg.merge_from_dict(options)
+    cfg.launcher = launcher
+    if not torch.cuda.is_available():
+        _fit_to_cpu(cfg)
+    return cfg
+
+
+def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
+    """Command line, then config, then ./work_dirs/<name>; refuse one that cannot be written to."""
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
+    try:
+        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+        writable = os.access(cfg.work_dir, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise PermissionError(f"Argument `work_dir`: cannot write to {cfg.work_dir!r}. Choose another with --work-dir")
+
+
+def check_checkpoint(path: str) -> str:
+    if "://" not in path and not Path(path).is_file():
+        raise FileNotFoundError(f"Expected argument `checkpoint` to be a file, but got {path!r}")
+    return path
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load a checkpoint; a dense one may lack what is new, another model's is refused."""
+    own = model.state_dict()
+    state = load_checkpoint_state(check_checkpoint(path))
+    missing = [key for key in own if key not in state and ".router." not in f".{key}"]
+    misshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or misshaped:
+        raise RuntimeError(
+            f"Argument `checkpoint`: {path} does not fit this model: {len(missing)} keys are missing "
+            f"(such as {missing[:3]}), {len(misshaped)} have other shapes (such as {misshaped[:3]}). "
+            "Use a checkpoint that was trained with this config or with its dense twin"
+        )
+    load_checkpoint(model, path, map_location="cpu", strict=False)
+
+
+def load_checkpoint_state(path: str) -> dict[str, torch.Tensor]:
+    from mmengine.runner import CheckpointLoader
+
+    content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    return content.get("state_dict", content)
+
+
+def build_model(cfg: Config, checkpoint: str | None = None, keep_ratio: float | Sequence[float] | None = None) -> nn.Module:
+    """The config's model in evaluation mode on the best device, without fetching initial weights."""
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    model_cfg = cfg.model.copy()
+    without_pretrained(model_cfg)
+    model = MODELS.build(model_cfg)
+    model.cfg = cfg
+    if checkpoint:
+        load_weights(model, checkpoint)
+    if keep_ratio is not None:
+        set_keep_ratio(model, keep_ratio)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def without_pretrained(cfg: Any) -> None:
+    """Drop every Pretrained init of a model config, in place: its weights come from a checkpoint or do not matter."""
+    if isinstance(cfg, dict):
+        init = cfg.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            cfg["init_cfg"] = None
+        if isinstance(cfg.get("pretrained"), str):
+            cfg["pretrained"] = None
+        for value in cfg.values():
+            without_pretrained(value)
+    elif isinstance(cfg, list | tuple):
+        for value in cfg:
+            without_pretrained(value)
+
+
+def read_pictures(cfg: Config, count: int) -> list[dict[str, Any]]:
+    """The first pictures of the test set, through its own pipeline."""
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    return [dataset[i] for i in range(min(count, len(dataset)))]
+
+
+def random_pictures(cfg: Config, count: int, shape: tuple[int, int]) -> list[dict[str, Any]]:
+    """Noise with the metadata that the scope's model wants; exact-count budgets cost the same on any picture."""
+    height, width = shape
+    meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0))
+    generator = torch.Generator().manual_seed(0)
+    pictures = []
+    for _ in range(count):
+        sample = _sample_class(cfg.get("default_scope", ""))(metainfo=meta)
+        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        pictures.append(dict(inputs=image, data_samples=sample))
+    return pictures
+
+
+def prepare_batch(model: nn.Module, pictures: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collate and preprocess pictures as ``test_step`` would."""
+    return model.data_preprocessor(pseudo_collate(pictures), False)
+
+
+def predict(model: nn.Module, batch: dict[str, Any]) -> Any:
+    return model(**batch, mode="predict")
+
+
+def _sample_class(scope: str) -> type:
+    if scope == "mmdet":
+        from mmdet.structures import DetDataSample as Sample
+    elif scope == "mmseg":
+        from mmseg.structures import SegDataSample as Sample
+    elif scope == "mmpretrain":
+        from mmpretrain.structures import DataSample as Sample
+    else:
+        raise ValueError(f"Expected `default_scope` to be one of mmdet, mmseg, mmpretrain, but got {scope!r}")
+    return Sample
+
+
+def _fit_to_cpu(cfg: Config) -> None:
+    """What the GPU recipes name has a CPU counterpart: gloo for nccl, BN for SyncBN."""
+    dist_cfg = cfg.get("env_cfg", {}).get("dist_cfg")
+    if dist_cfg:
+        dist_cfg["backend"] = "gloo"
+    _replace_sync_bn(cfg.get("model"))
+
+
+def _replace_sync_bn(cfg: Any) -> None:
+    if isinstance(cfg, dict):
+        if cfg.get("type") == "SyncBN":
+            cfg["type"] = "BN"
+        for value in cfg.values():
+            _replace_sync_bn(value)
+    elif isinstance(cfg, list | tuple):
+        for value in cfg:
+            _replace_sync_bn(value)

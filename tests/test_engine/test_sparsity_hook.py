@@ -1,0 +1,100 @@
+import pytest
+import torch
+from mmengine.model import BaseModel
+
+from mmsparse.apis import find_decisions
+from mmsparse.engine import SparsityHook
+from mmsparse.models import DynamicConvNeXt
+
+
+class Toy(BaseModel):
+    """The smallest model that trains the mm way."""
+
+    def __init__(self, sparsity):
+        super().__init__()
+        self.backbone = DynamicConvNeXt(
+            "atto", out_indices=[3], gap_before_final_norm=False, layer_scale_init_value=1.0, sparsity=sparsity
+        )
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        (x,) = self.backbone(inputs)
+        return dict(loss_toy=(x * x.detach().roll(1)).mean()) if mode == "loss" else (x,)
+
+
+def toy(**sparsity):
+    return Toy(dict(keep_ratio=0.7, selector=dict(type="GumbelSelector"), **sparsity)).train()
+
+
+def test_losses_and_measured_ratios_arrive():
+    model = toy()
+    SparsityHook(loss_weight=3.0).attach(model)
+    losses = model(torch.randn(2, 3, 64, 64), mode="loss")
+    assert set(losses) == {"loss_toy", "loss_sparsity", "keep_ratio/s2b1", "keep_ratio/s2b2", "keep_ratio/s2b3"}
+    ratios = [losses[f"keep_ratio/s2b{i}"] for i in (1, 2, 3)]
+    assert all(0 <= r <= 1 for r in ratios)
+    total, logged = model.parse_losses(losses)
+    torch.testing.assert_close(total, losses["loss_toy"] + losses["loss_sparsity"])
+    assert "keep_ratio/s2b1" in logged
+
+
+def test_loss_value_is_the_papers_formula():
+    model = toy()
+    SparsityHook(loss_weight=10.0).attach(model)
+    seen = []
+    for decision in find_decisions(model):
+        decision.register_forward_hook(lambda m, a, selection: seen.append(selection))
+    losses = model(torch.randn(3, 3, 64, 64), mode="loss")
+    expected = sum(
+        (s.keep_mask.float().mean(1) - r).square().mean() for s, r in zip(seen, (0.7, 0.5, 0.3), strict=True)
+    )
+    torch.testing.assert_close(losses["loss_sparsity"], 10 * expected / 3)
+
+
+def test_checkpoint_keys_do_not_change():
+    model = toy()
+    keys = list(model.state_dict())
+    SparsityHook().attach(model)
+    assert list(model.state_dict()) == keys
+
+
+def test_attaching_twice_adds_once_and_two_passes_in_one_step_are_fine():
+    model = toy()
+    SparsityHook().attach(model)
+    SparsityHook().attach(model)
+    model.backbone(torch.randn(1, 3, 64, 64))  # a second pass of the same step, as in semi-supervised detectors
+    losses = model(torch.randn(1, 3, 64, 64), mode="loss")
+    assert sum("sparsity" in name for name in losses) == 1
+
+
+def test_other_modes_are_left_alone():
+    model = toy()
+    SparsityHook().attach(model)
+    assert isinstance(model(torch.randn(1, 3, 64, 64), mode="tensor"), tuple)
+    assert isinstance(model.eval()(torch.randn(1, 3, 64, 64), mode="predict"), tuple)
+
+
+def test_forgotten_hook():
+    model = toy()
+    model(torch.randn(1, 3, 64, 64), mode="loss")
+    with pytest.raises(RuntimeError, match="mmsparse.SparsityHook"):
+        model(torch.randn(1, 3, 64, 64), mode="loss")
+
+
+def test_schedule_depends_on_the_iteration_alone():
+    hook = SparsityHook(anneal=(0.1, 0.6))
+    assert [hook.progress(i, 100) for i in (0, 10, 35, 60, 99)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert SparsityHook(anneal=None).progress(0, 100) == 1.0
+    assert SparsityHook(anneal=(0.0, 0.0)).progress(0, 100) == 1.0
+
+
+@pytest.mark.parametrize(
+    "kwargs, message", [(dict(anneal=(0.5, 0.2)), "`anneal`"), (dict(anneal=[0.5]), "`anneal`"), (dict(loss_weight=-1), "`loss_weight`")]
+)
+def test_mistakes_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SparsityHook(**kwargs)
+
+
+def test_a_model_without_dynamic_parts_is_refused():
+    with pytest.raises(ValueError, match="has no dynamic part.*type='mmsparse.DynamicConvNeXt'"):
+        SparsityHook().attach(torch.nn.Linear(1, 1))

@@ -1,0 +1,137 @@
+import copy
+
+import pytest
+import torch
+
+from mmsparse import pop_aux, set_keep_ratio
+from mmsparse.models import DynamicConvNeXt
+
+
+def backbone(**kwargs):
+    defaults = dict(arch="atto", out_indices=(0, 1, 2, 3), gap_before_final_norm=False, layer_scale_init_value=1.0)
+    return DynamicConvNeXt(**{**defaults, "sparsity": dict(keep_ratio=0.7), **kwargs})
+
+
+def test_default_places_are_the_papers():
+    assert backbone(arch="tiny").router.places == ((2, 1), (2, 2), (2, 3))
+    assert backbone(arch="small").router.places == ((2, 3), (2, 6), (2, 9))
+    assert backbone(arch="tiny").router.routed == [(2, block) for block in range(1, 9)]
+    assert backbone(arch="small").router.keep_ratio == (0.7, 0.5, 0.3)
+
+
+def test_metadata_and_train_returns_self():
+    model = backbone(out_indices=(1, -1))
+    assert model.out_channels == (80, 320) and model.out_strides == (8, 32)
+    assert model.train() is model and model.eval() is model
+    maps = model(torch.randn(1, 3, 64, 96))
+    assert [tuple(m.shape[1:]) for m in maps] == [(80, 8, 12), (320, 2, 3)]
+
+
+def test_layer_depth_gives_new_parts_the_head_group():
+    model = backbone(arch="tiny")
+    last = model.get_layer_depth("backbone.norm3.weight", "backbone.")
+    assert model.get_layer_depth("backbone.router.decisions.2_1.scorer.head.0.weight", "backbone.") == last
+    assert model.get_layer_depth("backbone.stages.2.4.gamma", "backbone.") == (4, 8)
+
+
+@pytest.mark.parametrize("v2", [False, True])
+@pytest.mark.parametrize("linear", [True, False])
+def test_both_pointwise_layouts_agree(linear, v2):
+    kwargs = dict(use_grn=True, layer_scale_init_value=0.0) if v2 else {}
+    model = backbone(linear_pw_conv=linear, **kwargs)
+    twin = backbone(linear_pw_conv=True, **kwargs)
+    state = {k: v.flatten(1) if "pointwise" in k and v.dim() == 4 else v for k, v in model.state_dict().items()}
+    twin.load_state_dict(state)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(model.eval()(x), twin.eval()(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("explore", [1.0, 0.5])
+def test_checkpointing_changes_nothing(explore):
+    plain = backbone(sparsity=dict(keep_ratio=0.7, explore=explore)).train()
+    saving = backbone(sparsity=dict(keep_ratio=0.7, explore=explore), with_cp=True).train()
+    saving.load_state_dict(plain.state_dict())
+    x, results = torch.randn(2, 3, 64, 64), []
+    for model in (plain, saving):
+        torch.manual_seed(3)
+        image = x.clone().requires_grad_()
+        maps = model(image)
+        sum((m * m.detach().roll(1)).mean() for m in maps).backward()
+        results.append([m.detach() for m in maps] + [p.grad for p in model.parameters()])
+        assert len(pop_aux(model)) == 3
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_frozen_stages_freeze_their_routing_too():
+    model = backbone(frozen_stages=3, sparsity=dict(places=[(2, 1), (3, 0)], keep_ratio=[0.5, 0.5])).train()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {n for n, _ in model.named_parameters() if n.startswith(("stages.2", "router.decisions.2_1", "router.fast_paths.2_"))} <= frozen
+    assert not any(name.startswith(("stages.3", "router.decisions.3_0", "router.fast_paths.3_")) for name in frozen)
+    model(torch.randn(1, 3, 64, 64))
+    assert [d.name for d in pop_aux(model)] == ["s3b0"]  # the frozen place follows the exact rule and learns nothing
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_bfloat16(training):
+    model = backbone().train(training)
+    x = torch.randn(2, 3, 96, 96)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = model(x)
+    assert all(m.isfinite().all() for m in maps)
+    if training:
+        sum(m.float().square().mean() for m in maps).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    else:
+        with torch.no_grad():
+            exact = model(x)
+        assert all((a.float() - b).abs().mean() < 0.1 * b.abs().mean() + 0.02 for a, b in zip(maps, exact, strict=True))
+
+
+def test_set_keep_ratio_moves_the_arithmetic_and_one_is_dense():
+    model = backbone().eval()
+    dense = backbone(sparsity=None).eval()
+    dense.load_state_dict(model.state_dict(), strict=False)
+    counts = []
+    for ratio in (0.5, 0.7, 1.0):
+        set_keep_ratio(model, ratio)
+        counts.append(model.macs(224, 224))
+    assert counts[0] < counts[1] < counts[2] == dense.macs(224, 224)
+    x = torch.randn(1, 3, 64, 64)
+    assert all(torch.equal(a, b) for a, b in zip(model(x), dense(x), strict=True))
+    with pytest.raises(ValueError, match="has no dynamic part"):
+        set_keep_ratio(dense, 0.5)
+
+
+def test_deepcopy_before_a_step():
+    model = backbone().train()
+    twin = copy.deepcopy(model)
+    model(torch.randn(1, 3, 32, 32))
+    assert pop_aux(twin) == [] and len(pop_aux(model)) == 3
+
+
+@pytest.mark.parametrize(
+    "kwargs, error, message",
+    [
+        (dict(arch="mini"), ValueError, r"`arch` to be one of \['atto'.*but got 'mini'"),
+        (dict(arch=dict(depths=[1])), ValueError, "depths and channels"),
+        (dict(sparsity=0.7), TypeError, "`sparsity` to be a dict or None, but got 0.7"),
+        (dict(sparsity=dict(ratio=0.7)), TypeError, "`sparsity`: .*unexpected keyword argument 'ratio'"),
+        (dict(sparsity=dict(keep_ratio=1.5)), ValueError, r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
+        (dict(sparsity=dict(places=[(5, 0)])), ValueError, r"`places` to hold .*but got \(5, 0\)"),
+        (dict(sparsity=dict(explore=0)), ValueError, r"`explore` to be in \(0, 1\], but got 0"),
+        (dict(norm_cfg=dict(type="BN")), ValueError, "'LN2d', but got 'BN'"),
+        (dict(arch=dict(depths=[1, 1, 2, 1], channels=[8, 8, 8, 8])), ValueError, "`places`"),
+    ],
+)
+def test_mistakes_are_named_when_it_is_built(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        backbone(**kwargs)
+
+
+@pytest.mark.parametrize("shape, message", [((3, 64, 64), "shape"), ((1, 3, 16, 64), "at least 32x32 pixels.*16x64")])
+def test_wrong_input_is_named(shape, message):
+    with pytest.raises(ValueError, match=message):
+        backbone()(torch.randn(*shape))

@@ -1,0 +1,123 @@
+"""The merged training against its definition, written out with both paths everywhere."""
+
+import pytest
+import torch
+
+from mmsparse.sparsity import Decision, GumbelSelector, LocalGlobalScorer, Router, Selection, TopKSelector, route
+
+
+def case(explore=1.0):
+    torch.manual_seed(1)
+    slow, fast = torch.nn.Linear(6, 6).double(), torch.nn.Linear(6, 6).double()
+    rows = torch.randn(40, 6, dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(2, 20, dtype=torch.float64, requires_grad=True)
+    mask = logits > 0.3
+    soft = logits.sigmoid()
+    weight = torch.randn(40, 6, dtype=torch.float64)
+    return slow, fast, rows, logits, Selection((4, 5), mask, gate=mask + (soft - soft.detach())), weight
+
+
+def gradients(y, slow, fast, rows, logits, weight):
+    inputs = [rows, logits, *slow.parameters(), *fast.parameters()]
+    return torch.autograd.grad((y * weight).sum(), inputs)
+
+
+def test_value_and_every_gradient_equal_the_definition():
+    slow, fast, rows, logits, selection, weight = case()
+    gate = selection.gate.flatten()[:, None]
+    defined = gate * slow(rows) + (1 - gate) * fast(rows)
+    routed = route(rows, selection, lambda r, _: slow(r), lambda r, _: fast(r))
+    torch.testing.assert_close(routed, defined)
+    for a, b in zip(
+        gradients(routed, slow, fast, rows, logits, weight), gradients(defined, slow, fast, rows, logits, weight)
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_exploring_a_part_is_unbiased():
+    slow, fast, rows, logits, selection, weight = case()
+
+    def gate_gradient(explore):
+        y = route(rows, selection, lambda r, _: slow(r), lambda r, _: fast(r), explore)
+        return torch.autograd.grad((y * weight).sum(), logits, retain_graph=True)[0]
+
+    full = gate_gradient(1.0)
+    kept = selection.keep_mask
+    draws = torch.stack([gate_gradient(0.3) for _ in range(3000)])
+    torch.testing.assert_close(draws[:, kept], full[kept].expand(3000, -1))  # kept rows are always known
+    torch.testing.assert_close(draws.mean(0), full, rtol=0.15, atol=0.05)
+    assert (draws[0][~kept] == 0).sum() > 0  # and the rest is really sampled
+
+
+def test_slow_path_sees_only_its_rows_in_evaluation():
+    rows, seen = torch.randn(12, 3), []
+    selection = Selection((3, 4), torch.tensor([[True] * 5 + [False] * 7]))
+
+    def slow(packed, idx):
+        seen.append(idx.tolist())
+        return packed * 2
+
+    y = route(rows, selection, slow, lambda r, _: r * 0)
+    assert seen == [[0, 1, 2, 3, 4]]
+    assert torch.equal(y[:5], rows[:5] * 2) and not y[5:].any()
+
+
+def decision(**kwargs):
+    made = Decision("s0b0", LocalGlobalScorer(8), TopKSelector(), **kwargs)
+    made.keep_ratio = 0.5
+    return made
+
+
+def test_forgotten_hook_is_named_at_the_second_training_step():
+    place = decision().train()
+    tokens = torch.randn(1, 6, 8)
+    place(tokens, (2, 3))
+    with pytest.raises(RuntimeError, match=r"'s0b0'.*custom_hooks=\[dict\(type='mmsparse.SparsityHook'\)\]"):
+        place(tokens, (2, 3))
+    assert len(place.pop_aux()) == 1 and place.pop_aux() == []
+    place(tokens, (2, 3))
+    place.eval()
+    place(tokens, (2, 3))  # evaluation leaves nothing and needs no hook
+    with torch.no_grad():
+        place.train()(tokens, (2, 3))
+    assert len(place.pop_aux()) == 1
+
+
+def test_scorers_read_detached_features_unless_asked():
+    for detach in (True, False):
+        tokens = torch.randn(1, 6, 8, requires_grad=True)
+        selection = decision(detach=detach).train()(tokens, (2, 3))
+        (selection.gate * torch.randn(1, 6)).sum().backward()
+        assert (tokens.grad is None) == detach
+
+
+def test_training_starts_dense_and_ends_at_the_budget():
+    place = decision().train()
+    place.collected = True
+    counts = []
+    for progress in (0.0, 0.5, 1.0):
+        place.progress = progress
+        counts.append(place(torch.randn(2, 20, 8), (4, 5)).num_keep)
+    assert counts == [[20, 20], [15, 15], [10, 10]]
+
+
+def test_gumbel_draws_with_the_probability_of_its_score():
+    scores = torch.tensor([[-1.5, 0.0, 2.0]]).expand(4000, 3)
+    mask = GumbelSelector().train()(scores, (1, 3), 0.5).keep_mask.float().mean(0)
+    torch.testing.assert_close(mask, torch.sigmoid(scores[0]), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "places, error",
+    [
+        ([(4, 0)], ValueError),
+        ([(2, 9)], ValueError),
+        ([(2, 2), (2, 1)], ValueError),
+        ([(2, 1), (2, 1)], ValueError),
+        ([], ValueError),
+        ([2], TypeError),
+    ],
+)
+def test_places_are_checked(places, error):
+    with pytest.raises(error, match="`places`"):
+        Router((3, 3, 9, 3), (8, 8, 8, 8), [(2, 1)], places=places)

@@ -1,0 +1,61 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmsparse.registry import build
+from mmsparse.sparsity import FeatureNormScorer, LocalGlobalScorer, RandomScorer, ThresholdSelector, ratio_loss
+
+
+def test_local_global_equals_the_papers_formula():
+    """Concatenate the local half with the mean of the other half at every location, then three linear layers."""
+    scorer, x = LocalGlobalScorer(16), torch.randn(2, 10, 16)
+    for p in scorer.parameters():
+        torch.nn.init.normal_(p)
+    u = F.gelu(scorer.embed[1](F.layer_norm(x, (16,), scorer.embed[0].weight, scorer.embed[0].bias, 1e-6)))
+    z = torch.cat([u[..., :8], u[..., 8:].mean(1, keepdim=True).expand(2, 10, 8)], dim=-1)
+    torch.testing.assert_close(scorer(x), scorer.head(z).squeeze(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_feature_norm_ranks_by_length():
+    x = torch.eye(4)[None] * torch.tensor([3.0, 1.0, 4.0, 2.0])[:, None]
+    scores = FeatureNormScorer(4)(x)
+    assert scores[0].argsort(descending=True).tolist() == [2, 0, 3, 1]
+    torch.testing.assert_close(scores.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
+    assert list(FeatureNormScorer(4).parameters()) == []
+
+
+def test_random_scores_know_nothing_and_repeat_in_evaluation():
+    scorer = RandomScorer(4)
+    x = torch.randn(2, 50, 4)
+    assert not torch.equal(scorer(x), scorer(x))
+    scorer.eval()
+    assert torch.equal(scorer(x), scorer(-x)) and torch.equal(scorer(x)[0], scorer(x)[1])
+    other = RandomScorer(4).eval()
+    other.index = 1
+    assert not torch.equal(scorer(x), other(x))
+
+
+def test_threshold_gives_crowded_pictures_more():
+    selector = ThresholdSelector(momentum=1.0)
+    scores = torch.stack([torch.randn(400) - 1, torch.randn(400) + 1])
+    selector.train()(scores, (20, 20), 0.5, noise=0.0)
+    selector.eval()
+    for ratio in (0.25, 0.5, 0.8):
+        kept = selector(scores, (20, 20), ratio).keep_mask.float().mean(1)
+        assert kept[1] > kept[0] + 0.2
+        assert abs(kept.mean() - ratio) < 0.02
+
+
+def test_ratio_loss_per_image_and_per_batch():
+    gate = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert ratio_loss(gate, 0.25).item() == pytest.approx(0.25**2)
+    assert ratio_loss(gate, 0.25, per_image=False).item() == 0.0
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="multiple of 4, but got 6"):
+        LocalGlobalScorer(6)
+    with pytest.raises(ValueError, match=r"'type' to be one of \[.*LocalGlobalScorer.*\].*'NoSuchScorer'"):
+        build(dict(type="NoSuchScorer"), channels=8)
+    with pytest.raises(TypeError, match="LocalGlobalScorer: .*unexpected keyword argument 'hidden'"):
+        build(dict(type="LocalGlobalScorer", hidden=3), channels=8)

@@ -1,0 +1,74 @@
+"""Latency of a routed network beside its dense twin: in turn, in one process, on the same pictures."""
+
+import argparse
+
+import torch
+from mmengine.config import DictAction
+from torch import nn
+from tqdm import tqdm
+
+from mmsparse.analysis import compare_latency, count_macs
+from mmsparse.apis import dense_twin, find_decisions, get_keep_ratio
+from mmsparse.engine.launch import build_model, predict, prepare_batch, random_pictures, read_config, read_pictures
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("--checkpoint", help="weights; per-image budgets need them to be meaningful")
+    parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds; each times both networks once")
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all that torch takes")
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    cfg = read_config(args.config, args.cfg_options)
+    ratio = args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
+    model = build_model(cfg, args.checkpoint, ratio)
+    if not find_decisions(model):
+        raise ValueError(f"{args.config} has no dynamic part: there is nothing to compare with its dense twin")
+    count = max(args.batch_sizes)
+    pictures = random_pictures(cfg, count, tuple(args.shape)) if args.shape else read_pictures(cfg, count)
+    if len(pictures) < count:
+        raise ValueError(f"--batch-sizes asks for {count} pictures, but the test set has {len(pictures)}")
+    print(f"{args.config}\nkeep ratio: {get_keep_ratio(model)}")
+    print(f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn after {args.warmup} of warm-up")
+    print(f"{'part':<10}{'batch':>6}{'size':>12}{'dense ms':>10}{'p10':>8}{'p90':>8}{'routed ms':>10}{'p10':>8}{'p90':>8}"
+          f"{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
+    for size in args.batch_sizes:
+        _row(model, prepare_batch(model, pictures[:size]), size, args)
+
+
+def _row(model: nn.Module, batch: dict, size: int, args: argparse.Namespace) -> None:
+    parts = {"backbone": lambda: model.backbone(batch["inputs"]), "whole": lambda: predict(model, batch)}
+    for part, run in parts.items():
+        def dense(run=run):
+            with dense_twin(model):
+                run()
+
+        def progress(rounds, part=part):
+            return tqdm(rounds, desc=f"{part}, batch {size}", leave=False)
+
+        times = compare_latency({"dense": dense, "routed": run}, args.rounds, args.warmup, progress)
+        by_macs = count_macs(model, dense).total / count_macs(model, run).total
+        shape = "x".join(str(n) for n in batch["inputs"].shape[-2:])
+        row = f"{part:<10}{size:>6}{shape:>12}"
+        for name in ("dense", "routed"):
+            row += f"{times[name].median:10.1f}{times[name].p10:8.1f}{times[name].p90:8.1f}"
+        print(f"{row}{times['routed'].speedup:8.2f}x{by_macs:8.2f}x")
+
+
+def _machine() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()

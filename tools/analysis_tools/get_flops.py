@@ -1,0 +1,37 @@
+"""Multiply-accumulates of a config's model: dense and executed, by backbone, neck and head, over real pictures."""
+
+import argparse
+
+from mmengine.config import DictAction
+from tqdm import tqdm
+
+from mmsparse.analysis.report import macs_table, picture_macs
+from mmsparse.apis import get_keep_ratio
+from mmsparse.engine.launch import build_model, random_pictures, read_config, read_pictures
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("--checkpoint", help="weights; per-image budgets and RoI heads need them to be meaningful")
+    parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
+    parser.add_argument("--num-images", type=int, default=20, help="pictures of the test set to average over")
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = read_config(args.config, args.cfg_options)
+    ratio = args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
+    model = build_model(cfg, args.checkpoint, ratio)
+    pictures = random_pictures(cfg, 1, tuple(args.shape)) if args.shape else read_pictures(cfg, args.num_images)
+    kind = f"a random {args.shape[0]}x{args.shape[1]} picture" if args.shape else f"{len(pictures)} pictures of the test set"
+    print(f"{args.config}\nmean over {kind}, batch 1; 1 MAC = 1 FLOP as papers and OpenMMLab count")
+    print(f"keep ratio: {get_keep_ratio(model) or 'no dynamic part'}")
+    print(macs_table(picture_macs(model, tqdm(pictures, desc="counting", leave=False))))
+
+
+if __name__ == "__main__":
+    main()

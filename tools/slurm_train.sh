@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of train.py]; GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS from the environment
+set -e
+PARTITION=$1; JOB_NAME=$2; CONFIG=$3; shift 3
+GPUS=${GPUS:-8}
+GPUS_PER_NODE=${GPUS_PER_NODE:-8}
+srun -p "$PARTITION" --job-name="$JOB_NAME" --gres=gpu:"$GPUS_PER_NODE" --ntasks="$GPUS" \
+    --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS} \
+    python -u "$(dirname "$0")/train.py" "$CONFIG" --launcher slurm "$@"

@@ -1,0 +1,67 @@
+"""Evaluate a checkpoint: the metrics of its config, beside the arithmetic that was executed."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmsparse.analysis.report import describe_macs
+from mmsparse.apis import find_decisions, get_keep_ratio, set_keep_ratio
+from mmsparse.engine.launch import check_checkpoint, load_weights, prepare_work_dir, read_config, without_pretrained
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("checkpoint", help="a checkpoint of this config or of its dense twin")
+    parser.add_argument("--work-dir", help="where logs go; default ./work_dirs/<config name>")
+    parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
+    parser.add_argument("--macs-pictures", type=int, default=4, help="pictures the MACs are averaged over; 0: none")
+    parser.add_argument("--out", help="dump predictions to this pickle file")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", help="write pictures of predictions to this folder (inside the work dir)")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = read_config(args.config, args.cfg_options, args.launcher)
+    check_checkpoint(args.checkpoint)
+    prepare_work_dir(cfg, args.work_dir, args.config)
+    cfg.load_from, cfg.resume = None, False  # loaded below, with a check that it fits
+    without_pretrained(cfg.model)
+    if args.show or args.show_dir:
+        cfg.default_hooks.visualization.update(draw=True, show=args.show, test_out_dir=args.show_dir)
+    if args.tta:
+        if "tta_model" not in cfg or "tta_pipeline" not in cfg:
+            raise ValueError(f"--tta needs tta_model and tta_pipeline in {args.config}")
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    if args.out:
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list | tuple) else [cfg.test_evaluator]
+        scope = "mmdet" if cfg.get("default_scope") == "mmdet" else "mmengine"
+        cfg.test_evaluator = [*evaluators, dict(type=f"{scope}.{'DumpDetResults' if scope == 'mmdet' else 'DumpResults'}", out_file_path=args.out)]
+
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    load_weights(model, args.checkpoint)
+    if args.keep_ratio:
+        set_keep_ratio(model, args.keep_ratio[0] if len(args.keep_ratio) == 1 else args.keep_ratio)
+    runner.test()
+    if is_main_process() and args.macs_pictures and find_decisions(model) and not args.tta:
+        runner.logger.info(f"keep ratio of each place: {get_keep_ratio(model)}")
+        runner.logger.info(describe_macs(model, runner.test_dataloader.dataset, args.macs_pictures))
+
+
+if __name__ == "__main__":
+    main()

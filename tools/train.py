@@ -1,0 +1,55 @@
+"""Train a detector, segmenter or classifier from its config."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmsparse.engine.launch import prepare_work_dir, read_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file; its default_scope says which library trains")
+    parser.add_argument("--work-dir", help="where logs and checkpoints go; default ./work_dirs/<config name>")
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
+    parser.add_argument("--resume", nargs="?", const="auto", help="resume from a checkpoint, or from the latest one")
+    parser.add_argument("--load-from", help="start from the weights of a checkpoint, for example the dense twin's")
+    parser.add_argument("--no-validate", action="store_true", help="do not evaluate while training")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = read_config(args.config, args.cfg_options, args.launcher)
+    prepare_work_dir(cfg, args.work_dir, args.config)
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise ValueError(f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}")
+        cfg.auto_scale_lr.enable = True
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.resume = args.resume is not None
+    cfg.load_from = args.load_from or cfg.get("load_from")
+    if args.resume is not None:
+        cfg.load_from = None if args.resume == "auto" else args.resume
+    if cfg.get("randomness", {}).get("seed") is not None:
+        hook = dict(type="mmsparse.SeedHook", seed=cfg.randomness.seed)  # a resumed run draws what it would have drawn
+        cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+if __name__ == "__main__":
+    main()
