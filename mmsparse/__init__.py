@@ -9,7 +9,7 @@ from typing import Any
 
 from .version import __version__
 
-__all__ = ["__version__", "set_keep_ratio", "pop_aux"]
+__all__ = ["__version__", "pop_aux", "set_keep_ratio"]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,4 @@ def _allow_mmengine_checkpoints() -> None:
 
     kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.uint32)}
     core = np._core.multiarray
-    torch.serialization.add_safe_globals(
-        [HistoryBuffer, np.ndarray, np.dtype, core._reconstruct, core.scalar, *kinds]
-    )
+    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, core._reconstruct, core.scalar, *kinds])

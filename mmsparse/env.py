@@ -41,9 +41,7 @@ def stack_problems(needed: tuple[str, ...] = tuple(STACK)) -> list[str]:
         )
     kinds = {dist.startswith("onedl-"): dist for dists in found.values() if len(dists) == 1 for dist in dists}
     if len(kinds) == 2 and not twice:
-        problems.append(
-            f"The stacks are mixed: {kinds[True]} beside {kinds[False]}. Remove one, then {INSTALL}."
-        )
+        problems.append(f"The stacks are mixed: {kinds[True]} beside {kinds[False]}. Remove one, then {INSTALL}.")
     return problems
 
 
@@ -60,7 +58,9 @@ def operator_problems() -> list[str]:
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError) as error:
-        problems.append(f"torchvision does not fit torch ({error}). Install a matching pair, such as 0.26.0 with 2.11.0.")
+        problems.append(
+            f"torchvision does not fit torch ({error}). Install a matching pair, such as 0.26.0 with 2.11.0."
+        )
     try:
         importlib.import_module("mmcv._ext")
     except ImportError as error:

@@ -50,7 +50,10 @@ def main() -> None:
     if args.out:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list | tuple) else [cfg.test_evaluator]
         scope = "mmdet" if cfg.get("default_scope") == "mmdet" else "mmengine"
-        cfg.test_evaluator = [*evaluators, dict(type=f"{scope}.{'DumpDetResults' if scope == 'mmdet' else 'DumpResults'}", out_file_path=args.out)]
+        cfg.test_evaluator = [
+            *evaluators,
+            dict(type=f"{scope}.{'DumpDetResults' if scope == 'mmdet' else 'DumpResults'}", out_file_path=args.out),
+        ]
 
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -33,7 +33,7 @@ def count_macs(model: nn.Module, run: Callable[[], Any]) -> Macs:
         model: The network; its children ``backbone`` and ``neck`` are counted apart if it has them.
         run: A function of no arguments that calls the model.
     """
-    parts = {name: 0 for name in ("backbone", "neck")}
+    parts = dict.fromkeys(("backbone", "neck"), 0)
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as counter:
         handles = []

@@ -47,7 +47,9 @@ def macs_table(macs: PictureMacs) -> str:
     for part in PARTS:
         dense, executed = macs.mean("dense", part), macs.mean("executed", part)
         left = f"{100 * executed / dense:7.1f}%" if dense else "      -"
-        lines.append(f"{part:<10}{dense / 1e9:10.3f}{executed / 1e9:10.3f}{macs.std('executed', part) / 1e9:8.3f}{left}")
+        lines.append(
+            f"{part:<10}{dense / 1e9:10.3f}{executed / 1e9:10.3f}{macs.std('executed', part) / 1e9:8.3f}{left}"
+        )
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from mmsparse import compat, env
 from mmsparse.apis import set_keep_ratio
 
+
 def read_config(path: str, options: dict[str, Any] | None = None, launcher: str = "none") -> Config:
     """Read a config for either stack and fit it to this machine."""
     env.require()
@@ -70,7 +71,9 @@ def load_checkpoint_state(path: str) -> dict[str, torch.Tensor]:
     return content.get("state_dict", content)
 
 
-def build_model(cfg: Config, checkpoint: str | None = None, keep_ratio: float | Sequence[float] | None = None) -> nn.Module:
+def build_model(
+    cfg: Config, checkpoint: str | None = None, keep_ratio: float | Sequence[float] | None = None
+) -> nn.Module:
     """The config's model in evaluation mode on the best device, without fetching initial weights."""
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model_cfg = cfg.model.copy()

@@ -27,7 +27,9 @@ def slow_share(selections: Sequence[tuple[str, Selection]], size: tuple[int, int
     return torch.stack(maps).mean(dim=0).cpu().numpy()
 
 
-def draw_where(path: str | Path, image: np.ndarray, share: np.ndarray, result: np.ndarray, captions: Sequence[str]) -> None:
+def draw_where(
+    path: str | Path, image: np.ndarray, share: np.ndarray, result: np.ndarray, captions: Sequence[str]
+) -> None:
     """Write input, keep map and result side by side.
 
     Args:

@@ -88,7 +88,8 @@ def test_schedule_depends_on_the_iteration_alone():
 
 
 @pytest.mark.parametrize(
-    "kwargs, message", [(dict(anneal=(0.5, 0.2)), "`anneal`"), (dict(anneal=[0.5]), "`anneal`"), (dict(loss_weight=-1), "`loss_weight`")]
+    "kwargs, message",
+    [(dict(anneal=(0.5, 0.2)), "`anneal`"), (dict(anneal=[0.5]), "`anneal`"), (dict(loss_weight=-1), "`loss_weight`")],
 )
 def test_mistakes_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):

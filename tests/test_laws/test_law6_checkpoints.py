@@ -10,7 +10,9 @@ def test_dense_keys(network):
     dynamic = network.dynamic(sparsity=dict(keep_ratio=0.7))
     result = dynamic.load_state_dict(dense, strict=False)
     assert result.unexpected_keys == []
-    assert result.missing_keys and all(key.startswith(("router.decisions.", "router.fast_paths.")) for key in result.missing_keys)
+    assert result.missing_keys and all(
+        key.startswith(("router.decisions.", "router.fast_paths.")) for key in result.missing_keys
+    )
     assert {key: value.shape for key, value in dynamic.state_dict().items() if key in dense} == {
         key: value.shape for key, value in dense.items()
     }

@@ -68,7 +68,11 @@ def test_checkpointing_changes_nothing(explore):
 def test_frozen_stages_freeze_their_routing_too():
     model = backbone(frozen_stages=3, sparsity=dict(places=[(2, 1), (3, 0)], keep_ratio=[0.5, 0.5])).train()
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    assert {n for n, _ in model.named_parameters() if n.startswith(("stages.2", "router.decisions.2_1", "router.fast_paths.2_"))} <= frozen
+    assert {
+        n
+        for n, _ in model.named_parameters()
+        if n.startswith(("stages.2", "router.decisions.2_1", "router.fast_paths.2_"))
+    } <= frozen
     assert not any(name.startswith(("stages.3", "router.decisions.3_0", "router.fast_paths.3_")) for name in frozen)
     model(torch.randn(1, 3, 64, 64))
     assert [d.name for d in pop_aux(model)] == ["s3b0"]  # the frozen place follows the exact rule and learns nothing

@@ -40,7 +40,9 @@ def main() -> None:
     if len(pictures) < count:
         raise ValueError(f"--batch-sizes asks for {count} pictures, but the test set has {len(pictures)}")
     print(f"{args.config}\nkeep ratio: {get_keep_ratio(model)}")
-    print(f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn after {args.warmup} of warm-up")
+    print(
+        f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn after {args.warmup} of warm-up"
+    )
     print(f"{'part':<10}{'batch':>6}{'size':>12}{'dense ms':>10}{'p10':>8}{'p90':>8}{'routed ms':>10}{'p10':>8}{'p90':>8}"
           f"{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
     for size in args.batch_sizes:
@@ -50,6 +52,7 @@ def main() -> None:
 def _row(model: nn.Module, batch: dict, size: int, args: argparse.Namespace) -> None:
     parts = {"backbone": lambda: model.backbone(batch["inputs"]), "whole": lambda: predict(model, batch)}
     for part, run in parts.items():
+
         def dense(run=run):
             with dense_twin(model):
                 run()

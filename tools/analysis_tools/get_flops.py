@@ -16,7 +16,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="weights; per-image budgets and RoI heads need them to be meaningful")
     parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
     parser.add_argument("--num-images", type=int, default=20, help="pictures of the test set to average over")
-    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones")
+    parser.add_argument(
+        "--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones"
+    )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
     return parser.parse_args()
 
@@ -27,7 +29,11 @@ def main() -> None:
     ratio = args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
     model = build_model(cfg, args.checkpoint, ratio)
     pictures = random_pictures(cfg, 1, tuple(args.shape)) if args.shape else read_pictures(cfg, args.num_images)
-    kind = f"a random {args.shape[0]}x{args.shape[1]} picture" if args.shape else f"{len(pictures)} pictures of the test set"
+    kind = (
+        f"a random {args.shape[0]}x{args.shape[1]} picture"
+        if args.shape
+        else f"{len(pictures)} pictures of the test set"
+    )
     print(f"{args.config}\nmean over {kind}, batch 1; 1 MAC = 1 FLOP as papers and OpenMMLab count")
     print(f"keep ratio: {get_keep_ratio(model) or 'no dynamic part'}")
     print(macs_table(picture_macs(model, tqdm(pictures, desc="counting", leave=False))))

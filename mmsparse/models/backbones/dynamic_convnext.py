@@ -173,7 +173,9 @@ def _check_arguments(arguments: dict[str, Any], sparsity: dict[str, Any] | None)
     arch = arguments.get("arch", "tiny")
     if isinstance(arch, str) and arch not in ConvNeXt.arch_settings:
         allowed = list(ConvNeXt.arch_settings)
-        raise ValueError(f"DynamicConvNeXt: expected argument `arch` to be one of {allowed} or a dict, but got {arch!r}")
+        raise ValueError(
+            f"DynamicConvNeXt: expected argument `arch` to be one of {allowed} or a dict, but got {arch!r}"
+        )
     if isinstance(arch, dict) and not {"depths", "channels"} <= arch.keys():
         raise ValueError(f"DynamicConvNeXt: a dict `arch` needs the keys depths and channels, but got {sorted(arch)}")
     if sparsity is not None and not isinstance(sparsity, dict):

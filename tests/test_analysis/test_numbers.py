@@ -1,0 +1,48 @@
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmsparse.analysis import compare_latency, count_macs
+from mmsparse.analysis.focus import _covered
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 8, 3, padding=1)
+        self.neck = nn.Conv2d(8, 8, 1)
+        self.bbox_head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.bbox_head(self.neck(self.backbone(x)).flatten(2).transpose(1, 2))
+
+
+def test_macs_are_split_by_part():
+    net, x = Net(), torch.randn(1, 3, 10, 12)
+    macs = count_macs(net, lambda: net(x))
+    assert (macs.backbone, macs.neck, macs.head) == (120 * 8 * 27, 120 * 64, 120 * 40)
+    assert macs.total == macs.backbone + macs.neck + macs.head
+    assert net.backbone._forward_hooks == {}
+
+
+def test_attention_is_counted():
+    q = torch.randn(2, 4, 50, 16)
+    net = nn.Identity()
+    assert count_macs(net, lambda: F.scaled_dot_product_attention(q, q, q)).total == 2 * 2 * 4 * 50 * 50 * 16
+
+
+def test_latency_compares_within_rounds():
+    result = compare_latency({"slow": lambda: time.sleep(0.02), "fast": lambda: time.sleep(0.002)}, rounds=5, warmup=1)
+    assert result["slow"].speedup == 1.0
+    assert result["fast"].speedup > 2 and result["fast"].median < result["slow"].median
+    assert result["slow"].p10 <= result["slow"].median <= result["slow"].p90
+    with pytest.raises(ValueError, match="`rounds`"):
+        compare_latency({"a": lambda: None}, rounds=0)
+
+
+def test_cells_in_boxes():
+    covered = _covered(torch.tensor([[0.0, 0.0, 20.0, 10.0]]), (4, 4), (40, 40))
+    assert covered.tolist() == [[True, True, False, False]] + [[False] * 4] * 3

@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+from mmsparse import env
+
+
+def pretend(monkeypatch, *dists):
+    monkeypatch.setattr(env, "installed", lambda name: "1.0" if name in dists else None)
+
+
+ONEDL = [onedl for _, onedl in env.STACK.values()]
+UPSTREAM = [upstream for upstream, _ in env.STACK.values()]
+
+
+@pytest.mark.parametrize("dists", [ONEDL, UPSTREAM], ids=["onedl", "upstream"])
+def test_one_whole_stack_is_fine(monkeypatch, dists):
+    pretend(monkeypatch, *dists)
+    assert env.stack_problems() == []
+    env.require("mmengine", "mmcv", "mmpretrain")
+
+
+def test_missing_parts_are_named_with_the_command(monkeypatch):
+    pretend(monkeypatch, *ONEDL[:2])
+    with pytest.raises(
+        RuntimeError, match=r"Not installed: mmpretrain\. Install one stack: pip install 'mmsparse\[onedl\]'"
+    ):
+        env.require("mmengine", "mmcv", "mmpretrain")
+
+
+def test_both_and_mixed_stacks(monkeypatch):
+    pretend(monkeypatch, *ONEDL, "mmdet")
+    assert "mmdet and onedl-mmdetection are both installed" in env.stack_problems()[0]
+    pretend(monkeypatch, *ONEDL[:2], *UPSTREAM[2:])
+    assert "mixed" in env.stack_problems()[0]
+
+
+def test_command_line_says_what_is_there():
+    done = subprocess.run([sys.executable, "-m", "mmsparse.env"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "mmcv ops     compiled" in done.stdout and "0 known conflict(s)" in done.stdout

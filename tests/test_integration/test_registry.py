@@ -1,0 +1,50 @@
+"""`type='mmsparse.X'` from every scope, and nested parts under any default scope."""
+
+import subprocess
+import sys
+
+import pytest
+from mmengine.registry import DefaultScope
+
+from mmsparse.models import DynamicConvNeXt
+from mmsparse.sparsity import FeatureNormScorer, GumbelSelector, IdentityFastPath
+
+CFG = dict(
+    type="mmsparse.DynamicConvNeXt",
+    arch="atto",
+    sparsity=dict(
+        scorer=dict(type="FeatureNormScorer"),
+        selector=dict(type="GumbelSelector"),
+        fast_path=dict(type="IdentityFastPath"),
+    ),
+)
+
+
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg", "mmpretrain"])
+def test_builds_in_every_scope(scope):
+    registry = __import__(f"{scope}.registry", fromlist=["MODELS"]).MODELS
+    with DefaultScope.overwrite_default_scope(scope):
+        model = registry.build(CFG.copy())
+    assert isinstance(model, DynamicConvNeXt)
+    decision = model.router.decisions["2_1"]
+    assert isinstance(decision.scorer, FeatureNormScorer) and isinstance(decision.selector, GumbelSelector)
+    assert isinstance(model.router.fast_paths["2_1"], IdentityFastPath)
+
+
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg", "mmpretrain"])
+def test_found_by_a_fresh_interpreter_without_imports(scope):
+    """No custom_imports, nothing of ours imported before."""
+    code = (
+        f"from mmengine.registry import HOOKS, init_default_scope; from {scope}.registry import MODELS;"
+        f"init_default_scope('{scope}');"
+        "m = MODELS.build(dict(type='mmsparse.DynamicConvNeXt', arch='atto', sparsity=dict()));"
+        "h = HOOKS.build(dict(type='mmsparse.SparsityHook'));"
+        "print(type(m).__name__, type(h).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("DynamicConvNeXt SparsityHook"), done.stderr[-2000:]
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, mmsparse; print([m for m in ('torch', 'mmengine', 'mmcv', 'mmdet') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -1,0 +1,153 @@
+"""The tools as a user runs them: as commands, on a small data set."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scenes import ROOT, at
+
+DEMO = "configs/demo/atss_dynamic-convnext-atto_k50_fpn_scenes.py"
+SEGMENTER = "configs/demo/dynamic-convnext-atto_k50_fpn_scenes.py"
+
+
+def options(data: Path, iters: int = 4, **more) -> list[str]:
+    pairs = {
+        **at(data),
+        "train_cfg.max_iters": iters,
+        "train_cfg.val_interval": 100,
+        "param_scheduler": "[]",
+        "default_hooks.checkpoint.interval": 2,
+        "default_hooks.checkpoint.max_keep_ckpts": 10,
+        "default_hooks.logger.interval": 1,
+        "log_processor.window_size": 1,
+        **more,
+    }
+    return ["--cfg-options", *(f"{key}={value}" for key, value in pairs.items())]
+
+
+def run(*command: str, ok: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def tool(name: str, *args: str, ok: bool = True) -> str:
+    return run(sys.executable, f"tools/{name}.py", *args, ok=ok)
+
+
+def losses(work_dir: Path) -> dict[int, float]:
+    """Loss of each iteration, over all runs in a work dir, later ones last."""
+    found = {}
+    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            if "loss" in entry:
+                found[entry["step"]] = entry["loss"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(scenes, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("trained")
+    tool("train", DEMO, "--work-dir", str(work_dir), *options(scenes))
+    return work_dir
+
+
+def test_training_logs_what_it_should(trained):
+    entry = json.loads(next(trained.glob("*/vis_data/scalars.json")).read_text().splitlines()[-1])
+    assert entry["loss_sparsity"] >= 0
+    assert entry["keep_ratio/s2b0"] == pytest.approx(0.5, abs=0.03)
+    assert (trained / "iter_4.pth").is_file()
+
+
+def test_resumed_run_has_the_same_losses(trained, scenes, tmp_path):
+    tool("train", DEMO, "--work-dir", str(tmp_path), *options(scenes, iters=2))
+    # the schedule of the whole run must be known from the start: only the stop differs
+    (tmp_path / "iter_2.pth").unlink()
+    (tmp_path / "iter_2.pth").write_bytes((trained / "iter_2.pth").read_bytes())
+    tool("train", DEMO, "--work-dir", str(tmp_path), "--resume", *options(scenes))
+    straight, resumed = losses(trained), losses(tmp_path)
+    assert resumed.keys() == straight.keys() == {1, 2, 3, 4}
+    for step in (3, 4):
+        assert resumed[step] == pytest.approx(straight[step], abs=1e-4)
+
+
+def test_keep_ratio_at_test_time_moves_the_macs(trained, scenes, tmp_path):
+    executed = {}
+    for ratio in ("0.25", "1.0"):
+        text = tool("test", DEMO, str(trained / "iter_4.pth"), "--work-dir", str(tmp_path), "--keep-ratio", ratio,
+                    "--macs-pictures", "1", *options(scenes))  # fmt: skip
+        assert "bbox_mAP" in text
+        row = re.search(r"backbone +([\d.]+) +([\d.]+)", text)
+        executed[ratio] = [float(n) for n in row.groups()]
+    assert executed["1.0"][0] == executed["1.0"][1] == executed["0.25"][0]
+    assert executed["0.25"][1] < 0.6 * executed["0.25"][0]
+
+
+def test_dense_checkpoint_is_tested_and_another_models_refused(trained, scenes, tmp_path):
+    state = torch.load(trained / "iter_4.pth", weights_only=False)["state_dict"]
+    dense = {key: value for key, value in state.items() if "router" not in key}
+    torch.save({"state_dict": dense}, tmp_path / "dense.pth")
+    args = ["--work-dir", str(tmp_path), "--macs-pictures", "0", *options(scenes)]
+    assert "bbox_mAP" in tool("test", DEMO, str(tmp_path / "dense.pth"), "--keep-ratio", "1", *args)
+    torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    text = tool("test", DEMO, str(tmp_path / "other.pth"), *args, ok=False)
+    assert "Argument `checkpoint`" in text and "does not fit this model" in text
+
+
+def test_segmenter_trains_and_tests(scenes, tmp_path):
+    seg = [o for o in options(scenes, iters=2, **{"model.data_preprocessor.size": "(96,96)"}) if "ann_file" not in o]
+    tool("train", SEGMENTER, "--work-dir", str(tmp_path), *seg)
+    text = tool(
+        "test", SEGMENTER, str(tmp_path / "iter_2.pth"), "--work-dir", str(tmp_path), "--macs-pictures", "1", *seg
+    )
+    assert "mIoU" in text and re.search(r"total +[\d.]+ +[\d.]+", text)
+
+
+def test_two_processes(scenes, tmp_path):
+    run("bash", "tools/dist_train.sh", DEMO, "2", "--work-dir", str(tmp_path), *options(scenes, iters=6))
+    values = [losses(tmp_path)[i] for i in range(1, 7)]
+    assert all(v == v and v < 10 for v in values)
+    assert min(values[3:]) < values[0]
+    text = tool(
+        "test",
+        DEMO,
+        str(tmp_path / "iter_6.pth"),
+        "--work-dir",
+        str(tmp_path),
+        "--macs-pictures",
+        "0",
+        *options(scenes),
+    )
+    assert "bbox_mAP" in text
+
+
+def test_get_flops_and_benchmark(scenes):
+    text = tool("analysis_tools/get_flops", DEMO, "--num-images", "2", *options(scenes))
+    assert "2 pictures of the test set" in text and re.search(r"total .* \d+\.\d%", text)
+    text = tool("analysis_tools/benchmark", DEMO, "--shape", "96", "96", "--rounds", "2", "--warmup", "1",
+                "--batch-sizes", "1", "2")  # fmt: skip
+    assert len(re.findall(r"^(backbone|whole) .*\d+\.\d\dx +\d+\.\d\dx$", text, re.M)) == 4
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["train", "configs/none.py"], "`config` to be a config file"),
+        (["test", DEMO, "none.pth"], "`checkpoint` to be a file, but got 'none.pth'"),
+        (["train", DEMO, "--cfg-options", "model.backbone.sparsity.keep_ratio=1.5"], r"in (0, 1], but got 1.5"),
+    ],
+)
+def test_mistakes_are_one_sentence(args, message, tmp_path):
+    text = tool(*args, "--work-dir", str(tmp_path), ok=False)
+    assert message in text.splitlines()[-1]
+
+
+def test_unwritable_work_dir(tmp_path):
+    (tmp_path / "file").write_text("")
+    text = tool("train", DEMO, "--work-dir", str(tmp_path / "file" / "below"), ok=False)
+    assert "Argument `work_dir`: cannot write to" in text.splitlines()[-1]

@@ -1,0 +1,40 @@
+"""Pictures of where a trained network looked: input, keep map and predictions side by side."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.registry import VISUALIZERS
+from tqdm import tqdm
+
+from mmsparse.engine.launch import build_model, read_config, read_pictures
+from mmsparse.visualization.panels import draw_predictions
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("checkpoint")
+    parser.add_argument("--out", required=True, help="folder for the pictures")
+    parser.add_argument("--num-images", type=int, default=8)
+    parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are not drawn")
+    parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = read_config(args.config, args.cfg_options)
+    ratio = args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
+    model = build_model(cfg, args.checkpoint, ratio)
+    pictures = read_pictures(cfg, args.num_images)
+    visualizer = VISUALIZERS.build({**cfg.visualizer, "vis_backends": None, "save_dir": None})
+    visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)
+    for number, picture in enumerate(tqdm(pictures, desc="drawing")):
+        draw_predictions(model, visualizer, picture, Path(args.out) / f"{number:04d}.png", args.score_thr)
+    print(f"{len(pictures)} pictures in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""A detector that learns where to look, in minutes on two CPU cores, beside its dense twin and a random selection."""
+
+import argparse
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import VISUALIZERS
+from mmengine.runner import Runner
+from tqdm import tqdm
+
+from mmsparse.analysis import compare_latency
+from mmsparse.analysis.focus import object_focus
+from mmsparse.analysis.report import picture_macs
+from mmsparse.apis import dense_twin
+from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
+from mmsparse.engine.launch import build_model, predict, prepare_batch, prepare_work_dir, read_config, read_pictures
+from mmsparse.visualization.panels import draw_predictions
+
+ROOT = Path(__file__).resolve().parents[1]
+DENSE = "configs/demo/atss_convnext-atto_fpn_scenes.py"
+ROUTED = "configs/demo/atss_dynamic-convnext-atto_k50_fpn_scenes.py"
+
+
+class ProgressBar(Hook):
+    """One bar a training, with the loss."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def before_train(self, runner: Runner) -> None:
+        self.bar = tqdm(total=runner.max_iters, initial=runner.iter, desc=self.title, unit="it", smoothing=0.05)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.bar.update()
+        if runner.iter % 10 == 0 and outputs:
+            self.bar.set_postfix(loss=f"{outputs['loss'].item():.3f}", refresh=False)
+
+    def after_train(self, runner: Runner) -> None:
+        self.bar.close()
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default="work_dirs/demo", help="everything is written here")
+    parser.add_argument("--images", type=int, default=2000, help="training pictures to generate")
+    parser.add_argument("--warm-iters", type=int, default=600, help="dense start that all variants share")
+    parser.add_argument("--iters", type=int, default=500, help="iterations of each variant after it")
+    parser.add_argument("--pictures", type=int, default=6, help="held-out pictures to draw")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    warnings.filterwarnings("ignore")
+    out = Path(args.out)
+    started = time.perf_counter()
+    base = read_config(str(ROOT / ROUTED))
+    prepare_work_dir(base, args.out, ROUTED)
+    print(f"1/4 scenes: {args.images} generated pictures of 160x160 in {out / 'scenes'}")
+    write_scenes(out / "scenes", ScenesArgs(images=args.images, size=160, seed=0, val=max(20, args.images * 3 // 20)))
+
+    print(f"2/4 training on {torch.get_num_threads()} threads: a shared dense start, then three variants of it")
+    warm = train("dense start", DENSE, out / "warm", args, None)
+    checkpoints = {
+        "routed": train("routed", ROUTED, out / "routed", args, warm),
+        "random": train("random selection", ROUTED, out / "random", args, warm, random=True),
+        "dense": train("dense twin", DENSE, out / "dense", args, warm),
+    }
+
+    print("3/4 evaluation on held-out scenes")
+    scores = {"untrained": evaluate(configure(DENSE, out / "untrained", args), None)}
+    for name, checkpoint in checkpoints.items():
+        config = configure(DENSE if name == "dense" else ROUTED, out / name, args, random=name == "random")
+        scores[name] = evaluate(config, checkpoint)
+
+    print("4/4 arithmetic, latency, pictures")
+    cfg = configure(ROUTED, out / "routed", args)
+    model = build_model(cfg, str(checkpoints["routed"]))
+    pictures = read_pictures(cfg, 100)
+    control = build_model(configure(ROUTED, out / "random", args, random=True), str(checkpoints["random"]))
+    drawn = draw(model, cfg, pictures, out / "pictures", args.pictures)
+    report(model, control, pictures, scores)
+    print(f"\npictures:    {out / 'pictures'}/  ({len(drawn)} files: input, keep map, detections)")
+    print(f"checkpoints: {checkpoints['routed']} and its dense twin {checkpoints['dense']}")
+    print(
+        f"all of it:   {out}/  in {(time.perf_counter() - started) / 60:.1f} min (trained parts are reused next time)"
+    )
+
+
+def configure(path: str, work_dir: Path, args: argparse.Namespace, random: bool = False) -> Config:
+    """A demo config on the generated scenes, quiet, with its files below ``--out``."""
+    cfg = read_config(str(ROOT / path))
+    cfg.work_dir, cfg.log_level = str(work_dir), "ERROR"
+    data = f"{args.out}/scenes/"
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = data
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.ann_file = f"{data}annotations/val.json"
+    if random:
+        cfg.model.backbone.sparsity.scorer = dict(type="RandomScorer")
+    return cfg
+
+
+def train(
+    title: str, path: str, work_dir: Path, args: argparse.Namespace, start: Path | None, random: bool = False
+) -> Path:
+    """Train one variant, or go on with it, or reuse it; returns its checkpoint."""
+    iters = args.iters if start else args.warm_iters
+    done = work_dir / f"iter_{iters}.pth"
+    if done.is_file():
+        print(f"{title}: found {done}, not trained again")
+        return done
+    cfg = configure(path, work_dir, args, random)
+    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iters, val_interval=iters + 1)
+    cfg.param_scheduler = [dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=min(60, iters))]
+    if start:
+        cfg.param_scheduler.append(
+            dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=min(60, iters), end=iters)
+        )
+        cfg.load_from = str(start)
+    cfg.default_hooks.checkpoint.update(interval=100, max_keep_ckpts=1)
+    cfg.resume = (work_dir / "last_checkpoint").is_file()
+    runner = quiet(Runner.from_cfg, cfg)
+    runner.register_hook(ProgressBar(f"  {title}"), priority="VERY_LOW")
+    runner.train()
+    return done
+
+
+def evaluate(cfg: Config, checkpoint: Path | None) -> dict[str, float]:
+    runner = quiet(Runner.from_cfg, cfg)
+    if checkpoint:
+        runner.load_checkpoint(str(checkpoint), map_location="cpu")
+    else:
+        runner.model.init_weights()
+    return runner.test()
+
+
+def quiet(make: Any, *args: Any) -> Any:
+    """Runners set up their own logger; keep the console for the bars and the table."""
+    logging.getLogger("mmengine").setLevel(logging.ERROR)
+    return make(*args)
+
+
+def draw(model: torch.nn.Module, cfg: Config, pictures: list[dict], folder: Path, count: int) -> list[Path]:
+    """Held-out pictures with several objects: input, keep map and detections side by side."""
+    visualizer = VISUALIZERS.build(dict(type="mmdet.DetLocalVisualizer", name="demo"))
+    visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)
+    chosen = [p for p in pictures if len(p["data_samples"].gt_instances) > 1][:count]
+    files = [folder / f"{number:02d}.png" for number in range(len(chosen))]
+    for picture, file in zip(chosen, files, strict=True):
+        draw_predictions(model, visualizer, picture, file)
+    return files
+
+
+def report(model: torch.nn.Module, control: torch.nn.Module, pictures: list[dict], scores: dict[str, dict]) -> None:
+    macs = {"routed": picture_macs(model, pictures[:20]), "random": picture_macs(control, pictures[:20])}
+    batch = prepare_batch(model, pictures[:1])
+    times = {}
+    for part, run in {
+        "backbone": lambda: model.backbone(batch["inputs"]),
+        "whole": lambda: predict(model, batch),
+    }.items():
+
+        def dense(run=run):
+            with dense_twin(model):
+                run()
+
+        times[part] = compare_latency({"dense": dense, "routed": run}, rounds=40)
+    focus = {name: object_focus(net, pictures) for name, net in (("routed", model), ("random", control))}
+    print(
+        f"\n{'':<18}{'bbox mAP':>9}{'AP50':>7}{'GMACs: backbone':>17}{'whole':>7}{'ms: backbone':>14}{'whole':>7}{'slow in/outside boxes':>23}"
+    )
+    for name, metrics in scores.items():
+        row = f"{name:<18}{metrics['coco/bbox_mAP']:9.3f}{metrics['coco/bbox_mAP_50']:7.3f}"
+        if name != "untrained":
+            kind = "dense" if name == "dense" else "executed"
+            count = macs["random" if name == "random" else "routed"]
+            row += f"{count.mean(kind, 'backbone') / 1e9:17.3f}{count.mean(kind, 'total') / 1e9:7.3f}"
+        if name in ("dense", "routed"):
+            row += f"{times['backbone'][name].median:14.1f}{times['whole'][name].median:7.1f}"
+        if name in focus:
+            row += f"{'' if name == 'routed' else ' ' * 21}{focus[name]['inside']:15.2f} /{focus[name]['outside']:5.2f}"
+        print(row)
+    speed = {part: times[part]["routed"].speedup for part in times}
+    print(
+        f"routed against dense, timed in turn at batch 1: backbone {speed['backbone']:.2f}x, whole {speed['whole']:.2f}x"
+    )
+    print("mAP of one short training each: differences of a few thousandths are noise")
+
+
+if __name__ == "__main__":
+    main()
