@@ -8,6 +8,8 @@ endif
 ENV := $(if $(filter onedl,$(STACK)),.venv,.venv-upstream)
 PY := $(ENV)/bin/python
 PYTHON ?= python3
+# OpenMP threads that spin at barriers starve each other when anything else runs; no cost on an idle machine.
+export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: setup test demo lint clean
 

@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that spin long starve each other on a busy machine
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest

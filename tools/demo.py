@@ -14,12 +14,10 @@ from mmengine.registry import VISUALIZERS
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from mmsparse.analysis import compare_latency
 from mmsparse.analysis.focus import object_focus
-from mmsparse.analysis.report import picture_macs
-from mmsparse.apis import dense_twin
+from mmsparse.analysis.report import picture_macs, time_beside_dense
 from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
-from mmsparse.engine.launch import build_model, predict, prepare_batch, prepare_work_dir, read_config, read_pictures
+from mmsparse.engine.launch import build_model, prepare_batch, prepare_work_dir, read_config, read_pictures
 from mmsparse.visualization.panels import draw_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,39 +157,27 @@ def draw(model: torch.nn.Module, cfg: Config, pictures: list[dict], folder: Path
 
 
 def report(model: torch.nn.Module, control: torch.nn.Module, pictures: list[dict], scores: dict[str, dict]) -> None:
-    macs = {"routed": picture_macs(model, pictures[:20]), "random": picture_macs(control, pictures[:20])}
-    batch = prepare_batch(model, pictures[:1])
-    times = {}
-    for part, run in {
-        "backbone": lambda: model.backbone(batch["inputs"]),
-        "whole": lambda: predict(model, batch),
-    }.items():
-
-        def dense(run=run):
-            with dense_twin(model):
-                run()
-
-        times[part] = compare_latency({"dense": dense, "routed": run}, rounds=40)
-    focus = {name: object_focus(net, pictures) for name, net in (("routed", model), ("random", control))}
-    print(
-        f"\n{'':<18}{'bbox mAP':>9}{'AP50':>7}{'GMACs: backbone':>17}{'whole':>7}{'ms: backbone':>14}{'whole':>7}{'slow in/outside boxes':>23}"
-    )
+    """The table: one row a variant."""
+    routed, random = picture_macs(model, pictures[:20]), picture_macs(control, pictures[:20])
+    times = time_beside_dense(model, prepare_batch(model, pictures[:1]), rounds=40, warmup=5)
+    macs = {"routed": (routed, "executed"), "random": (random, "executed"), "dense": (routed, "dense")}
+    focus = {"routed": object_focus(model, pictures), "random": object_focus(control, pictures)}
+    print(f"\n{'':<12}{'bbox mAP':>9}{'AP50':>7}  {'GMACs backbone/whole':>21}  {'ms backbone/whole':>18}"
+          f"  {'slow path inside/outside boxes':>31}")  # fmt: skip
     for name, metrics in scores.items():
-        row = f"{name:<18}{metrics['coco/bbox_mAP']:9.3f}{metrics['coco/bbox_mAP_50']:7.3f}"
-        if name != "untrained":
-            kind = "dense" if name == "dense" else "executed"
-            count = macs["random" if name == "random" else "routed"]
-            row += f"{count.mean(kind, 'backbone') / 1e9:17.3f}{count.mean(kind, 'total') / 1e9:7.3f}"
+        row = f"{name:<12}{metrics['coco/bbox_mAP']:9.3f}{metrics['coco/bbox_mAP_50']:7.3f}"
+        cells = ["-", "-", "-"]
+        if name in macs:
+            count, kind = macs[name]
+            cells[0] = " / ".join(f"{count.mean(kind, part) / 1e9:.3f}" for part in ("backbone", "total"))
         if name in ("dense", "routed"):
-            row += f"{times['backbone'][name].median:14.1f}{times['whole'][name].median:7.1f}"
+            cells[1] = " / ".join(f"{times[part][name].median:.1f}" for part in ("backbone", "whole"))
         if name in focus:
-            row += f"{'' if name == 'routed' else ' ' * 21}{focus[name]['inside']:15.2f} /{focus[name]['outside']:5.2f}"
-        print(row)
-    speed = {part: times[part]["routed"].speedup for part in times}
-    print(
-        f"routed against dense, timed in turn at batch 1: backbone {speed['backbone']:.2f}x, whole {speed['whole']:.2f}x"
-    )
-    print("mAP of one short training each: differences of a few thousandths are noise")
+            cells[2] = f"{focus[name]['inside']:.2f} / {focus[name]['outside']:.2f}"
+        print(f"{row}  {cells[0]:>21}  {cells[1]:>18}  {cells[2]:>31}")
+    faster = ", ".join(f"{part} {pair['routed'].speedup:.2f}x" for part, pair in times.items())
+    print(f"routed against dense, timed in turn at batch 1 on {torch.get_num_threads()} threads: {faster}")
+    print("each row is one short training: differences of a few thousandths of mAP are noise")
 
 
 if __name__ == "__main__":

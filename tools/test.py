@@ -49,14 +49,12 @@ def main() -> None:
         cfg.model = dict(**cfg.tta_model, module=cfg.model)
     if args.out:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list | tuple) else [cfg.test_evaluator]
-        scope = "mmdet" if cfg.get("default_scope") == "mmdet" else "mmengine"
-        cfg.test_evaluator = [
-            *evaluators,
-            dict(type=f"{scope}.{'DumpDetResults' if scope == 'mmdet' else 'DumpResults'}", out_file_path=args.out),
-        ]
+        dump = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "mmengine.DumpResults"
+        cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=args.out)]
 
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = model.module if args.tta else model
     load_weights(model, args.checkpoint)
     if args.keep_ratio:
         set_keep_ratio(model, args.keep_ratio[0] if len(args.keep_ratio) == 1 else args.keep_ratio)

@@ -1,7 +1,8 @@
 """MACs over real pictures, dense beside executed, as numbers and as the table the tools print."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from mmsparse.apis import dense_twin
 from mmsparse.engine.launch import predict, prepare_batch
 
+from .latency import Latency, compare_latency
 from .macs import Macs, count_macs
 
 PARTS = ("backbone", "neck", "head", "total")
@@ -57,3 +59,19 @@ def describe_macs(model: nn.Module, dataset: Any, count: int) -> str:
     """The table for the first pictures of a data set."""
     pictures = [dataset[i] for i in range(min(count, len(dataset)))]
     return f"executed arithmetic, mean over {len(pictures)} pictures\n{macs_table(picture_macs(model, pictures))}"
+
+
+def time_beside_dense(
+    model: nn.Module, batch: dict[str, Any], rounds: int, warmup: int, progress: Callable[[range], Any] = iter
+) -> dict[str, dict[str, Latency]]:
+    """Latency of the backbone and of the whole prediction, each ``dense`` and ``routed`` in turn on one batch."""
+
+    def dense(run: Callable[[], Any]) -> None:
+        with dense_twin(model):
+            run()
+
+    runs = {"backbone": lambda: model.backbone(batch["inputs"]), "whole": lambda: predict(model, batch)}
+    return {
+        part: compare_latency({"dense": partial(dense, run), "routed": run}, rounds, warmup, progress)
+        for part, run in runs.items()
+    }

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
 from mmsparse import compat, env
@@ -65,10 +65,9 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 
 def load_checkpoint_state(path: str) -> dict[str, torch.Tensor]:
-    from mmengine.runner import CheckpointLoader
-
     content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
-    return content.get("state_dict", content)
+    state = content.get("state_dict", content)
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def build_model(

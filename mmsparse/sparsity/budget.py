@@ -40,9 +40,9 @@ def expand_keep_ratio(keep_ratio: float | Sequence[float], places: Sequence[Plac
         ratio = round(first - STEP * order, 6)
         if ratio <= 0.0:
             raise ValueError(
-                f"Argument `keep_ratio`={keep_ratio} leaves {ratio} for the place (stage {stage}, block {block}), because "
-                f"successive places of a stage keep r, r - {STEP}, r - {2 * STEP}. Give one ratio for each of the "
-                f"{len(places)} places instead, for example keep_ratio={[first] * len(places)}"
+                f"Argument `keep_ratio`={keep_ratio} leaves {ratio} for the place (stage {stage}, block {block}), "
+                f"because successive places of a stage keep r, r - {STEP}, r - {2 * STEP}. "
+                f"Give one ratio for each of the {len(places)} places, such as keep_ratio={[first] * len(places)}"
             )
         ratios.append(ratio)
     return tuple(ratios)

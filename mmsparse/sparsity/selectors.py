@@ -56,7 +56,7 @@ class Selector(BaseModule):
 
 @MODELS.register_module()
 class GumbelSelector(Selector):
-    """The paper's: each location is drawn with the probability of its score, counts are held by the ratio loss alone."""
+    """The paper's: a location is drawn with the probability of its score; only the ratio loss holds the count."""
 
     def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
         logits = scores + _logistic(scores)  # Gumbel-softmax over two classes is a logistic draw

@@ -1,4 +1,4 @@
-"""The promise to users: a stock config of the installed libraries, one word and one hook changed, trains and predicts."""
+"""The promise to users: a stock config of the installed libraries, one word and a hook changed, trains and predicts."""
 
 import pytest
 import torch

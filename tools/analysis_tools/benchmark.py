@@ -1,13 +1,15 @@
 """Latency of a routed network beside its dense twin: in turn, in one process, on the same pictures."""
 
 import argparse
+from typing import Any
 
 import torch
 from mmengine.config import DictAction
 from torch import nn
 from tqdm import tqdm
 
-from mmsparse.analysis import compare_latency, count_macs
+from mmsparse.analysis import count_macs
+from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import dense_twin, find_decisions, get_keep_ratio
 from mmsparse.engine.launch import build_model, predict, prepare_batch, random_pictures, read_config, read_pictures
 
@@ -40,33 +42,28 @@ def main() -> None:
     if len(pictures) < count:
         raise ValueError(f"--batch-sizes asks for {count} pictures, but the test set has {len(pictures)}")
     print(f"{args.config}\nkeep ratio: {get_keep_ratio(model)}")
-    print(
-        f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn after {args.warmup} of warm-up"
-    )
-    print(f"{'part':<10}{'batch':>6}{'size':>12}{'dense ms':>10}{'p10':>8}{'p90':>8}{'routed ms':>10}{'p10':>8}{'p90':>8}"
-          f"{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
+    print(f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn, {args.warmup} of warm-up")
+    print(f"{'':<10}{'batch':>6}{'size':>11}{'dense ms':>10} (p10 - p90){'':9}{'routed ms':>10} (p10 - p90)"
+          f"{'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
     for size in args.batch_sizes:
-        _row(model, prepare_batch(model, pictures[:size]), size, args)
+        _rows(model, prepare_batch(model, pictures[:size]), size, args)
 
 
-def _row(model: nn.Module, batch: dict, size: int, args: argparse.Namespace) -> None:
-    parts = {"backbone": lambda: model.backbone(batch["inputs"]), "whole": lambda: predict(model, batch)}
-    for part, run in parts.items():
+def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Namespace) -> None:
+    def progress(rounds: range) -> tqdm:
+        return tqdm(rounds, desc=f"batch {size}", leave=False)
 
-        def dense(run=run):
-            with dense_twin(model):
-                run()
-
-        def progress(rounds, part=part):
-            return tqdm(rounds, desc=f"{part}, batch {size}", leave=False)
-
-        times = compare_latency({"dense": dense, "routed": run}, args.rounds, args.warmup, progress)
-        by_macs = count_macs(model, dense).total / count_macs(model, run).total
-        shape = "x".join(str(n) for n in batch["inputs"].shape[-2:])
-        row = f"{part:<10}{size:>6}{shape:>12}"
+    times = time_beside_dense(model, batch, args.rounds, args.warmup, progress)
+    executed = count_macs(model, lambda: predict(model, batch))
+    with dense_twin(model):
+        dense = count_macs(model, lambda: predict(model, batch))
+    by_macs = {"backbone": dense.backbone / executed.backbone, "whole": dense.total / executed.total}
+    shape = "x".join(str(n) for n in batch["inputs"].shape[-2:])
+    for part, pair in times.items():
+        row = f"{part:<10}{size:>6}{shape:>11}"
         for name in ("dense", "routed"):
-            row += f"{times[name].median:10.1f}{times[name].p10:8.1f}{times[name].p90:8.1f}"
-        print(f"{row}{times['routed'].speedup:8.2f}x{by_macs:8.2f}x")
+            row += f"{pair[name].median:10.1f} {f'({pair[name].p10:.1f} - {pair[name].p90:.1f})':<20}"
+        print(f"{row}{pair['routed'].speedup:8.2f}x{by_macs[part]:8.2f}x")
 
 
 def _machine() -> str:

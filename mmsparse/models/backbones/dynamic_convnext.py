@@ -76,7 +76,7 @@ class DynamicConvNeXt(ConvNeXt):
     def macs(self, height: int, width: int) -> int:
         """Multiply-accumulates for one image at the present budget, in closed form (exact-count selectors)."""
         total, stride, before = 0, self.stem_patch_size, self.downsample_layers[0][0].in_channels
-        for i, (depth, c) in enumerate(zip(self.depths, self.channels, strict=True)):
+        for i, c in enumerate(self.channels):
             height, width = height // stride, width // stride
             locations = height * width
             total += locations * c * before * stride**2
