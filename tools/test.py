@@ -3,15 +3,23 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from mmsparse.analysis.report import describe_macs
 from mmsparse.apis import find_decisions, get_keep_ratio, set_keep_ratio
-from mmsparse.engine.launch import check_checkpoint, load_weights, prepare_work_dir, read_config, without_pretrained
+from mmsparse.engine.launch import (
+    add_config_options,
+    add_keep_ratio,
+    add_launcher,
+    build_runner,
+    check_checkpoint,
+    load_weights,
+    prepare_work_dir,
+    read_config,
+    read_keep_ratio,
+    without_pretrained,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,15 +27,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config")
     parser.add_argument("checkpoint", help="a checkpoint of this config or of its dense twin")
     parser.add_argument("--work-dir", help="where logs go; default ./work_dirs/<config name>")
-    parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
+    add_keep_ratio(parser)
     parser.add_argument("--macs-pictures", type=int, default=4, help="pictures the MACs are averaged over; 0: none")
     parser.add_argument("--out", help="dump predictions to this pickle file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="write pictures of predictions to this folder (inside the work dir)")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    add_config_options(parser)
+    add_launcher(parser)
     args = parser.parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return args
@@ -41,6 +48,8 @@ def main() -> None:
     cfg.load_from, cfg.resume = None, False  # loaded below, with a check that it fits
     without_pretrained(cfg.model)
     if args.show or args.show_dir:
+        if "visualization" not in cfg.get("default_hooks", {}):
+            raise ValueError(f"--show and --show-dir need default_hooks.visualization in {args.config}")
         cfg.default_hooks.visualization.update(draw=True, show=args.show, test_out_dir=args.show_dir)
     if args.tta:
         if "tta_model" not in cfg or "tta_pipeline" not in cfg:
@@ -52,12 +61,12 @@ def main() -> None:
         dump = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "mmengine.DumpResults"
         cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=args.out)]
 
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     model = model.module if args.tta else model
     load_weights(model, args.checkpoint)
     if args.keep_ratio:
-        set_keep_ratio(model, args.keep_ratio[0] if len(args.keep_ratio) == 1 else args.keep_ratio)
+        set_keep_ratio(model, read_keep_ratio(args))
     runner.test()
     if is_main_process() and args.macs_pictures and find_decisions(model) and not args.tta:
         runner.logger.info(f"keep ratio of each place: {get_keep_ratio(model)}")

@@ -3,11 +3,13 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-
-from mmsparse.engine.launch import prepare_work_dir, read_config
+from mmsparse.engine.launch import (
+    add_config_options,
+    add_launcher,
+    build_runner,
+    prepare_work_dir,
+    read_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,9 +21,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", nargs="?", const="auto", help="resume from a checkpoint, or from the latest one")
     parser.add_argument("--load-from", help="start from the weights of a checkpoint, for example the dense twin's")
     parser.add_argument("--no-validate", action="store_true", help="do not evaluate while training")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    add_config_options(parser)
+    add_launcher(parser)
     args = parser.parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return args
@@ -47,7 +48,7 @@ def main() -> None:
     if cfg.get("randomness", {}).get("seed") is not None:
         hook = dict(type="mmsparse.SeedHook", seed=cfg.randomness.seed)  # a resumed run draws what it would have drawn
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     runner.train()
 
 

@@ -1,6 +1,10 @@
-"""What looks at models from outside while they train."""
+"""What looks at models from outside while they train, and what every tool starts with."""
 
-from .seed_hook import SeedHook
-from .sparsity_hook import SparsityHook
+from mmsparse.env import require
+
+require("mmengine", "mmcv")
+
+from .seed_hook import SeedHook  # noqa: E402
+from .sparsity_hook import SparsityHook  # noqa: E402
 
 __all__ = ["SeedHook", "SparsityHook"]

@@ -1,19 +1,38 @@
 """From a config file to a model, a runner or a loader: what every tool does first, so that mistakes surface early."""
 
+import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader, load_checkpoint
+from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
+from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
 
 from mmsparse import compat, env
 from mmsparse.apis import set_keep_ratio
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def add_keep_ratio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep-ratio", type=float, nargs="+", help="another budget: one number, or one per place")
+
+
+def read_keep_ratio(args: argparse.Namespace) -> float | list[float] | None:
+    """One number stays a number, so that the paper's rule expands it."""
+    return args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
 
 
 def read_config(path: str, options: dict[str, Any] | None = None, launcher: str = "none") -> Config:
@@ -29,6 +48,10 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
     if not torch.cuda.is_available():
         _fit_to_cpu(cfg)
     return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 
 def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:

@@ -4,27 +4,36 @@ import argparse
 from typing import Any
 
 import torch
-from mmengine.config import DictAction
 from torch import nn
 from tqdm import tqdm
 
 from mmsparse.analysis import count_macs
 from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import dense_twin, find_decisions, get_keep_ratio
-from mmsparse.engine.launch import build_model, predict, prepare_batch, random_pictures, read_config, read_pictures
+from mmsparse.engine.launch import (
+    add_config_options,
+    add_keep_ratio,
+    build_model,
+    predict,
+    prepare_batch,
+    random_pictures,
+    read_config,
+    read_keep_ratio,
+    read_pictures,
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config")
     parser.add_argument("--checkpoint", help="weights; per-image budgets need them to be meaningful")
-    parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
+    add_keep_ratio(parser)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=20, help="timed rounds; each times both networks once")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; default: all that torch takes")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+    add_config_options(parser)
     return parser.parse_args()
 
 
@@ -33,8 +42,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     cfg = read_config(args.config, args.cfg_options)
-    ratio = args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
-    model = build_model(cfg, args.checkpoint, ratio)
+    model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     if not find_decisions(model):
         raise ValueError(f"{args.config} has no dynamic part: there is nothing to compare with its dense twin")
     count = max(args.batch_sizes)

@@ -2,32 +2,38 @@
 
 import argparse
 
-from mmengine.config import DictAction
 from tqdm import tqdm
 
 from mmsparse.analysis.report import macs_table, picture_macs
 from mmsparse.apis import get_keep_ratio
-from mmsparse.engine.launch import build_model, random_pictures, read_config, read_pictures
+from mmsparse.engine.launch import (
+    add_config_options,
+    add_keep_ratio,
+    build_model,
+    random_pictures,
+    read_config,
+    read_keep_ratio,
+    read_pictures,
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config")
     parser.add_argument("--checkpoint", help="weights; per-image budgets and RoI heads need them to be meaningful")
-    parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
+    add_keep_ratio(parser)
     parser.add_argument("--num-images", type=int, default=20, help="pictures of the test set to average over")
     parser.add_argument(
         "--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones"
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+    add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
-    ratio = args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
-    model = build_model(cfg, args.checkpoint, ratio)
+    model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     pictures = random_pictures(cfg, 1, tuple(args.shape)) if args.shape else read_pictures(cfg, args.num_images)
     kind = (
         f"a random {args.shape[0]}x{args.shape[1]} picture"

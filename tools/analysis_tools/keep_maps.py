@@ -3,11 +3,17 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.registry import VISUALIZERS
 from tqdm import tqdm
 
-from mmsparse.engine.launch import build_model, read_config, read_pictures
+from mmsparse.engine.launch import (
+    add_config_options,
+    add_keep_ratio,
+    build_model,
+    read_config,
+    read_keep_ratio,
+    read_pictures,
+)
 from mmsparse.visualization.panels import draw_predictions
 
 
@@ -18,16 +24,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="folder for the pictures")
     parser.add_argument("--num-images", type=int, default=8)
     parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are not drawn")
-    parser.add_argument("--keep-ratio", type=float, nargs="+", help="other budget: one number, or one per place")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
+    add_keep_ratio(parser)
+    add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
-    ratio = args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
-    model = build_model(cfg, args.checkpoint, ratio)
+    model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     pictures = read_pictures(cfg, args.num_images)
     visualizer = VISUALIZERS.build({**cfg.visualizer, "vis_backends": None, "save_dir": None})
     visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)
