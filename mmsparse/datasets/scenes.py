@@ -27,20 +27,20 @@ PALETTE = (
 SPLITS = ("train", "val")
 
 # Difficulty, all in one place. Lengths are fractions of the picture's side.
-OBJECT_SIZES = (0.08, 0.5)  # diameter, drawn log-uniformly
-NUM_OBJECTS = (1, 6)  # inclusive
-TEXTURE_CONTRAST = (70.0, 140.0)  # grey levels between the two colours of a pattern
-COLOUR_NEAR_GROUND = 0.4  # share of objects painted in about the colour they cover
-NUM_DISTRACTORS = (3, 8)  # below the objects
-NUM_FRONT_DISTRACTORS = (0, 2)  # above them
+OBJECT_SIZES = (0.09, 0.55)  # diameter, drawn log-uniformly
+NUM_OBJECTS = (1, 5)  # inclusive
+TEXTURE_CONTRAST = (90.0, 170.0)  # grey levels between the two colours of a pattern
+COLOUR_NEAR_GROUND = 0.25  # share of objects painted in about the colour they cover
+NUM_DISTRACTORS = (2, 6)  # below the objects
+NUM_FRONT_DISTRACTORS = (0, 1)  # above them
 MIN_VISIBLE = 0.5  # no object is covered or cut by the border beyond this
-NOISE_LEVEL = 8.0  # grey levels, at most
+NOISE_LEVEL = 6.0  # grey levels, at most
 EMPTY_SHARE = 0.06
 CROWD_SHARE = 0.05
 CROWD_SIZE = (9, 18)  # members
 
 _PLACEMENT_TRIES = 8
-_MIN_PERIOD = 4.5  # pixels; finer patterns alias away
+_MIN_PERIOD = 5.0  # pixels; finer patterns alias away
 _MIN_PIXELS = 16
 _MIN_DIAMETER = 8.0  # pixels; matters for pictures below 133 px only
 
@@ -226,7 +226,7 @@ def _stamp(
     if mask.sum() < needed or _hides_too_much(canvas, window, mask):
         return 0.0
     base = _ground_colour(canvas, rng, centre, diameter)
-    period = max(diameter * rng.uniform(0.2, 0.35), _MIN_PERIOD)
+    period = max(diameter * rng.uniform(0.22, 0.36), _MIN_PERIOD)
     values = pattern(rng, texture, (y0, x0), mask.shape, period)
     coat = blend(values, colour_pair(rng, base, rng.uniform(*TEXTURE_CONTRAST)))
     canvas.image[window] += (alpha[..., None] / np.float32(255)) * (coat - canvas.image[window])

@@ -39,9 +39,12 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
     """Read a config for either stack and fit it to this machine."""
     env.require()
     compat.prepare()
-    if "::" not in path and not Path(path).is_file():
+    if "::" in path:
+        cfg = Config.fromstring(f"_base_ = {path!r}", ".py")
+    elif Path(path).is_file():
+        cfg = Config.fromfile(path)
+    else:
         raise FileNotFoundError(f"Expected argument `config` to be a config file or lib::path, but got {path!r}")
-    cfg = Config.fromfile(path)
     if options:
         cfg.merge_from_dict(options)
     cfg.launcher = launcher

@@ -1,7 +1,5 @@
 """Draws that depend on the iteration, not on when the process started."""
 
-import random
-
 import numpy as np
 import torch
 from mmengine.dist import get_rank
@@ -13,10 +11,11 @@ from mmsparse.registry import HOOKS
 
 @HOOKS.register_module()
 class SeedHook(Hook):
-    """Seed the main process anew at every training iteration, so that a resumed run continues with the same losses.
+    """Seed torch anew at every training iteration, so that a resumed model draws what it would have drawn.
 
-    Checkpoints do not hold the state of random generators. The data order needs no help: mmengine advances the
-    loader to where it stopped.
+    Checkpoints do not hold the state of random generators. The order of the pictures needs no help: mmengine advances
+    the sampler to where it stopped. Random augmentations are the loader's: some versions of mmengine replay them,
+    others draw them anew.
 
     Args:
         seed: The run's seed.
@@ -29,6 +28,4 @@ class SeedHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         seed = np.random.SeedSequence([self.seed, runner.iter, get_rank()]).generate_state(1).item()
-        random.seed(seed)
-        np.random.seed(seed)
         torch.manual_seed(seed)

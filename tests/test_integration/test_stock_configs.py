@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from scenes import CLASSES, at
 
 from mmsparse.apis import set_keep_ratio
-from mmsparse.engine.launch import predict, prepare_batch, random_pictures
+from mmsparse.engine.launch import predict, prepare_batch, random_pictures, read_config
 
 STOCK = {
     "mask-rcnn": "mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
@@ -22,7 +22,7 @@ CHANGE = {
 
 
 def stock(name, **changes):
-    cfg = Config.fromfile(STOCK[name])
+    cfg = read_config(STOCK[name])
     cfg.merge_from_dict({"model.backbone.init_cfg": None, "model.backbone.arch": "atto", **changes})
     channels = [40, 80, 160, 320]  # the smallest arch, so that the test takes seconds
     if name == "mask-rcnn":
@@ -33,8 +33,6 @@ def stock(name, **changes):
         cfg.model.auxiliary_head.update(in_channels=160, channels=32)
         cfg.model.data_preprocessor.size = (96, 96)
         cfg.model.test_cfg = dict(mode="whole")
-        for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
-            head.norm_cfg = dict(type="BN")  # SyncBN of the stock file needs a GPU to train
     cfg.work_dir = None
     return cfg
 
@@ -48,7 +46,7 @@ def on_scenes(cfg, name, scenes, work_dir):
     options = {k: v for k, v in at(scenes).items() if name == "mask-rcnn" or not k.endswith("ann_file")}
     cfg.merge_from_dict(options)
     if name == "mask-rcnn":
-        cfg.train_dataloader.dataset.pipeline[1].update(with_mask=True)
+        cfg.train_dataloader.dataset.pipeline[1].with_mask = True
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=10)
     cfg.param_scheduler = []
     cfg.optim_wrapper.type = "OptimWrapper"
