@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .shapes import OTHER_SHAPES, SHAPES, outline
-from .textures import TEXTURES, background, blend, colour_pair, pattern, relight
+from .textures import TEXTURES, background, blend, colour_pair, foreign_texture, pattern, relight
 
 CLASSES = tuple(f"{texture}-{shape}" for shape in SHAPES for texture in TEXTURES[:2])
 # Value v of a label map means SEG_CLASSES[v - 1]; 0 is unlabelled (a crowd), as in ADE20K with reduce_zero_label.
@@ -27,7 +27,7 @@ PALETTE = (
 SPLITS = ("train", "val")
 
 # Difficulty, all in one place. Lengths are fractions of the picture's side.
-OBJECT_SIZES = (0.09, 0.55)  # diameter, drawn log-uniformly
+OBJECT_SIZES = (0.07, 0.55)  # diameter, drawn log-uniformly
 NUM_OBJECTS = (1, 5)  # inclusive
 TEXTURE_CONTRAST = (90.0, 170.0)  # grey levels between the two colours of a pattern
 COLOUR_NEAR_GROUND = 0.25  # share of objects painted in about the colour they cover
@@ -175,8 +175,7 @@ def _paint_distractor(canvas: _Canvas, rng: np.random.Generator) -> None:
 def _paint_other_shape(canvas: _Canvas, rng: np.random.Generator) -> None:
     diameter = _draw_diameter(canvas, rng) * 0.8
     contours = outline(rng, OTHER_SHAPES[rng.integers(len(OTHER_SHAPES))], diameter)
-    texture = TEXTURES[rng.integers(len(TEXTURES))]
-    _stamp(canvas, rng, contours, rng.uniform(0, 1, 2) * canvas.size, texture, diameter, number=0)
+    _stamp(canvas, rng, contours, rng.uniform(0, 1, 2) * canvas.size, foreign_texture(rng), diameter, number=0)
 
 
 def _paint_stroke(canvas: _Canvas, rng: np.random.Generator) -> None:

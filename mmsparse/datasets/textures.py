@@ -5,6 +5,7 @@ import numpy as np
 
 # The first two are what the classes wear; the others are worn by distractors and background regions only.
 TEXTURES = ("striped", "dotted", "plain", "mottled")
+DECEPTION = 0.15  # share of background regions and foreign shapes that wear an object's texture
 
 
 def noise(rng: np.random.Generator, size: int, coarsest: int, octaves: int, channels: int = 1) -> np.ndarray:
@@ -50,6 +51,12 @@ def pattern(
     return 1 - values if inverted else values
 
 
+def foreign_texture(rng: np.random.Generator) -> str:
+    """What something that is no object wears: now and then an object's texture."""
+    kinds = TEXTURES[:2] if rng.random() < DECEPTION else TEXTURES[2:]
+    return kinds[rng.integers(2)]
+
+
 def colour_pair(rng: np.random.Generator, base: np.ndarray, contrast: float) -> np.ndarray:
     """Two colours (2, 3) around ``base`` (3,) that differ by ``contrast`` grey levels and a little in hue."""
     step = contrast * (1 + 0.35 * rng.standard_normal(3)) / 2
@@ -72,8 +79,7 @@ def background(rng: np.random.Generator, size: int, contrast: float) -> np.ndarr
     # Regions with sharp borders: edge energy must not mean "object".
     for colour, field in ((palette[2], fields[..., 1]), (palette[3], fields[..., 2])):
         region = np.clip((field - rng.uniform(0.2, 1.0)) * rng.uniform(2, 12), 0, 1)[..., None]
-        kind = TEXTURES[rng.integers(len(TEXTURES))]
-        values = pattern(rng, kind, (0, 0), (size, size), period=size * rng.uniform(0.025, 0.09))
+        values = pattern(rng, foreign_texture(rng), (0, 0), (size, size), period=size * rng.uniform(0.025, 0.09))
         coat = blend(values, colour_pair(rng, colour, contrast * rng.uniform(0.2, 0.9)))
         image = image + region * (coat - image)
     slope = rng.uniform(-30, 30, 2).astype(np.float32)

@@ -54,6 +54,8 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
 
 
 def build_runner(cfg: Config) -> Runner:
+    if cfg.launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")  # mmengine would ask for a GPU first
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 

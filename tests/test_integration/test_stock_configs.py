@@ -28,6 +28,7 @@ def stock(name, **changes):
     if name == "mask-rcnn":
         cfg.model.neck.in_channels = channels
         cfg.model.rpn_head.anchor_generator.scales = [4]
+        cfg.model.test_cfg.rcnn.score_thr = 0.0  # an untrained detector is unsure of everything
     else:
         cfg.model.decode_head.update(in_channels=channels, channels=64)
         cfg.model.auxiliary_head.update(in_channels=160, channels=32)
@@ -82,16 +83,12 @@ def test_dense_checkpoint_loads_and_keep_ratio_one_predicts_the_same(name, tmp_p
     init_default_scope(dense_cfg.default_scope)
     dense = MODELS.build(dense_cfg.model)
     dense.init_weights()
-    if name == "mask-rcnn":
-        dense.roi_head.test_cfg["score_thr"] = 0.0  # an untrained detector is unsure of everything
     torch.save({"state_dict": dense.state_dict()}, tmp_path / "dense.pth")
 
     dynamic = MODELS.build(stock(name, **CHANGE).model)
     result = dynamic.load_state_dict(torch.load(tmp_path / "dense.pth")["state_dict"], strict=False)
     assert result.unexpected_keys == []
     assert result.missing_keys and all(k.startswith("backbone.router.") for k in result.missing_keys)
-    if name == "mask-rcnn":
-        dynamic.roi_head.test_cfg["score_thr"] = 0.0
     outputs = []
     for model in (dense, dynamic):
         model.train(False)
