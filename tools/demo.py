@@ -116,11 +116,10 @@ def train(
         return done
     cfg = configure(path, work_dir, args, random)
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iters, val_interval=iters + 1)
-    cfg.param_scheduler = [dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=min(60, iters))]
+    ramp = min(50, iters // 4)
+    cfg.param_scheduler = [dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=ramp)]
     if start:
-        cfg.param_scheduler.append(
-            dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=min(60, iters), end=iters)
-        )
+        cfg.param_scheduler.append(dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=ramp, end=iters))
         cfg.load_from = str(start)
     cfg.default_hooks.checkpoint.update(interval=100, max_keep_ckpts=1)
     cfg.resume = (work_dir / "last_checkpoint").is_file()

@@ -14,9 +14,18 @@ import cv2
 import numpy as np
 
 from .shapes import OTHER_SHAPES, SHAPES, outline
-from .textures import TEXTURES, background, blend, colour_pair, foreign_texture, pattern, relight
+from .textures import (
+    GROUND_TEXTURES,
+    OBJECT_TEXTURES,
+    background,
+    blend,
+    colour_pair,
+    foreign_texture,
+    pattern,
+    relight,
+)
 
-CLASSES = tuple(f"{texture}-{shape}" for shape in SHAPES for texture in TEXTURES[:2])
+CLASSES = tuple(f"{texture}-{shape}" for shape in SHAPES for texture in OBJECT_TEXTURES)
 # Value v of a label map means SEG_CLASSES[v - 1]; 0 is unlabelled (a crowd), as in ADE20K with reduce_zero_label.
 SEG_CLASSES = ("background", *CLASSES)
 # RGB for SEG_CLASSES; a detector's palette is PALETTE[1:].
@@ -137,10 +146,18 @@ def _read_off(canvas: _Canvas) -> tuple[tuple[Instance, ...], np.ndarray]:
 def _paint_object(canvas: _Canvas, rng: np.random.Generator, category: int) -> None:
     """Put one object above all others at a place where it hides none of them too much; none found, none painted."""
     diameter = _draw_diameter(canvas, rng)
-    contours = outline(rng, SHAPES[category // 2], diameter)
+    contours = outline(rng, SHAPES[category // len(OBJECT_TEXTURES)], diameter)
     for _ in range(_PLACEMENT_TRIES):
         centre = rng.uniform(0.02, 0.98, 2) * canvas.size
-        area = _stamp(canvas, rng, contours, centre, TEXTURES[category % 2], diameter, len(canvas.items) + 1)
+        area = _stamp(
+            canvas,
+            rng,
+            contours,
+            centre,
+            OBJECT_TEXTURES[category % len(OBJECT_TEXTURES)],
+            diameter,
+            len(canvas.items) + 1,
+        )
         if area:
             canvas.items.append(_Item(category, False, area))
             return
@@ -152,9 +169,9 @@ def _paint_crowd(canvas: _Canvas, rng: np.random.Generator) -> None:
     for _ in range(rng.integers(*CROWD_SIZE, endpoint=True)):
         diameter = max(canvas.size * OBJECT_SIZES[0] * rng.uniform(1.0, 1.5), _MIN_DIAMETER)
         centre = np.clip(middle + 0.1 * canvas.size * rng.standard_normal(2), 0.05 * canvas.size, 0.95 * canvas.size)
-        contours = outline(rng, SHAPES[category // 2], diameter)
+        contours = outline(rng, SHAPES[category // len(OBJECT_TEXTURES)], diameter)
         # The first item there is. Its members may hide each other: it is not listed before all are painted.
-        _stamp(canvas, rng, contours, centre, TEXTURES[category % 2], diameter, number=1)
+        _stamp(canvas, rng, contours, centre, OBJECT_TEXTURES[category % len(OBJECT_TEXTURES)], diameter, number=1)
     if canvas.owner.any():
         canvas.items.append(_Item(category, True, float((canvas.owner == 1).sum())))
 
@@ -168,7 +185,7 @@ def _paint_distractor(canvas: _Canvas, rng: np.random.Generator) -> None:
     else:  # the shape of a class in a texture of none
         diameter = _draw_diameter(canvas, rng)
         contours = outline(rng, SHAPES[rng.integers(len(SHAPES))], diameter)
-        texture = TEXTURES[2 + rng.integers(len(TEXTURES) - 2)]
+        texture = GROUND_TEXTURES[rng.integers(len(GROUND_TEXTURES))]
         _stamp(canvas, rng, contours, rng.uniform(0, 1, 2) * canvas.size, texture, diameter, number=0)
 
 

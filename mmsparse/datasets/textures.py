@@ -3,8 +3,9 @@
 import cv2
 import numpy as np
 
-# The first two are what the classes wear; the others are worn by distractors and background regions only.
-TEXTURES = ("striped", "dotted", "plain", "mottled")
+OBJECT_TEXTURES = ("striped", "dotted", "checkered", "ringed")
+GROUND_TEXTURES = ("plain", "mottled")
+TEXTURES = OBJECT_TEXTURES + GROUND_TEXTURES
 DECEPTION = 0.15  # share of background regions and foreign shapes that wear an object's texture
 
 
@@ -39,6 +40,13 @@ def pattern(
         du = (u + row % 2 * period / 2) % period - period / 2
         dv = v - row * period - period / 2
         values = np.sqrt(du * du + dv * dv) - 0.38 * period
+    elif kind == "checkered":
+        du, dv = (np.abs(axis % period - period / 2) - period / 4 for axis in (u, v))
+        values = du * dv * (4 / period)
+    elif kind == "ringed":
+        middle_y, middle_x = top_left[0] + shape[0] / 2, top_left[1] + shape[1] / 2
+        radius = np.sqrt((ys - middle_y) ** 2 + (xs - middle_x) ** 2)
+        values = np.abs((radius + phase_u) % period - period / 2) - period / 4
     elif kind == "plain":
         return np.full(shape, float(inverted), np.float32)
     elif kind == "mottled":
@@ -53,8 +61,8 @@ def pattern(
 
 def foreign_texture(rng: np.random.Generator) -> str:
     """What something that is no object wears: now and then an object's texture."""
-    kinds = TEXTURES[:2] if rng.random() < DECEPTION else TEXTURES[2:]
-    return kinds[rng.integers(2)]
+    kinds = OBJECT_TEXTURES if rng.random() < DECEPTION else GROUND_TEXTURES
+    return kinds[rng.integers(len(kinds))]
 
 
 def colour_pair(rng: np.random.Generator, base: np.ndarray, contrast: float) -> np.ndarray:

@@ -4,8 +4,8 @@ dataset_type = "CocoDataset"
 data_root = "data/scenes/"
 metainfo = dict(
     classes=(
-        "striped-disc", "dotted-disc", "striped-triangle", "dotted-triangle",
-        "striped-square", "dotted-square", "striped-star", "dotted-star",
+        "striped-disc", "dotted-disc", "checkered-disc", "ringed-disc",
+        "striped-star", "dotted-star", "checkered-star", "ringed-star",
     ),
     palette=[
         (220, 20, 60), (255, 140, 150), (0, 0, 200), (110, 170, 255),
