@@ -36,7 +36,7 @@ PALETTE = (
 SPLITS = ("train", "val")
 
 # Difficulty, all in one place. Lengths are fractions of the picture's side.
-OBJECT_SIZES = (0.07, 0.55)  # diameter, drawn log-uniformly
+OBJECT_SIZES = (0.06, 0.55)  # diameter, drawn log-uniformly
 NUM_OBJECTS = (1, 5)  # inclusive
 TEXTURE_CONTRAST = (90.0, 170.0)  # grey levels between the two colours of a pattern
 COLOUR_NEAR_GROUND = 0.25  # share of objects painted in about the colour they cover
