@@ -1,9 +1,12 @@
 """What mmengine needs to be told before configs are read and checkpoints are loaded."""
 
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.runner import checkpoint
 
 ONEDL_NAMES = {
     "mmdet": "onedl-mmdetection",
@@ -18,7 +21,7 @@ def prepare() -> None:
     for module, name in ONEDL_NAMES.items():
         if _installed(name):
             MODULE2PACKAGE[module] = name
-    _allow_mmengine_checkpoints()
+    _trust_named_checkpoints()
 
 
 def _installed(name: str) -> bool:
@@ -29,11 +32,17 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _allow_mmengine_checkpoints() -> None:
-    """mmengine 0.10.7 loads with torch's default, which refuses the loggers and numpy scalars in its checkpoints."""
-    import numpy as np
-    from mmengine.logging.history_buffer import HistoryBuffer
+def _trust_named_checkpoints() -> None:
+    """mmengine 0.10.7 passes torch's default, which since 2.6 refuses the loggers in mmengine's own checkpoints.
 
-    kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.uint32)}
-    core = np._core.multiarray
-    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, core._reconstruct, core.scalar, *kinds])
+    Later versions fall back to a full load, too: a checkpoint is a file that the user named.
+    """
+    if not hasattr(checkpoint, "_safe_torch_load"):
+        checkpoint.CheckpointLoader.register_scheme(prefixes="", loader=_load_local, force=True)
+
+
+def _load_local(filename: str, map_location: Any = None) -> Any:
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{filename} can not be found.")
+    return torch.load(path, map_location=map_location, weights_only=False)

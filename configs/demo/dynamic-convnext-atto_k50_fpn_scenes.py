@@ -6,4 +6,4 @@ model = dict(
         sparsity=dict(places=[(0, 0), (1, 0), (2, 0), (2, 3), (3, 0)], keep_ratio=[0.5] * 5),
     )
 )
-custom_hooks = [dict(type="mmsparse.SparsityHook")]
+custom_hooks = [dict(type="mmsparse.SparsityHook", score_weight=1.0)]

@@ -55,7 +55,11 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
 
 def build_runner(cfg: Config) -> Runner:
     if cfg.launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")  # mmengine would ask for a GPU first
+        # mmengine would ask for a GPU first, and its older versions would put the wrapper on one
+        torch.distributed.init_process_group("gloo")
+        unused = cfg.get("find_unused_parameters", False)
+        wrapper = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+        cfg.setdefault("model_wrapper_cfg", dict(**wrapper, find_unused_parameters=unused))
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 

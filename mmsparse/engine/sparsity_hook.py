@@ -1,5 +1,6 @@
 """Puts the ratio loss and the measured keep ratios into any model's loss dict, and runs the budget's schedule."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from mmsparse.apis import find_decisions, pop_aux
 from mmsparse.registry import HOOKS
-from mmsparse.sparsity import ratio_loss
+from mmsparse.sparsity import Decided, ratio_loss, score_loss
+
+from .score_targets import score_targets
 
 
 @HOOKS.register_module()
@@ -26,15 +29,22 @@ class SparsityHook(Hook):
         anneal: Fractions of the training between which keep ratios fall from 1.0 to their budget and the noise of
             exact-count selectors falls to zero. None trains at the budget from the first step, as the paper does
             (which starts from a trained dense network).
+        score_weight: Weight of the scores' supervision by the labels: object boxes, or edges of the label map. Not
+            in the paper; it teaches scorers where to look in short trainings, when the gates' own gradient is weak.
     """
 
     priority = "NORMAL"
 
     def __init__(
-        self, loss_weight: float = 10.0, per_image: bool = True, anneal: tuple[float, float] | None = (0.0, 0.5)
+        self,
+        loss_weight: float = 10.0,
+        per_image: bool = True,
+        anneal: tuple[float, float] | None = (0.0, 0.5),
+        score_weight: float = 0.0,
     ) -> None:
-        if loss_weight < 0:
-            raise ValueError(f"SparsityHook: expected argument `loss_weight` to be >= 0, but got {loss_weight}")
+        for name, weight in (("loss_weight", loss_weight), ("score_weight", score_weight)):
+            if weight < 0:
+                raise ValueError(f"SparsityHook: expected argument `{name}` to be >= 0, but got {weight}")
         if anneal is not None and not (len(anneal) == 2 and 0.0 <= anneal[0] <= anneal[1] <= 1.0):
             raise ValueError(
                 f"SparsityHook: expected argument `anneal` to be None or (begin, end) with 0 <= begin <= end <= 1, "
@@ -42,6 +52,7 @@ class SparsityHook(Hook):
             )
         self.loss_weight = loss_weight
         self.per_image = per_image
+        self.score_weight = score_weight
         self.anneal = anneal
 
     def before_train(self, runner: Runner) -> None:
@@ -82,7 +93,26 @@ class SparsityHook(Hook):
             return None
         with torch.autocast(device_type=decided[0].scores.device.type, enabled=False):
             loss = sum(ratio_loss(d.selection.gate, d.keep_ratio, self.per_image) for d in decided) / len(decided)
-        return {**output, "loss_sparsity": self.loss_weight * loss, **_measured(decided)}
+        losses = {**output, "loss_sparsity": self.loss_weight * loss, **_measured(decided)}
+        learning = [d for d in decided if d.scores.requires_grad]
+        if self.score_weight and learning:
+            inputs, samples = _batch(args, kwargs)
+            losses["loss_score"] = self.score_weight * self._supervise(learning, inputs.shape[-2:], samples)
+        return losses
+
+    def _supervise(self, decided: list[Decided], size: Sequence[int], samples: Sequence[Any]) -> Tensor:
+        targets = {}  # places of one stage share their grid
+        for d in decided:
+            grid = d.selection.grid
+            if grid not in targets:
+                targets[grid] = score_targets(samples, grid, size, d.scores.device)
+        return sum(score_loss(d.scores, targets[d.selection.grid]) for d in decided) / len(decided)
+
+
+def _batch(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Sequence[Any]]:
+    """The first two arguments of a model's forward, however they were passed."""
+    inputs = kwargs.get("inputs", args[0] if args else None)
+    return inputs, kwargs.get("data_samples", args[1] if len(args) > 1 else None)
 
 
 def _measured(decided: list) -> dict[str, Tensor]:

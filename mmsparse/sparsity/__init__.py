@@ -2,7 +2,7 @@
 
 from .budget import check_keep_ratio, expand_keep_ratio, num_keep
 from .fast_paths import IdentityFastPath, LinearFastPath
-from .losses import ratio_loss
+from .losses import ratio_loss, score_loss
 from .routing import Decided, Decision, Router, route, routed_blocks
 from .scorers import FeatureNormScorer, LocalGlobalScorer, RandomScorer, Scorer
 from .selection import Selection
@@ -29,4 +29,5 @@ __all__ = [
     "ratio_loss",
     "route",
     "routed_blocks",
+    "score_loss",
 ]

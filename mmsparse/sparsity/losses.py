@@ -1,5 +1,6 @@
 """Losses on what the places decided."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -14,3 +15,15 @@ def ratio_loss(gate: Tensor, keep_ratio: float, per_image: bool = True) -> Tenso
     """
     measured = gate.float().mean(dim=1) if per_image else gate.float().mean()
     return (measured - keep_ratio).square().mean()
+
+
+def score_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of scores with labels of where it matters; both answers weigh the same however rare one is.
+
+    Args:
+        scores: (B, N) logits.
+        target: (B, N) of 0 and 1.
+    """
+    positive = target.mean().clamp(1e-3, 1 - 1e-3)
+    weight = target / positive + (1 - target) / (1 - positive)
+    return 0.5 * F.binary_cross_entropy_with_logits(scores.float(), target, weight=weight)

@@ -4,6 +4,7 @@ from mmengine.model import BaseModel
 
 from mmsparse.apis import find_decisions
 from mmsparse.engine import SparsityHook
+from mmsparse.engine.score_targets import score_targets
 from mmsparse.models import DynamicConvNeXt
 
 
@@ -99,3 +100,44 @@ def test_mistakes_are_named(kwargs, message):
 def test_a_model_without_dynamic_parts_is_refused():
     with pytest.raises(ValueError, match="has no dynamic part.*type='mmsparse.DynamicConvNeXt'"):
         SparsityHook().attach(torch.nn.Linear(1, 1))
+
+
+def sample(**fields):
+    from mmengine.structures import BaseDataElement
+
+    return BaseDataElement(**fields)
+
+
+def test_score_targets_are_touched_cells_or_edges():
+    from mmengine.structures import InstanceData, PixelData
+
+    boxes = InstanceData(bboxes=torch.tensor([[9.0, 0.0, 21.0, 4.0], [39.0, 39.0, 40.0, 40.0]]))
+    empty = InstanceData(bboxes=torch.zeros(0, 4))
+    targets = score_targets([sample(gt_instances=boxes), sample(gt_instances=empty)], (4, 4), (40, 40), "cpu")
+    assert targets[0].view(4, 4).tolist() == [[1, 1, 1, 0], [0] * 4, [0] * 4, [0, 0, 0, 1]]
+    assert not targets[1].any()
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[:, :, 5:] = 3
+    edges = score_targets([sample(gt_sem_seg=PixelData(data=labels))], (2, 4), (8, 8), "cpu")
+    assert edges.view(2, 4).tolist() == [[0, 0, 1, 0]] * 2
+    with pytest.raises(ValueError, match="score_weight"):
+        score_targets([sample(other=1)], (2, 2), (8, 8), "cpu")
+
+
+def test_supervision_teaches_scorers_alone():
+    """The left half holds the object; after some steps the scores say so. Features get no gradient from it."""
+    from mmengine.structures import InstanceData
+
+    model = toy()
+    SparsityHook(loss_weight=0.0, score_weight=1.0).attach(model)
+    x = torch.randn(2, 3, 64, 128)
+    x[..., :64] += 2
+    samples = [sample(gt_instances=InstanceData(bboxes=torch.tensor([[0.0, 0.0, 64.0, 64.0]])))] * 2
+    optimizer = torch.optim.Adam(model.backbone.router.decisions.parameters(), lr=2e-3)
+    for _ in range(60):
+        losses = model(x, samples, mode="loss")
+        optimizer.zero_grad()
+        losses["loss_score"].backward()
+        optimizer.step()
+    assert model.backbone.stages[0][0].gamma.grad is None
+    assert losses["loss_score"] < 0.35  # it starts at log 2

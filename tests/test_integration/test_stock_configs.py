@@ -28,6 +28,8 @@ def stock(name, **changes):
     if name == "mask-rcnn":
         cfg.model.neck.in_channels = channels
         cfg.model.rpn_head.anchor_generator.scales = [4]
+        for part in ("bbox_head", "mask_head"):
+            cfg.model.roi_head[part].num_classes = len(CLASSES)
         cfg.model.test_cfg.rcnn.score_thr = 0.0  # an untrained detector is unsure of everything
     else:
         cfg.model.decode_head.update(in_channels=channels, channels=64)
