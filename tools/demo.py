@@ -158,7 +158,7 @@ def draw(model: torch.nn.Module, cfg: Config, pictures: list[dict], folder: Path
     chosen = [p for p in pictures if len(p["data_samples"].gt_instances) > 1][:count]
     files = [folder / f"{number:02d}.png" for number in range(len(chosen))]
     for picture, file in zip(chosen, files, strict=True):
-        draw_predictions(model, visualizer, picture, file)
+        draw_predictions(model, visualizer, picture, file, score_thr=0.2)  # a short training is not very sure
     return files
 
 
