@@ -22,7 +22,9 @@ setup: $(ENV)/.ready
 $(ENV)/.ready: pyproject.toml setup.py | .uv/bin/uv
 	@echo "Setting up $(ENV) with the $(STACK) stack. The first time on a machine this downloads about 3 GB (torch)"
 	@echo "and compiles mmcv's operators: 10 to 15 minutes on 2 cores. Afterwards it is cached: seconds."
-	UV_PROJECT_ENVIRONMENT=$(ENV) .uv/bin/uv sync --quiet --extra $(STACK)
+	@# From the cache alone if it can be: an index that is asked again may make uv compile again what it has.
+	UV_PROJECT_ENVIRONMENT=$(ENV) .uv/bin/uv sync --quiet --offline --extra $(STACK) 2>/dev/null \
+	  || UV_PROJECT_ENVIRONMENT=$(ENV) .uv/bin/uv sync --quiet --extra $(STACK)
 	$(PY) -m mmsparse.env
 	@touch $@
 
