@@ -23,8 +23,8 @@ from mmsparse.engine.launch import build_model, prepare_batch, prepare_work_dir,
 from mmsparse.visualization.panels import draw_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
-DENSE = "configs/demo/atss_convnext-atto_fpn_scenes.py"
-ROUTED = "configs/demo/atss_dynamic-convnext-atto_k50_fpn_scenes.py"
+DENSE = "configs/demo/atss_convnext-mini_scenes.py"
+ROUTED = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 
 
 class ProgressBar(Hook):
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", default="work_dirs/demo", help="everything is written here")
     parser.add_argument("--images", type=int, default=2000, help="training pictures to generate")
     parser.add_argument("--warm-iters", type=int, default=600, help="dense start that all variants share")
-    parser.add_argument("--iters", type=int, default=500, help="iterations of each variant after it")
+    parser.add_argument("--iters", type=int, default=600, help="iterations of each variant after it")
     parser.add_argument("--pictures", type=int, default=6, help="held-out pictures to draw")
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
 """Generated scenes: small cluttered pictures in which saying where the objects are, and what, takes work.
 
-A class is a shape and a texture together (a striped disc, a dotted disc, ...). Distractors wear the same textures on
-other shapes and other textures on the same shapes, and colours are drawn near the ground's, so that neither colour
-nor edge energy nor one of the two cues alone gives an object away.
+A class is a shape and a texture together (a striped disc, a plain disc, ...). Distractors wear other textures on the
+same shapes and, now and then, the same textures on other shapes, and colours are drawn near the ground's, so that
+neither colour nor edge energy nor one of the two cues alone gives an object away.
 
 ``render_scene`` is a pure function of its arguments: each picture can be made again alone, in any order. (Other
 builds of numpy or OpenCV may round a few pixels differently.)
@@ -36,11 +36,11 @@ PALETTE = (
 SPLITS = ("train", "val")
 
 # Difficulty, all in one place. Lengths are fractions of the picture's side.
-OBJECT_SIZES = (0.06, 0.55)  # diameter, drawn log-uniformly
-NUM_OBJECTS = (1, 5)  # inclusive
+OBJECT_SIZES = (0.1, 0.5)  # diameter, drawn log-uniformly
+NUM_OBJECTS = (2, 6)  # inclusive
 TEXTURE_CONTRAST = (90.0, 170.0)  # grey levels between the two colours of a pattern
-COLOUR_NEAR_GROUND = 0.25  # share of objects painted in about the colour they cover
-NUM_DISTRACTORS = (2, 6)  # below the objects
+COLOUR_NEAR_GROUND = 0.1  # share of objects painted in about the colour they cover
+NUM_DISTRACTORS = (1, 3)  # below the objects
 NUM_FRONT_DISTRACTORS = (0, 1)  # above them
 MIN_VISIBLE = 0.5  # no object is covered or cut by the border beyond this
 NOISE_LEVEL = 6.0  # grey levels, at most

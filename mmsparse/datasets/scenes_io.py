@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .scenes import CLASSES, SPLITS, Instance, Scene, check_size, render_scene
 
-FORMAT_VERSION = 2  # raise it whenever the same arguments give other bytes
+FORMAT_VERSION = 3  # raise it whenever the same arguments give other bytes
 MARKER, PARTIAL_MARKER = "scenes.json", "scenes.partial.json"
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-SHAPES = ("disc", "star")  # what the classes are
-OTHER_SHAPES = ("triangle", "square", "ring", "cross", "crescent", "bar", "half-disc", "wedge")  # distractors only
+SHAPES = ("disc", "star", "cross", "ring")  # what the classes are
+OTHER_SHAPES = ("triangle", "square", "bar", "crescent", "half-disc", "wedge")  # distractors only
 
 
 def outline(rng: np.random.Generator, shape: str, diameter: float) -> list[np.ndarray]:

@@ -3,10 +3,10 @@
 import cv2
 import numpy as np
 
-OBJECT_TEXTURES = ("striped", "dotted", "checkered", "ringed")
-GROUND_TEXTURES = ("plain", "mottled")
+OBJECT_TEXTURES = ("striped", "plain")
+GROUND_TEXTURES = ("mottled", "dotted")
 TEXTURES = OBJECT_TEXTURES + GROUND_TEXTURES
-DECEPTION = 0.15  # share of background regions and foreign shapes that wear an object's texture
+DECEPTION = 0.05  # share of background regions and foreign shapes that wear an object's texture
 
 
 def noise(rng: np.random.Generator, size: int, coarsest: int, octaves: int, channels: int = 1) -> np.ndarray:
@@ -40,13 +40,6 @@ def pattern(
         du = (u + row % 2 * period / 2) % period - period / 2
         dv = v - row * period - period / 2
         values = np.sqrt(du * du + dv * dv) - 0.38 * period
-    elif kind == "checkered":
-        du, dv = (np.abs(axis % period - period / 2) - period / 4 for axis in (u, v))
-        values = du * dv * (4 / period)
-    elif kind == "ringed":
-        middle_y, middle_x = top_left[0] + shape[0] / 2, top_left[1] + shape[1] / 2
-        radius = np.sqrt((ys - middle_y) ** 2 + (xs - middle_x) ** 2)
-        values = np.abs((radius + phase_u) % period - period / 2) - period / 4
     elif kind == "plain":
         return np.full(shape, float(inverted), np.float32)
     elif kind == "mottled":

@@ -1,18 +1,21 @@
 """The tools as a user runs them: as commands, on a small data set."""
 
 import json
+import math
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
 from scenes import ROOT, at
 
-DEMO = "configs/demo/atss_dynamic-convnext-atto_k50_fpn_scenes.py"
+DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 SEGMENTER = "configs/demo/dynamic-convnext-atto_k50_fpn_scenes.py"
 
 
@@ -111,23 +114,18 @@ def test_segmenter_trains_and_tests(scenes, tmp_path):
     assert "mIoU" in text and re.search(r"total +[\d.]+ +[\d.]+", text)
 
 
-def test_two_processes(scenes, tmp_path):
-    short = options(scenes, iters=16, **{"optim_wrapper.optimizer.lr": 5e-4})
+def test_two_processes(scenes, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PORT", str(free.getsockname()[1]))
+    short = options(scenes, iters=32, **{"optim_wrapper.optimizer.lr": 5e-4})
     run("bash", "tools/dist_train.sh", DEMO, "2", "--work-dir", str(tmp_path), *short)
     found = losses(tmp_path)
-    values = [found[i] for i in range(1, 17)]
-    assert all(v == v and v < 10 for v in values)
-    assert min(values[4:]) < min(values[:4])
-    text = tool(
-        "test",
-        DEMO,
-        str(tmp_path / "iter_16.pth"),
-        "--work-dir",
-        str(tmp_path),
-        "--macs-pictures",
-        "0",
-        *options(scenes),
-    )
+    values = [found[i] for i in range(1, 33)]
+    assert all(math.isfinite(value) for value in values)
+    assert mean(values[-8:]) < mean(values[:8])
+    text = tool("test", DEMO, str(tmp_path / "iter_32.pth"), "--work-dir", str(tmp_path), "--macs-pictures", "0",
+                *options(scenes))  # fmt: skip
     assert "bbox_mAP" in text
 
 

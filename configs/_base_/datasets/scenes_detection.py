@@ -4,8 +4,8 @@ dataset_type = "CocoDataset"
 data_root = "data/scenes/"
 metainfo = dict(
     classes=(
-        "striped-disc", "dotted-disc", "checkered-disc", "ringed-disc",
-        "striped-star", "dotted-star", "checkered-star", "ringed-star",
+        "striped-disc", "plain-disc", "striped-star", "plain-star",
+        "striped-cross", "plain-cross", "striped-ring", "plain-ring",
     ),
     palette=[
         (220, 20, 60), (255, 140, 150), (0, 0, 200), (110, 170, 255),

@@ -4,8 +4,9 @@ dataset_type = "BaseSegDataset"
 data_root = "data/scenes/"
 metainfo = dict(
     classes=(
-        "background", "striped-disc", "dotted-disc", "checkered-disc", "ringed-disc",
-        "striped-star", "dotted-star", "checkered-star", "ringed-star",
+        "background",
+        "striped-disc", "plain-disc", "striped-star", "plain-star",
+        "striped-cross", "plain-cross", "striped-ring", "plain-ring",
     ),
     palette=[
         (120, 120, 120), (220, 20, 60), (255, 140, 150), (0, 0, 200), (110, 170, 255),

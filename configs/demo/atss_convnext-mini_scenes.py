@@ -1,5 +1,5 @@
 _base_ = [
-    "../_base_/models/atss_convnext-atto_fpn.py",
+    "../_base_/models/atss_convnext-mini.py",
     "../_base_/datasets/scenes_detection.py",
     "../_base_/default_runtime_det.py",
     "../_base_/schedules/schedule_demo.py",
