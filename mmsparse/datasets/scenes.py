@@ -4,6 +4,10 @@ A class is a shape and a texture together (a striped disc, a plain disc, ...). D
 same shapes and, now and then, the same textures on other shapes, and colours are drawn near the ground's, so that
 neither colour nor edge energy nor one of the two cues alone gives an object away.
 
+The slow path matters here: trained with the recipe of configs/demo, the dense detector reaches a bbox mAP of 0.155 on
+held-out scenes, the same network with every routed location on the fast path 0.048 (the commands are in that folder's
+README).
+
 ``render_scene`` is a pure function of its arguments: each picture can be made again alone, in any order. (Other
 builds of numpy or OpenCV may round a few pixels differently.)
 """

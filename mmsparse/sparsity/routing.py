@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from mmsparse.registry import build
@@ -166,8 +166,8 @@ class Router(BaseModule):
             raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore}")
         self.places = _check_places(default_places if places is None else places, depths)
         self.explore = explore
-        self.decisions = nn.ModuleDict()
-        self.fast_paths = nn.ModuleDict()
+        self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
+        self.fast_paths = ModuleDict()
         for index, (stage, block) in enumerate(self.places):
             part = build(scorer or dict(type="LocalGlobalScorer"), channels=channels[stage])
             part.index = index

@@ -139,3 +139,12 @@ def test_mistakes_are_named_when_it_is_built(kwargs, error, message):
 def test_wrong_input_is_named(shape, message):
     with pytest.raises(ValueError, match=message):
         backbone()(torch.randn(*shape))
+
+
+def test_the_parents_init_leaves_fast_paths_at_zero():
+    """mmpretrain's ConvNeXt redraws every linear layer of its tree."""
+    model = DynamicConvNeXt(arch="atto", out_indices=[3], sparsity=dict(keep_ratio=0.7))
+    model.init_weights()
+    assert not any(path.linear.weight.any() for path in model.router.fast_paths.values())
+    assert model.router.decisions["2_1"].scorer.head[-1].bias.item() == 0
+    assert model.stages[0][0].pointwise_conv1.weight.std() < 0.03
