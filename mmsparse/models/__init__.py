@@ -4,6 +4,6 @@ from mmsparse.env import require
 
 require("mmengine", "mmcv", "mmpretrain")
 
-from .backbones import DynamicConvNeXt  # noqa: E402
+from .backbones import DynamicConvNeXt, DynamicSwin  # noqa: E402
 
-__all__ = ["DynamicConvNeXt"]
+__all__ = ["DynamicConvNeXt", "DynamicSwin"]

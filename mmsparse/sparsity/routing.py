@@ -189,12 +189,12 @@ class Router(BaseModule):
         for decision, ratio in zip(self.decisions.values(), expand_keep_ratio(keep_ratio, self.places), strict=True):
             decision.keep_ratio = ratio
 
-    def decide(self, stage: int, block: int, x: Tensor, current: Selection | None) -> Selection | None:
-        """The selection for a block: a new one at a place, else the current one. ``x`` is (B, C, H, W)."""
+    def decide(
+        self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int], current: Selection | None
+    ) -> Selection | None:
+        """The selection for a block: a new one at a place, else the current one. ``tokens`` are (B, N, C)."""
         name = f"{stage}_{block}"
-        if name not in self.decisions:
-            return current
-        return self.decisions[name](x.permute(0, 2, 3, 1).flatten(1, 2), tuple(x.shape[-2:]))
+        return self.decisions[name](tokens, grid) if name in self.decisions else current
 
     def fast_path(self, stage: int, block: int) -> Path:
         module = self.fast_paths[f"{stage}_{block}"]

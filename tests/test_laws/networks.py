@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmdet.models.backbones import SwinTransformer as DetSwin
 from mmpretrain.models import ConvNeXt
+from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import nn
 
-from mmsparse.models import DynamicConvNeXt
+from mmsparse.models import DynamicConvNeXt, DynamicSwin
 
 SIZES = [(224, 224), (512, 512), (200, 333)]
 
@@ -54,8 +56,29 @@ def convnext(arch: str, v2: bool = False) -> Network:
     return Network(name, partial(ConvNeXt, **kwargs), partial(DynamicConvNeXt, **kwargs))
 
 
-ALL = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")] + [convnext("atto", v2=True)]
-LIGHT = [convnext("atto"), convnext("atto", v2=True)]
+SWIN = {
+    "micro": dict(embed_dims=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8)),
+    "tiny": dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+    "small": dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+    "base": dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+}
+
+
+def swin(arch: str, stock: type[nn.Module] = SegSwin, skip_windows: bool = False) -> Network:
+    kwargs: dict[str, Any] = dict(**SWIN[arch], drop_path_rate=0.0)
+
+    def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
+        more = dict(skip_windows=True) if skip_windows else {}
+        return DynamicSwin(**kwargs, sparsity=None if sparsity is None else {**sparsity, **more})
+
+    name = f"swin-{arch}-{stock.__module__.split('.')[0]}{'-skip' if skip_windows else ''}"
+    return Network(name, partial(stock, **kwargs), dynamic)
+
+
+CONVNEXTS = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")]
+SWINS = [swin("micro"), swin("micro", DetSwin), swin("micro", skip_windows=True), swin("tiny")]
+ALL = CONVNEXTS + [convnext("atto", v2=True)] + SWINS
+LIGHT = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True)]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
 # every stage and nearly every block decides or follows a decision
 EVERYWHERE = dict(places=[(0, 0), (1, 1), (2, 0), (2, 3), (3, 1)], keep_ratio=[0.6, 0.5, 0.7, 0.3, 0.4])

@@ -3,19 +3,22 @@
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer
-from networks import EVERYWHERE, convnext, ids
+from networks import EVERYWHERE, convnext, ids, swin
 
 from mmsparse.analysis import count_macs
 
 # released model zoo of DynamicViT, GFLOPs at 224x224
-OFFICIAL = {
-    ("tiny", 0.7): 3.6,
-    ("small", 0.7): 5.8,
-    ("base", 0.7): 10.2,
-    ("tiny", 0.9): 3.9,
-    ("small", 0.9): 6.8,
-    ("base", 0.9): 11.9,
-}
+OFFICIAL = [
+    (convnext("tiny"), 0.7, 3.6),
+    (convnext("small"), 0.7, 5.8),
+    (convnext("base"), 0.7, 10.2),
+    (convnext("tiny"), 0.9, 3.9),
+    (convnext("small"), 0.9, 6.8),
+    (convnext("base"), 0.9, 11.9),
+    (swin("tiny"), 0.7, 4.0),
+    (swin("small"), 0.7, 6.9),
+    (swin("base"), 0.7, 12.1),
+]
 
 
 def traced(model, x):
@@ -24,19 +27,19 @@ def traced(model, x):
     return sum(count for op, count in analyzer.by_operator().items() if op in ("conv", "linear", "matmul"))
 
 
-@pytest.mark.parametrize("arch, ratio", OFFICIAL, ids=lambda v: str(v))
-def test_official_table(arch, ratio):
-    model = convnext(arch).dynamic(sparsity=dict(keep_ratio=ratio)).eval()
+@pytest.mark.parametrize("network, ratio, official", OFFICIAL, ids=lambda v: getattr(v, "name", str(v)))
+def test_official_table(network, ratio, official):
+    model = network.dynamic(sparsity=dict(keep_ratio=ratio)).eval()
     x = torch.randn(1, 3, 224, 224)
     counted = model.macs(224, 224)
     assert counted == count_macs(model, lambda: model(x)).total == traced(model, x)
     # Our scorer applies the context half of its first head layer once per image: up to 0.03 G less than the paper's.
-    assert abs(counted / 1e9 - OFFICIAL[arch, ratio]) <= 0.1
+    assert abs(counted / 1e9 - official) <= 0.1
 
 
 @pytest.mark.parametrize("size", [(96, 160), (75, 101)])
 @pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "FeatureNormScorer", "RandomScorer"])
-@pytest.mark.parametrize("network", [convnext("atto"), convnext("atto", v2=True)], ids=ids)
+@pytest.mark.parametrize("network", [convnext("atto"), convnext("atto", v2=True), swin("micro")], ids=ids)
 def test_closed_form_is_what_runs(network, scorer, size):
     for fast in ("LinearFastPath", "IdentityFastPath"):
         sparsity = dict(**EVERYWHERE, scorer=dict(type=scorer), fast_path=dict(type=fast))

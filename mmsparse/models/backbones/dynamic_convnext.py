@@ -63,7 +63,8 @@ class DynamicConvNeXt(ConvNeXt):
             selection = None
             for j, block in enumerate(stage):
                 if self.router is not None:
-                    selection = self.router.decide(i, j, x, selection)
+                    tokens, grid = x.permute(0, 2, 3, 1).flatten(1, 2), tuple(x.shape[-2:])
+                    selection = self.router.decide(i, j, tokens, grid, selection)
                 if selection is None:
                     x = block(x)
                 else:

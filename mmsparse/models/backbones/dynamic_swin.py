@@ -1,0 +1,243 @@
+"""Swin Transformer whose channel mixing is routed; windows without a selected location may skip their attention."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint as cp
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+from mmengine.utils import to_2tuple
+from torch import Tensor, nn
+
+from mmsparse.registry import MODELS
+from mmsparse.sparsity import Router, Selection, route
+from mmsparse.sparsity.routing import Path
+
+from .swin_weights import fit_swin_weights
+
+try:
+    from mmseg.models.backbones.swin import SwinTransformer
+except ImportError:  # the same class and names, in an installation for detection only
+    from mmdet.models.backbones.swin import SwinTransformer
+
+Grid = tuple[int, int]
+
+
+@MODELS.register_module()
+class DynamicSwin(SwinTransformer):
+    """Swin Transformer with dynamic spatial sparsification.
+
+    Dense parameters keep the names of mmdet's and mmseg's ``SwinTransformer``, which are the same; everything new lives
+    under ``router``. The returned maps are whole, so any neck or head works on them unchanged.
+
+    Args:
+        sparsity: Arguments of :class:`mmsparse.sparsity.Router`. An empty dict is the paper's setting at 0.7; None is
+            the dense network. One more is ``skip_windows``: windows without a selected location skip their attention
+            (beyond the paper, which keeps attention dense).
+        convert_weights: As in mmdet: the initial weights are those of the original Swin release.
+        kwargs: Arguments of the stock ``SwinTransformer``.
+    """
+
+    def __init__(
+        self, *args: Any, sparsity: dict[str, Any] | None = None, convert_weights: bool = False, **kwargs: Any
+    ) -> None:
+        arguments = inspect.signature(SwinTransformer.__init__).bind(self, *args, **kwargs)
+        arguments.apply_defaults()
+        super().__init__(*args, **kwargs)
+        self.convert_weights = convert_weights
+        size = to_2tuple(arguments.arguments["pretrain_img_size"])
+        self._pretrain_grid = tuple(length // self._patch_size for length in size)
+        self.depths = [len(stage.blocks) for stage in self.stages]
+        self.router = None
+        self.skip_windows = False
+        if sparsity is not None:
+            if not isinstance(sparsity, dict):
+                raise TypeError(f"DynamicSwin: expected argument `sparsity` to be a dict or None, but got {sparsity!r}")
+            sparsity = dict(sparsity)
+            self.skip_windows = sparsity.pop("skip_windows", False)
+            try:
+                self.router = Router(self.depths, self.num_features, paper_places(self.depths), **sparsity)
+            except TypeError as error:
+                raise TypeError(f"Argument `sparsity`: {error}") from error
+        self._freeze_stages()
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        return tuple(self.num_features[i] for i in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        stride, strides = self._patch_size, []
+        for stage in self.stages:
+            strides.append(stride)
+            stride *= stage.downsample.sampler.stride[0] if stage.downsample else 1
+        return tuple(strides[i] for i in self.out_indices)
+
+    @property
+    def _patch_size(self) -> int:
+        return self.patch_embed.projection.stride[0]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if x.dim() != 4:
+            raise ValueError(f"DynamicSwin: expected images of shape (B, C, H, W), but got {tuple(x.shape)}")
+        outs = []
+        x, grid = self.patch_embed(x)
+        if self.use_abs_pos_embed:
+            x = x + self._positions(grid)
+        x = self.drop_after_pos(x)
+        for i, stage in enumerate(self.stages):
+            selection = None
+            for j, block in enumerate(stage.blocks):
+                if self.router is not None:
+                    selection = self.router.decide(i, j, x, grid, selection)
+                if selection is None:
+                    x = block(x, grid)
+                else:
+                    x = self._routed(block, self.router.fast_path(i, j), x, grid, selection)
+            if i in self.out_indices:
+                rows = getattr(self, f"norm{i}")(x)
+                outs.append(rows.unflatten(1, grid).permute(0, 3, 1, 2).contiguous())
+            if stage.downsample:
+                x, grid = stage.downsample(x, grid)
+        return tuple(outs)
+
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates for one image at the present budget, in closed form (exact-count selectors)."""
+        if self.skip_windows:
+            raise ValueError("DynamicSwin: with `skip_windows` the arithmetic depends on the picture; count a real one")
+        projection = self.patch_embed.projection
+        height, width = -(-height // self._patch_size), -(-width // self._patch_size)
+        total = height * width * projection.weight.numel()
+        for i, stage in enumerate(self.stages):
+            locations = height * width
+            kept = {} if self.router is None else self.router.kept_of_stage(i, locations)
+            for j, block in enumerate(stage.blocks):
+                window, attention = block.attn.window_size, block.attn.w_msa
+                padded = -(-height // window) * -(-width // window) * window**2
+                mixing = attention.qkv.weight.numel() + attention.proj.weight.numel()
+                total += padded * (mixing + 2 * window**2 * attention.embed_dims)
+                ffn = sum(p.numel() for p in block.ffn.parameters() if p.dim() == 2)
+                total += kept.get(j, locations) * ffn
+            total += 0 if self.router is None else self.router.overhead_of_stage(i, locations)
+            if stage.downsample:
+                stride = stage.downsample.sampler.stride[0]
+                height, width = -(-height // stride), -(-width // stride)
+                total += height * width * stage.downsample.reduction.weight.numel()
+        return total
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning rates, and the number of depths; new parts count as the head."""
+        num_layers = sum(self.depths) + 2
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or name.startswith("router."):
+            return num_layers - 1, num_layers
+        if name.startswith(("patch_embed", "absolute_pos_embed")):
+            return 0, num_layers
+        if name.startswith("stages."):
+            stage = int(name.split(".")[1])
+            before = sum(self.depths[:stage])
+            if ".blocks." in name:
+                return before + int(name.split(".")[3]) + 1, num_layers
+            return before + self.depths[stage], num_layers
+        return num_layers - 1, num_layers
+
+    def init_weights(self) -> None:
+        pretrained = isinstance(self.init_cfg, dict) and self.init_cfg.get("checkpoint")
+        if not pretrained:
+            super().init_weights()  # redraws every linear layer of the tree, the router's too
+        if self.router is not None:
+            self.router.init_weights()
+        if pretrained:
+            content = CheckpointLoader.load_checkpoint(pretrained, logger="current", map_location="cpu")
+            state = fit_swin_weights(content, self, original=self.convert_weights)
+            result = self.load_state_dict(state, strict=False)
+            computed = ("relative_position_index",)
+            missing = [k for k in result.missing_keys if not k.startswith("router.") and not k.endswith(computed)]
+            print_log(
+                f"DynamicSwin: loaded {pretrained}; missing {missing}, unexpected {result.unexpected_keys}",
+                logger="current",
+            )
+
+    def train(self, mode: bool = True) -> "DynamicSwin":
+        super().train(mode)  # the parent returns nothing
+        return self
+
+    def _positions(self, grid: Grid) -> Tensor:
+        """The absolute position embedding, resized to the grid of these pictures."""
+        if tuple(grid) == self._pretrain_grid:
+            return self.absolute_pos_embed
+        positions = self.absolute_pos_embed.unflatten(1, self._pretrain_grid).permute(0, 3, 1, 2)
+        positions = F.interpolate(positions, size=grid, mode="bicubic", align_corners=False)
+        return positions.flatten(2).transpose(1, 2)
+
+    def _routed(self, block: nn.Module, fast: Path, x: Tensor, grid: Grid, selection: Selection) -> Tensor:
+        def run(x: Tensor) -> Tensor:
+            h = block.norm1(x)
+            x = x + (_attend_selected(block.attn, h, grid, selection) if self.skip_windows else block.attn(h, grid))
+            branch = route(x.flatten(0, 1), selection, _slow_path(block), fast, self.router.explore)
+            return x + block.ffn.dropout_layer(branch.view_as(x))
+
+        if block.with_cp and x.requires_grad:
+            return cp.checkpoint(run, x, use_reentrant=False)
+        return run(x)
+
+    def _freeze_stages(self) -> None:
+        super()._freeze_stages()
+        router = getattr(self, "router", None)  # the parent's constructor may call this before there is one
+        for stage in range(self.frozen_stages if router is not None else 0):
+            for module in router.of_stage(stage):
+                module.eval().requires_grad_(False)
+
+
+def paper_places(depths: Sequence[int]) -> list[tuple[int, int]]:
+    """Three places in the third stage: before blocks 1, 2, 3, or 2, 4, 6 if the stage is deep."""
+    step = 2 if len(depths) > 2 and depths[2] >= 18 else 1
+    return [(2, step), (2, 2 * step), (2, 3 * step)]
+
+
+def _slow_path(block: nn.Module) -> Path:
+    """The dense block's feed-forward network on packed rows."""
+    return lambda rows, _: block.ffn.gamma2(block.ffn.layers(block.norm2(rows)))
+
+
+def _attend_selected(attn: nn.Module, x: Tensor, grid: Grid, selection: Selection) -> Tensor:
+    """Window attention (stock parameters) of the windows that hold a selected location; the others add nothing."""
+    size, shift = attn.window_size, attn.shift_size
+    bottom, right = -grid[0] % size, -grid[1] % size
+
+    def to_windows(cells: Tensor) -> Tensor:  # (B, H, W, C) -> (B * windows, size^2, C)
+        cells = F.pad(cells, (0, 0, 0, right, 0, bottom))
+        if shift:
+            cells = torch.roll(cells, (-shift, -shift), (1, 2))
+        return attn.window_partition(cells).flatten(1, 2)
+
+    batch, height, width = x.shape[0], grid[0] + bottom, grid[1] + right
+    selected = to_windows(selection.keep_mask.view(batch, *grid, 1)).any(dim=1).squeeze(1)
+    active = selected.nonzero().squeeze(1)
+    windows = to_windows(x.unflatten(1, grid))
+    mask = None
+    if shift:
+        mask = _shift_mask(height, width, size, shift, x)[active % (len(windows) // batch)]
+    attended = windows.new_zeros(windows.shape)
+    if len(active):
+        rows = attn.w_msa(windows[active], mask)
+        attended = attended.to(rows.dtype).index_copy(0, active, rows)
+    cells = attn.window_reverse(attended.unflatten(1, (size, size)), height, width)
+    if shift:
+        cells = torch.roll(cells, (shift, shift), (1, 2))
+    return attn.drop(cells[:, : grid[0], : grid[1]].flatten(1, 2))
+
+
+def _shift_mask(height: int, width: int, size: int, shift: int, like: Tensor) -> Tensor:
+    """What must not see each other after the roll: (windows, size^2, size^2) of 0 and -100, as in the stock class."""
+
+    def regions(length: int) -> Tensor:
+        place = torch.arange(length, device=like.device)
+        return (place >= length - size).long() + (place >= length - shift)
+
+    number = regions(height)[:, None] * 3 + regions(width)[None, :]
+    windows = number.view(height // size, size, width // size, size).transpose(1, 2).reshape(-1, size**2)
+    return (windows[:, None, :] != windows[:, :, None]).to(like.dtype) * -100.0
