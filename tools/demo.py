@@ -163,27 +163,29 @@ def draw(model: torch.nn.Module, cfg: Config, pictures: list[dict], folder: Path
 
 
 def report(model: torch.nn.Module, control: torch.nn.Module, pictures: list[dict], scores: dict[str, dict]) -> None:
-    """The table: one row a variant."""
+    """Two tables: one row a variant, and latency beside the dense twin."""
     routed, random = picture_macs(model, pictures[:20]), picture_macs(control, pictures[:20])
-    times = time_beside_dense(model, prepare_batch(model, pictures[:1]), rounds=40, warmup=5)
     macs = {"routed": (routed, "executed"), "random": (random, "executed"), "dense": (routed, "dense")}
     focus = {"routed": object_focus(model, pictures), "random": object_focus(control, pictures)}
-    print(f"\n{'':<12}{'bbox mAP':>9}{'AP50':>7}  {'GMACs backbone/whole':>21}  {'ms backbone/whole':>18}"
-          f"  {'slow path inside/outside boxes':>31}")  # fmt: skip
+    print(f"\n{'':<12}{'bbox mAP':>9}{'AP50':>7}  {'GMACs backbone/whole':>21}  {'slow path inside/outside boxes':>31}")
     for name, metrics in scores.items():
         row = f"{name:<12}{metrics['mAP']:9.3f}{metrics['AP50']:7.3f}"
-        cells = ["-", "-", "-"]
+        cells = ["-", "-"]
         if name in macs:
             count, kind = macs[name]
             cells[0] = " / ".join(f"{count.mean(kind, part) / 1e9:.3f}" for part in ("backbone", "total"))
-        if name in ("dense", "routed"):
-            cells[1] = " / ".join(f"{times[part][name].median:.1f}" for part in ("backbone", "whole"))
         if name in focus:
-            cells[2] = f"{focus[name]['inside']:.2f} / {focus[name]['outside']:.2f}"
-        print(f"{row}  {cells[0]:>21}  {cells[1]:>18}  {cells[2]:>31}")
-    faster = ", ".join(f"{part} {pair['routed'].speedup:.2f}x" for part, pair in times.items())
-    print(f"routed against dense, timed in turn at batch 1 on {torch.get_num_threads()} threads: {faster}")
+            cells[1] = f"{focus[name]['inside']:.2f} / {focus[name]['outside']:.2f}"
+        print(f"{row}  {cells[0]:>21}  {cells[1]:>31}")
     print("each row is one short training: differences of a few thousandths of mAP are noise")
+    print(f"\nlatency, dense -> routed, timed in turn on {torch.get_num_threads()} threads, median of 40")
+    for size in (1, 8):
+        times = time_beside_dense(model, prepare_batch(model, pictures[:size]), rounds=40, warmup=5)
+        cells = [
+            f"{part} {pair['dense'].median:.1f} -> {pair['routed'].median:.1f} ms ({pair['routed'].speedup:.2f}x)"
+            for part, pair in times.items()
+        ]
+        print(f"batch {size}:  {cells[0]:<36}  {cells[1]}")
 
 
 if __name__ == "__main__":
