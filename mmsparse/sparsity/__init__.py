@@ -4,7 +4,7 @@ from .budget import check_keep_ratio, expand_keep_ratio, num_keep
 from .fast_paths import IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
 from .routing import Decided, Decision, Router, route, routed_blocks
-from .scorers import FeatureNormScorer, LocalGlobalScorer, RandomScorer, Scorer
+from .scorers import FeatureNormScorer, LocalGlobalScorer, MLPScorer, RandomScorer, Scorer
 from .selection import Selection
 from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
 
@@ -16,6 +16,7 @@ __all__ = [
     "IdentityFastPath",
     "LinearFastPath",
     "LocalGlobalScorer",
+    "MLPScorer",
     "RandomScorer",
     "Router",
     "Scorer",

@@ -38,7 +38,7 @@ def test_official_table(network, ratio, official):
 
 
 @pytest.mark.parametrize("size", [(96, 160), (75, 101)])
-@pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "FeatureNormScorer", "RandomScorer"])
+@pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "MLPScorer", "FeatureNormScorer", "RandomScorer"])
 @pytest.mark.parametrize("network", [convnext("atto"), convnext("atto", v2=True), swin("micro")], ids=ids)
 def test_closed_form_is_what_runs(network, scorer, size):
     for fast in ("LinearFastPath", "IdentityFastPath"):

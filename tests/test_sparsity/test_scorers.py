@@ -3,7 +3,14 @@ import torch
 import torch.nn.functional as F
 
 from mmsparse.registry import build
-from mmsparse.sparsity import FeatureNormScorer, LocalGlobalScorer, RandomScorer, ThresholdSelector, ratio_loss
+from mmsparse.sparsity import (
+    FeatureNormScorer,
+    LocalGlobalScorer,
+    MLPScorer,
+    RandomScorer,
+    ThresholdSelector,
+    ratio_loss,
+)
 
 
 def test_local_global_equals_the_papers_formula():
@@ -14,6 +21,24 @@ def test_local_global_equals_the_papers_formula():
     u = F.gelu(scorer.embed[1](F.layer_norm(x, (16,), scorer.embed[0].weight, scorer.embed[0].bias, 1e-6)))
     z = torch.cat([u[..., :8], u[..., 8:].mean(1, keepdim=True).expand(2, 10, 8)], dim=-1)
     torch.testing.assert_close(scorer(x), scorer.head(z).squeeze(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_slim_scorer_costs_a_fifth():
+    full, slim = LocalGlobalScorer(64), LocalGlobalScorer(64, hidden=16)
+    assert slim.macs(100) == 100 * (64 * 16 + 8 * 8 + 8 * 4 + 4) + 8 * 8
+    assert 0.15 < slim.macs(100) / full.macs(100) < 0.22
+    assert slim(torch.randn(2, 10, 64)).shape == (2, 10)
+
+
+def test_mlp_scores_each_location_by_itself():
+    scorer, x = MLPScorer(16), torch.randn(2, 10, 16)
+    changed = x.clone()
+    changed[:, 3] += torch.randn(16)
+    differs = scorer(x) != scorer(changed)
+    assert differs[:, 3].all() and differs.sum() == 2
+    first, second = scorer.layers[1], scorer.layers[3]
+    hidden = F.gelu(first(F.layer_norm(x, (16,), eps=1e-6)))
+    torch.testing.assert_close(scorer(x), second(hidden).squeeze(-1))
 
 
 def test_feature_norm_ranks_by_length():
@@ -55,7 +80,11 @@ def test_ratio_loss_per_image_and_per_batch():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="multiple of 4, but got 6"):
         LocalGlobalScorer(6)
+    with pytest.raises(ValueError, match=r"`hidden` .*multiple of 4, but got 2"):
+        LocalGlobalScorer(8, hidden=2)
+    with pytest.raises(ValueError, match="`hidden` to be positive, but got 0"):
+        MLPScorer(8, hidden=0)
     with pytest.raises(ValueError, match=r"'type' to be one of \[.*LocalGlobalScorer.*\].*'NoSuchScorer'"):
         build(dict(type="NoSuchScorer"), channels=8)
-    with pytest.raises(TypeError, match="LocalGlobalScorer: .*unexpected keyword argument 'hidden'"):
-        build(dict(type="LocalGlobalScorer", hidden=3), channels=8)
+    with pytest.raises(TypeError, match="LocalGlobalScorer: .*unexpected keyword argument 'width'"):
+        build(dict(type="LocalGlobalScorer", width=3), channels=8)
