@@ -55,7 +55,7 @@ CROWD_SIZE = (9, 18)  # members
 _PLACEMENT_TRIES = 8
 _MIN_PERIOD = 5.0  # pixels; finer patterns alias away
 _MIN_PIXELS = 16
-_MIN_DIAMETER = 8.0  # pixels; matters for pictures below 133 px only
+_MIN_DIAMETER = 8.0  # pixels; matters for pictures below 80 px only
 
 
 @dataclass(frozen=True)

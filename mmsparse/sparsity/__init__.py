@@ -1,9 +1,9 @@
 """The idea: score, select, route. Knows tensors; knows no backbone, no mmdet, no mmseg."""
 
-from .budget import check_keep_ratio, expand_keep_ratio, num_keep
+from .budget import check_keep_ratio, expand_keep_ratio, num_keep, paper_places
 from .fast_paths import IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
-from .routing import Decided, Decision, Router, route, routed_blocks
+from .routing import Decided, Decision, Router, build_router, route, routed_blocks
 from .scorers import FeatureNormScorer, LocalGlobalScorer, MLPScorer, RandomScorer, Scorer
 from .selection import Selection
 from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
@@ -24,9 +24,11 @@ __all__ = [
     "Selector",
     "ThresholdSelector",
     "TopKSelector",
+    "build_router",
     "check_keep_ratio",
     "expand_keep_ratio",
     "num_keep",
+    "paper_places",
     "ratio_loss",
     "route",
     "routed_blocks",

@@ -9,6 +9,12 @@ STEP = 0.2  # the paper's rule for hierarchical backbones: r, r - 0.2, r - 0.4 a
 EPS = 1e-6  # 0.7 - 0.2 is 0.49999999999999994; half a location must still round up
 
 
+def paper_places(depths: Sequence[int], deep_step: int) -> list[Place]:
+    """Where the paper decides: three times in the third stage, at each block, or at every so many of a deep stage."""
+    step = deep_step if len(depths) > 2 and depths[2] >= 18 else 1
+    return [(2, step), (2, 2 * step), (2, 3 * step)]
+
+
 def check_keep_ratio(keep_ratio: float) -> float:
     """Return the ratio as a float, or say what is allowed."""
     if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, int | float):

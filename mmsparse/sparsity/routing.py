@@ -189,12 +189,9 @@ class Router(BaseModule):
         for decision, ratio in zip(self.decisions.values(), expand_keep_ratio(keep_ratio, self.places), strict=True):
             decision.keep_ratio = ratio
 
-    def decide(
-        self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int], current: Selection | None
-    ) -> Selection | None:
-        """The selection for a block: a new one at a place, else the current one. ``tokens`` are (B, N, C)."""
-        name = f"{stage}_{block}"
-        return self.decisions[name](tokens, grid) if name in self.decisions else current
+    def decide(self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int]) -> Selection | None:
+        """The selection from one of the places on; ``tokens`` are (B, N, C)."""
+        return self.decisions[f"{stage}_{block}"](tokens, grid)
 
     def fast_path(self, stage: int, block: int) -> Path:
         module = self.fast_paths[f"{stage}_{block}"]
@@ -220,10 +217,26 @@ class Router(BaseModule):
             total += self.fast_paths[f"{stage}_{block}"].macs(locations - kept)
         return total
 
-    def of_stage(self, stage: int) -> list[nn.Module]:
-        """The decisions and fast paths of one stage, to be frozen with it."""
-        tables = (self.decisions, self.fast_paths)
-        return [module for table in tables for name, module in table.items() if name.startswith(f"{stage}_")]
+    def freeze_stages(self, count: int) -> None:
+        """Freeze the decisions and fast paths of the first stages, as their backbone freezes the stages."""
+        for table in (self.decisions, self.fast_paths):
+            for name, module in table.items():
+                if int(name.split("_")[0]) < count:
+                    module.eval().requires_grad_(False)
+
+
+def build_router(
+    sparsity: dict[str, Any] | None, depths: Sequence[int], channels: Sequence[int], default_places: Sequence[Place]
+) -> Router | None:
+    """The router that a backbone's argument ``sparsity`` asks for; None for a dense one."""
+    if sparsity is None:
+        return None
+    if not isinstance(sparsity, dict):
+        raise TypeError(f"Expected argument `sparsity` to be a dict or None, but got {sparsity!r}")
+    try:
+        return Router(depths, channels, default_places, **sparsity)
+    except TypeError as error:
+        raise TypeError(f"Argument `sparsity`: {error}") from error
 
 
 def routed_blocks(places: Sequence[Place], depths: Sequence[int]) -> list[Place]:

@@ -23,6 +23,12 @@ class Scorer(BaseModule):
         super().__init__()
         self.channels = channels
 
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, C) -> (B, N)
         raise NotImplementedError
 
@@ -60,9 +66,6 @@ class LocalGlobalScorer(Scorer):
         )
         self.init_weights()
 
-    def init_weights(self) -> None:
-        _draw_linears(self)
-
     def forward(self, tokens: Tensor) -> Tensor:
         local, context = self.embed(tokens).chunk(2, dim=-1)
         # The first layer of the head is linear: apply its context half once per image, not once per location.
@@ -96,9 +99,6 @@ class MLPScorer(Scorer):
         )
         self.init_weights()
 
-    def init_weights(self) -> None:
-        _draw_linears(self)
-
     def forward(self, tokens: Tensor) -> Tensor:
         return self.layers(tokens).squeeze(-1)
 
@@ -129,10 +129,3 @@ class RandomScorer(Scorer):
             return torch.randn(batch, locations, device=tokens.device)
         generator = torch.Generator().manual_seed(self.index)
         return torch.randn(locations, generator=generator).to(tokens.device).expand(batch, locations)
-
-
-def _draw_linears(scorer: nn.Module) -> None:
-    for module in scorer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)

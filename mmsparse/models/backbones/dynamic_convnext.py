@@ -1,7 +1,6 @@
 """ConvNeXt v1 and v2 whose channel mixing is routed; the depthwise convolution stays dense and shared."""
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from mmpretrain.models import ConvNeXt
 from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import Router, Selection, route
+from mmsparse.sparsity import Selection, build_router, paper_places, route
 from mmsparse.sparsity.routing import Path
 
 
@@ -31,18 +30,13 @@ class DynamicConvNeXt(ConvNeXt):
 
     def __init__(self, *args: Any, sparsity: dict[str, Any] | None = None, **kwargs: Any) -> None:
         arguments = inspect.signature(ConvNeXt.__init__).bind(self, *args, **kwargs).arguments
-        _check_arguments(arguments, sparsity)
+        _check_arguments(arguments)
         if "out_indices" in arguments and not isinstance(arguments["out_indices"], int):
             arguments["out_indices"] = list(arguments["out_indices"])  # the parent resolves negative ones in place
         arguments.pop("self")
         super().__init__(**arguments)
         self.stem_patch_size = arguments.get("stem_patch_size", 4)
-        self.router = None
-        if sparsity is not None:
-            try:
-                self.router = Router(self.depths, self.channels, paper_places(self.depths), **sparsity)
-            except TypeError as error:
-                raise TypeError(f"Argument `sparsity`: {error}") from error
+        self.router = build_router(sparsity, self.depths, self.channels, paper_places(self.depths, deep_step=3))
         self._freeze_stages()
 
     @property
@@ -62,9 +56,9 @@ class DynamicConvNeXt(ConvNeXt):
                 x = layer(x) if isinstance(layer, nn.Conv2d) else _layer_norm(x, layer)
             selection = None
             for j, block in enumerate(stage):
-                if self.router is not None:
+                if self.router is not None and (i, j) in self.router.places:
                     tokens, grid = x.permute(0, 2, 3, 1).flatten(1, 2), tuple(x.shape[-2:])
-                    selection = self.router.decide(i, j, tokens, grid, selection)
+                    selection = self.router.decide(i, j, tokens, grid)
                 if selection is None:
                     x = block(x)
                 else:
@@ -106,10 +100,8 @@ class DynamicConvNeXt(ConvNeXt):
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
-        router = getattr(self, "router", None)  # the parent calls this before there is one
-        for stage in range(self.frozen_stages if router is not None else 0):
-            for module in router.of_stage(stage):
-                module.eval().requires_grad_(False)
+        if getattr(self, "router", None) is not None:  # the parent calls this before there is one
+            self.router.freeze_stages(self.frozen_stages)
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4:
@@ -120,12 +112,6 @@ class DynamicConvNeXt(ConvNeXt):
                 f"DynamicConvNeXt: expected images of at least {stride}x{stride} pixels (its stride), "
                 f"but got {x.shape[-2]}x{x.shape[-1]}. Enlarge the pictures or pad them"
             )
-
-
-def paper_places(depths: Sequence[int]) -> list[tuple[int, int]]:
-    """Three places in the third stage: before blocks 1, 2, 3, or 3, 6, 9 if the stage is deep."""
-    step = 3 if len(depths) > 2 and depths[2] >= 18 else 1
-    return [(2, step), (2, 2 * step), (2, 3 * step)]
 
 
 class _SlowPath:
@@ -170,7 +156,7 @@ def _layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
-def _check_arguments(arguments: dict[str, Any], sparsity: dict[str, Any] | None) -> None:
+def _check_arguments(arguments: dict[str, Any]) -> None:
     arch = arguments.get("arch", "tiny")
     if isinstance(arch, str) and arch not in ConvNeXt.arch_settings:
         allowed = list(ConvNeXt.arch_settings)
@@ -179,8 +165,6 @@ def _check_arguments(arguments: dict[str, Any], sparsity: dict[str, Any] | None)
         )
     if isinstance(arch, dict) and not {"depths", "channels"} <= arch.keys():
         raise ValueError(f"DynamicConvNeXt: a dict `arch` needs the keys depths and channels, but got {sorted(arch)}")
-    if sparsity is not None and not isinstance(sparsity, dict):
-        raise TypeError(f"DynamicConvNeXt: expected argument `sparsity` to be a dict or None, but got {sparsity!r}")
     norm = arguments.get("norm_cfg", dict(type="LN2d"))["type"]
     if norm != "LN2d":
         raise ValueError(f"DynamicConvNeXt: expected argument `norm_cfg` to have the type 'LN2d', but got {norm!r}")

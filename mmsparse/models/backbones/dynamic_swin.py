@@ -1,7 +1,6 @@
 """Swin Transformer whose channel mixing is routed; windows without a selected location may skip their attention."""
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import Router, Selection, route
+from mmsparse.sparsity import Selection, build_router, paper_places, route
 from mmsparse.sparsity.routing import Path
 
 from .swin_weights import fit_swin_weights
@@ -51,17 +50,11 @@ class DynamicSwin(SwinTransformer):
         size = to_2tuple(arguments.arguments["pretrain_img_size"])
         self._pretrain_grid = tuple(length // self._patch_size for length in size)
         self.depths = [len(stage.blocks) for stage in self.stages]
-        self.router = None
         self.skip_windows = False
-        if sparsity is not None:
-            if not isinstance(sparsity, dict):
-                raise TypeError(f"DynamicSwin: expected argument `sparsity` to be a dict or None, but got {sparsity!r}")
+        if isinstance(sparsity, dict) and "skip_windows" in sparsity:
             sparsity = dict(sparsity)
-            self.skip_windows = sparsity.pop("skip_windows", False)
-            try:
-                self.router = Router(self.depths, self.num_features, paper_places(self.depths), **sparsity)
-            except TypeError as error:
-                raise TypeError(f"Argument `sparsity`: {error}") from error
+            self.skip_windows = sparsity.pop("skip_windows")
+        self.router = build_router(sparsity, self.depths, self.num_features, paper_places(self.depths, deep_step=2))
         self._freeze_stages()
 
     @property
@@ -91,8 +84,8 @@ class DynamicSwin(SwinTransformer):
         for i, stage in enumerate(self.stages):
             selection = None
             for j, block in enumerate(stage.blocks):
-                if self.router is not None:
-                    selection = self.router.decide(i, j, x, grid, selection)
+                if self.router is not None and (i, j) in self.router.places:
+                    selection = self.router.decide(i, j, x, grid)
                 if selection is None:
                     x = block(x, grid)
                 else:
@@ -154,8 +147,8 @@ class DynamicSwin(SwinTransformer):
             content = CheckpointLoader.load_checkpoint(pretrained, logger="current", map_location="cpu")
             state = fit_swin_weights(content, self, original=self.convert_weights)
             result = self.load_state_dict(state, strict=False)
-            computed = ("relative_position_index",)
-            missing = [k for k in result.missing_keys if not k.startswith("router.") and not k.endswith(computed)]
+            known = ("router.", "relative_position_index")  # new, and computed
+            missing = [key for key in result.missing_keys if not any(part in key for part in known)]
             print_log(
                 f"DynamicSwin: loaded {pretrained}; missing {missing}, unexpected {result.unexpected_keys}",
                 logger="current",
@@ -186,16 +179,8 @@ class DynamicSwin(SwinTransformer):
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
-        router = getattr(self, "router", None)  # the parent's constructor may call this before there is one
-        for stage in range(self.frozen_stages if router is not None else 0):
-            for module in router.of_stage(stage):
-                module.eval().requires_grad_(False)
-
-
-def paper_places(depths: Sequence[int]) -> list[tuple[int, int]]:
-    """Three places in the third stage: before blocks 1, 2, 3, or 2, 4, 6 if the stage is deep."""
-    step = 2 if len(depths) > 2 and depths[2] >= 18 else 1
-    return [(2, step), (2, 2 * step), (2, 3 * step)]
+        if self.router is not None:
+            self.router.freeze_stages(self.frozen_stages)
 
 
 def _slow_path(block: nn.Module) -> Path:
@@ -221,10 +206,10 @@ def _attend_selected(attn: nn.Module, x: Tensor, grid: Grid, selection: Selectio
     mask = None
     if shift:
         mask = _shift_mask(height, width, size, shift, x)[active % (len(windows) // batch)]
-    attended = windows.new_zeros(windows.shape)
-    if len(active):
+    attended = torch.zeros_like(windows)
+    if len(active):  # the stock attention cannot be asked for none
         rows = attn.w_msa(windows[active], mask)
-        attended = attended.to(rows.dtype).index_copy(0, active, rows)
+        attended = rows.new_zeros(windows.shape).index_copy(0, active, rows)
     cells = attn.window_reverse(attended.unflatten(1, (size, size)), height, width)
     if shift:
         cells = torch.roll(cells, (shift, shift), (1, 2))
