@@ -9,10 +9,12 @@ from typing import Any
 
 from .version import __version__
 
-__all__ = ["__version__", "pop_aux", "set_keep_ratio"]
+__all__ = ["__version__", "pop_aux", "set_keep_ratio", "sparsify"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("set_keep_ratio", "pop_aux"):
         return getattr(import_module("mmsparse.apis"), name)
+    if name == "sparsify":
+        return import_module("mmsparse.stock_configs").sparsify
     raise AttributeError(f"module 'mmsparse' has no attribute '{name}'")

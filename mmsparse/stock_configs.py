@@ -1,0 +1,184 @@
+"""A dense config in, its dynamic twin out: what ``mmsparse.sparsify`` does to a config of any OpenMMLab library."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmsparse.sparsity.budget import Place, check_keep_ratio, expand_keep_ratio
+
+DEFAULT_PLACES: list[Place] = [(2, 1), (2, 2), (2, 3)]  # three in the third stage; their count is what matters here
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone of a config: where it is, what it is, and the model that holds it."""
+
+    path: str
+    kind: str  # the scoped class name
+    cfg: ConfigDict
+    parent: ConfigDict
+
+
+def sparsify(
+    cfg: Config | Mapping[str, Any],
+    keep_ratio: float | Sequence[float] = 0.7,
+    *,
+    sparsity: Mapping[str, Any] | None = None,
+    hook: Mapping[str, Any] | None = None,
+) -> Config:
+    """The dynamic twin of a dense config, as a new config; the one given stays as it is.
+
+    Args:
+        cfg: A config with a ``model`` whose backbone is a stock ConvNeXt, Swin or ViT.
+        keep_ratio: One number in (0, 1], expanded by the paper's rule, or one per place.
+        sparsity: More of the backbone's argument ``sparsity``, such as ``places`` or ``scorer``.
+        hook: Arguments of ``SparsityHook``.
+    """
+    sparsity = dict(sparsity or {})
+    if "keep_ratio" in sparsity:
+        raise ValueError(
+            f"sparsify: expected argument `sparsity` to hold what is not given elsewhere, but got keep_ratio="
+            f"{sparsity['keep_ratio']!r} in it. Give the argument `keep_ratio` instead"
+        )
+    cfg = _new_config(cfg)
+    backbone = find_backbone(cfg)
+    family, translate = SUPPORTED[backbone.kind]
+    _check_keep_ratio(keep_ratio, family, sparsity.get("places"))
+    translate(backbone)
+    backbone.cfg.type = f"mmsparse.{family}"
+    backbone.cfg.sparsity = dict(keep_ratio=keep_ratio, **sparsity)
+    cfg.custom_hooks = _with_hook(cfg.get("custom_hooks"), dict(type="mmsparse.SparsityHook", **(hook or {})))
+    return cfg
+
+
+def find_backbone(cfg: Config) -> Backbone:
+    """The one backbone of a config that can become dynamic, or a sentence on why there is none."""
+    if not isinstance(cfg.get("model"), dict):
+        raise ValueError(f"sparsify: expected argument `cfg` to have a dict `model`, but it has {sorted(cfg.keys())}")
+    found = list(_backbones(cfg.model, "model", cfg.get("default_scope")))
+    fitting = [backbone for backbone in found if backbone.kind in SUPPORTED]
+    if len(fitting) == 1:
+        return fitting[0]
+    allowed = f"Supported are {', '.join(SUPPORTED)}"
+    if fitting:
+        places = " and ".join(f"{b.path} ({b.kind})" for b in fitting)
+        raise ValueError(f"sparsify: the model has several backbones, {places}. Change the type of one by hand")
+    if not found:
+        raise ValueError(f"sparsify: the model ({_name(cfg.model.get('type'))}) has no `backbone`. {allowed}")
+    reasons = [f"{b.path} is {b.kind}" + (f": {REFUSED[b.kind]}" if b.kind in REFUSED else "") for b in found]
+    raise ValueError(f"sparsify: no backbone of the model can be made dynamic ({'; '.join(reasons)}). {allowed}")
+
+
+def _backbones(tree: Any, path: str, scope: str | None) -> Iterator[Backbone]:
+    """Every dict called ``backbone`` below a model, outermost first."""
+    if isinstance(tree, dict):
+        scope = tree.get("_scope_", scope)
+        for key, value in tree.items():
+            if key == "backbone" and isinstance(value, dict):
+                kind = _name(value.get("type"))
+                scoped = kind if "." in kind or scope is None else f"{value.get('_scope_', scope)}.{kind}"
+                yield Backbone(f"{path}.{key}", scoped, value, tree)
+            yield from _backbones(value, f"{path}.{key}", scope)
+    elif isinstance(tree, list | tuple):
+        for index, value in enumerate(tree):
+            yield from _backbones(value, f"{path}.{index}", scope)
+
+
+def _name(kind: Any) -> str:
+    """'Class', 'scope.Class', or the same of a class that a new-style config imported."""
+    return f"{kind.__module__.split('.')[0]}.{kind.__name__}" if isinstance(kind, type) else str(kind)
+
+
+def _new_config(cfg: Config | Mapping[str, Any]) -> Config:
+    if isinstance(cfg, Config):
+        return copy.deepcopy(cfg)
+    if not isinstance(cfg, Mapping):
+        raise TypeError(f"sparsify: expected argument `cfg` to be a Config or a dict, but got {cfg!r}")
+    return Config(copy.deepcopy(dict(cfg)))
+
+
+def _check_keep_ratio(keep_ratio: Any, family: str, places: Sequence[Place] | None) -> None:
+    if family == "DynamicViT" and not isinstance(keep_ratio, Sequence):
+        check_keep_ratio(keep_ratio)  # its rule, r, r^2, r^3, fits any number
+    elif family == "DynamicViT" and places is None:
+        for ratio in keep_ratio:
+            check_keep_ratio(ratio)
+    else:
+        expand_keep_ratio(keep_ratio, DEFAULT_PLACES if places is None else places)
+
+
+def _with_hook(hooks: Sequence[Any] | None, hook: dict[str, Any]) -> list[Any]:
+    """The hooks and this one; one of its type that is there already takes its arguments."""
+    hooks = list(hooks or [])
+    for present in hooks:
+        if isinstance(present, dict) and _name(present.get("type")).removeprefix("mmsparse.") == hook["type"][9:]:
+            present.update(hook)
+            return hooks
+    return [*hooks, hook]
+
+
+def _keep(backbone: Backbone) -> None:
+    """The dynamic class takes the arguments of the stock class as they are."""
+
+
+def _from_mmseg_vit(backbone: Backbone) -> None:
+    """The arguments of mmseg's VisionTransformer -> those of mmpretrain's."""
+    cfg, path = backbone.cfg, backbone.path
+    given = {key: cfg.pop(key) for key in list(cfg.keys()) if key != "type"}
+    for name, (allowed, why) in VIT_ONLY_IN_MMSEG.items():
+        if given.pop(name, allowed) != allowed:
+            raise ValueError(f"sparsify: {path} is mmseg.VisionTransformer with `{name}`: {why}")
+    width = given.pop("embed_dims", 768)
+    cfg.arch = dict(
+        embed_dims=width,
+        num_layers=given.pop("num_layers", 12),
+        num_heads=given.pop("num_heads", 12),
+        feedforward_channels=given.pop("mlp_ratio", 4) * width,
+    )
+    norm = given.setdefault("norm_cfg", dict(type="LN"))
+    indices = given.pop("out_indices", -1)
+    cfg.out_indices = list(indices) if isinstance(indices, Sequence) else [indices]
+    cfg.out_type = "featmap"
+    cfg.patch_cfg = dict(bias=given.pop("patch_bias", False))
+    if "patch_pad" in given:
+        cfg.patch_cfg.padding = given.pop("patch_pad")
+    if given.pop("patch_norm", False):
+        cfg.patch_cfg.norm_cfg = norm
+    cfg.layer_cfgs = {name: given.pop(name) for name in ("attn_drop_rate", "act_cfg", "num_fcs") if name in given}
+    given.pop("norm_eval", None)  # of batch norms, of which a ViT has none
+    given.setdefault("final_norm", False)
+    # a segmenter hands its own `pretrained` down to a backbone that knows the word
+    checkpoint = given.pop("pretrained", None) or backbone.parent.get("pretrained")
+    if backbone.parent.get("pretrained"):
+        backbone.parent.pretrained = None
+    if checkpoint:
+        given["init_cfg"] = dict(type="Pretrained", checkpoint=checkpoint)
+    cfg.update(given)
+
+
+# name: (the value that means nothing special, what its absence in mmpretrain's class means)
+VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
+    "output_cls_token": (False, "its head wants the class token beside each map, and mmsparse.DynamicViT returns maps"),
+    "out_origin": (False, "its first output is the patch embedding, which mmsparse.DynamicViT does not return"),
+    "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
+    "with_cp": (False, "mmsparse.DynamicViT stands on mmpretrain's class, which has no gradient checkpointing"),
+}
+SUPPORTED: dict[str, tuple[str, Callable[[Backbone], None]]] = {
+    "mmpretrain.ConvNeXt": ("DynamicConvNeXt", _keep),
+    "mmdet.SwinTransformer": ("DynamicSwin", _keep),
+    "mmseg.SwinTransformer": ("DynamicSwin", _keep),
+    "mmpretrain.VisionTransformer": ("DynamicViT", _keep),
+    "mmseg.VisionTransformer": ("DynamicViT", _from_mmseg_vit),
+}
+REFUSED = {
+    "mmpretrain.SwinTransformer": (
+        "mmsparse.DynamicSwin is mmdet's and mmseg's class, with other arguments, and it shifts windows on maps of one "
+        "window too; take mmdet.SwinTransformer"
+    ),
+    "mmseg.BEiT": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
+    "mmseg.MAE": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
+    **{f"mmsparse.{family}": "it is dynamic already" for family in ("DynamicConvNeXt", "DynamicSwin", "DynamicViT")},
+}

@@ -1,0 +1,218 @@
+"""`mmsparse.sparsify`: a stock dense config in, a dynamic one out."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from scenes import CLASSES
+from test_stock_configs import on_scenes
+
+import mmsparse
+from mmsparse import compat
+
+compat.prepare()
+
+STOCK = {
+    "swin-det": "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
+    "convnext-det": "mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
+    "swin-seg": "mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py",
+}
+CLASS = {"swin-det": "DynamicSwin", "convnext-det": "DynamicConvNeXt", "swin-seg": "DynamicSwin"}
+HOOK = dict(type="mmsparse.SparsityHook")
+
+
+def stock(path):
+    return Config.fromstring(f"_base_ = {path!r}", ".py")
+
+
+def micro(cfg, name):
+    """The same config with a network small enough for a test."""
+    cfg = copy.deepcopy(cfg)
+    if "swin" in name:
+        cfg.model.backbone.update(embed_dims=32, depths=[2, 2, 4, 2], num_heads=[1, 2, 4, 8], init_cfg=None)
+        channels = [32, 64, 128, 256]
+    else:
+        cfg.model.backbone.update(arch="atto", init_cfg=None)
+        channels = [40, 80, 160, 320]
+    if name.endswith("det"):
+        cfg.model.neck.in_channels = channels
+        cfg.model.rpn_head.anchor_generator.scales = [4]
+        for part in ("bbox_head", "mask_head"):
+            cfg.model.roi_head[part].num_classes = len(CLASSES)
+    else:
+        cfg.model.decode_head.update(in_channels=channels, channels=64, norm_cfg=dict(type="BN"))
+        cfg.model.auxiliary_head.update(in_channels=channels[2], channels=32, norm_cfg=dict(type="BN"))
+        cfg.model.data_preprocessor.size = (96, 96)
+    return cfg
+
+
+def flat(tree, prefix=""):
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}").items()}
+    return {prefix[1:]: tree}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_only_the_sparsity_parts_differ(name):
+    dense = stock(STOCK[name])
+    before = copy.deepcopy(dense.to_dict())
+    dynamic = mmsparse.sparsify(dense, 0.8, sparsity=dict(explore=0.5))
+    assert dense.to_dict() == before
+    old, new = flat(before), flat(dynamic.to_dict())
+    changed = {key: new[key] for key in new if old.get(key, "absent") != new[key]}
+    assert changed == {
+        "model.backbone.type": f"mmsparse.{CLASS[name]}",
+        "model.backbone.sparsity.keep_ratio": 0.8,
+        "model.backbone.sparsity.explore": 0.5,
+        "custom_hooks": [HOOK],
+    }
+    assert old.keys() <= new.keys() | {"custom_hooks"}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_dense_weights_fit_and_only_the_router_is_new(name):
+    dense_cfg = micro(stock(STOCK[name]), name)
+    init_default_scope(dense_cfg.default_scope)
+    dense, dynamic = MODELS.build(dense_cfg.model), MODELS.build(mmsparse.sparsify(dense_cfg).model)
+    result = dynamic.load_state_dict(dense.state_dict(), strict=False)
+    assert result.unexpected_keys == []
+    assert result.missing_keys and all(key.startswith("backbone.router.") for key in result.missing_keys)
+    mmsparse.set_keep_ratio(dynamic, 1.0)
+    picture = torch.randn(1, 3, 75, 107)
+    with torch.no_grad():
+        for ours, theirs in zip(dynamic.train(False).extract_feat(picture), dense.train(False).extract_feat(picture)):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_training_step(name, scenes, tmp_path):
+    cfg = mmsparse.sparsify(micro(stock(STOCK[name]), name), hook=dict(anneal=None))
+    runner = Runner.from_cfg(on_scenes(cfg, "mask-rcnn" if name.endswith("det") else "upernet", scenes, tmp_path))
+    logged, parse = [], type(runner.model).parse_losses
+    runner.model.parse_losses = lambda losses: logged.append(parse(runner.model, losses)) or logged[-1]
+    runner.train()
+    assert len(logged) == 2
+    for total, log in logged:
+        assert total.isfinite() and log["loss_sparsity"] >= 0
+        assert [round(log[f"keep_ratio/s2b{i}"].item() * 36) for i in (1, 2, 3)] == [25, 18, 11]  # of 6x6 cells
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_the_written_file_reads_back_to_the_same_config(name, tmp_path):
+    cfg = mmsparse.sparsify(stock(STOCK[name]), [0.7, 0.6, 0.5])
+    cfg.dump(tmp_path / "dynamic.py")
+    assert Config.fromfile(tmp_path / "dynamic.py").to_dict() == cfg.to_dict()
+
+
+def of(backbone, scope="mmdet", **more):
+    return dict(default_scope=scope, model=dict(type="Model", backbone=backbone, **more))
+
+
+SPELLINGS = [
+    ("SwinTransformer", "mmdet", "DynamicSwin"),
+    ("SwinTransformer", "mmseg", "DynamicSwin"),
+    ("mmdet.SwinTransformer", "mmseg", "DynamicSwin"),
+    ("mmseg.SwinTransformer", "mmdet", "DynamicSwin"),
+    ("mmpretrain.ConvNeXt", "mmdet", "DynamicConvNeXt"),
+    ("ConvNeXt", "mmpretrain", "DynamicConvNeXt"),
+    ("VisionTransformer", "mmpretrain", "DynamicViT"),
+    ("mmpretrain.VisionTransformer", "mmseg", "DynamicViT"),
+    ("mmseg.VisionTransformer", "mmdet", "DynamicViT"),
+]
+
+
+@pytest.mark.parametrize("kind, scope, expected", SPELLINGS)
+def test_every_spelling_of_the_type(kind, scope, expected):
+    assert mmsparse.sparsify(of(dict(type=kind), scope)).model.backbone.type == f"mmsparse.{expected}"
+
+
+def test_a_class_and_a_scope_inside_the_model():
+    from mmseg.models import SwinTransformer
+
+    assert mmsparse.sparsify(of(dict(type=SwinTransformer))).model.backbone.type == "mmsparse.DynamicSwin"
+    cfg = of(dict(type="SwinTransformer"), scope="mmpretrain", _scope_="mmdet")
+    assert mmsparse.sparsify(cfg).model.backbone.type == "mmsparse.DynamicSwin"
+
+
+def test_hooks_are_kept_and_ours_is_there_once():
+    cfg = of(dict(type="SwinTransformer")) | dict(custom_hooks=[dict(type="EMAHook")])
+    once = mmsparse.sparsify(cfg)
+    assert once.custom_hooks == [dict(type="EMAHook"), HOOK]
+    cfg["custom_hooks"] = [dict(HOOK, loss_weight=3.0), dict(type="EMAHook")]
+    again = mmsparse.sparsify(cfg, hook=dict(anneal=None))
+    assert again.custom_hooks == [dict(HOOK, loss_weight=3.0, anneal=None), dict(type="EMAHook")]
+
+
+def test_a_detector_inside_a_wrapper():
+    detector = dict(type="MaskRCNN", backbone=dict(type="SwinTransformer"))
+    reid = dict(type="ReID", backbone=dict(type="ResNet"))
+    cfg = mmsparse.sparsify(dict(default_scope="mmdet", model=dict(type="Wrap", detector=detector, reid=reid)))
+    assert cfg.model.detector.backbone.type == "mmsparse.DynamicSwin" and cfg.model.reid.backbone.type == "ResNet"
+
+
+def test_arguments_of_mmsegs_vit_become_mmpretrains():
+    vit = dict(
+        type="VisionTransformer",
+        img_size=(512, 512),
+        embed_dims=384,
+        num_heads=6,
+        mlp_ratio=4,
+        out_indices=(2, 5, 8, 11),
+        attn_drop_rate=0.1,
+        norm_cfg=dict(type="LN", eps=1e-6),
+        norm_eval=False,
+        with_cls_token=False,
+    )
+    cfg = mmsparse.sparsify(of(vit, "mmseg", pretrained="vit.pth"))
+    assert cfg.model.pretrained is None
+    assert cfg.model.backbone.to_dict() == dict(
+        type="mmsparse.DynamicViT",
+        arch=dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536),
+        img_size=(512, 512),
+        out_indices=[2, 5, 8, 11],
+        out_type="featmap",
+        patch_cfg=dict(bias=False),
+        layer_cfgs=dict(attn_drop_rate=0.1),
+        norm_cfg=dict(type="LN", eps=1e-6),
+        final_norm=False,
+        with_cls_token=False,
+        init_cfg=dict(type="Pretrained", checkpoint="vit.pth"),
+        sparsity=dict(keep_ratio=0.7),
+    )
+
+
+REFUSALS = [
+    (of(dict(type="ResNet")), {}, "model.backbone is mmdet.ResNet.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
+    (of(dict(type="MAE"), "mmseg"), {}, "mmseg.MAE: its attention adds a relative position bias"),
+    (of(dict(type="BEiT"), "mmseg"), {}, "mmseg.BEiT: its attention adds a relative position bias"),
+    (of(dict(type="SwinTransformer"), "mmpretrain"), {}, "take mmdet.SwinTransformer"),
+    (of(dict(type="mmsparse.DynamicSwin")), {}, "it is dynamic already"),
+    (of(dict(type="VisionTransformer", output_cls_token=True), "mmseg"), {}, "`output_cls_token`: its head wants"),
+    (dict(model=dict(type="YOLO")), {}, r"the model \(YOLO\) has no `backbone`"),
+    (dict(train_cfg=dict()), {}, r"to have a dict `model`, but it has \['train_cfg'\]"),
+    (
+        of(dict(type="SwinTransformer"), teacher=dict(backbone=dict(type="mmpretrain.ConvNeXt"))),
+        {},
+        r"model.backbone \(mmdet.SwinTransformer\) and model.teacher.backbone \(mmpretrain.ConvNeXt\)",
+    ),
+    (of(dict(type="SwinTransformer")), dict(keep_ratio=1.5), r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
+    (of(dict(type="SwinTransformer")), dict(keep_ratio=0.3), "`keep_ratio`=0.3 leaves -0.1"),
+    (of(dict(type="SwinTransformer")), dict(keep_ratio=[0.5, 0.5]), "one for each of the 3 places"),
+    (of(dict(type="SwinTransformer")), dict(sparsity=dict(keep_ratio=0.5)), "Give the argument `keep_ratio` instead"),
+]
+
+
+@pytest.mark.parametrize("cfg, arguments, sentence", REFUSALS)
+def test_refusals_say_what_was_found_and_what_would_do(cfg, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        mmsparse.sparsify(cfg, **arguments)
+
+
+def test_wrong_types():
+    with pytest.raises(TypeError, match="`cfg` to be a Config or a dict, but got 'swin.py'"):
+        mmsparse.sparsify("swin.py")
+    with pytest.raises(TypeError, match="`keep_ratio` to be a number"):
+        mmsparse.sparsify(of(dict(type="SwinTransformer")), "0.7")
