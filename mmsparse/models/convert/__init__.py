@@ -1,0 +1,7 @@
+"""Checkpoints of other releases in the layout that our networks share with the stock ones. Pure functions."""
+
+from .dense import Converted, convert_dense
+from .dynamicvit import convert_dynamicvit
+from .fit import Fit, check_fit
+
+__all__ = ["Converted", "Fit", "check_fit", "convert_dense", "convert_dynamicvit"]

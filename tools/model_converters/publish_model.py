@@ -1,0 +1,52 @@
+"""Make a training checkpoint fit to be published: weights and meta only, the hash of the file in its name.
+
+With an EMA hook a checkpoint holds every weight twice; the averaged ones stay, which validation used, and with
+``--no-ema`` the trained ones.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from mmsparse.models.convert.files import read_checkpoint, to_bytes, write_whole
+
+KEPT = ("meta", "state_dict")
+
+
+def published(content: Any, ema: bool) -> dict[str, Any]:
+    """The part of a training checkpoint that users of the model need."""
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or not content["state_dict"]:
+        holds = sorted(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"expected a checkpoint of mmengine with a state_dict, but the file holds {holds}")
+    state = dict(content["state_dict"])
+    if not ema:
+        if "ema_state_dict" not in content:
+            raise ValueError("--no-ema: this checkpoint was trained without EMA; leave the option out")
+        # mmengine swaps the two on saving: the trained weights wait under the name of the averaged ones
+        trained = content["ema_state_dict"]
+        state.update({k.removeprefix("module."): v for k, v in trained.items() if k.startswith("module.")})
+    return {"meta": content.get("meta", {}), "state_dict": state}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("src", help="checkpoint of a training run")
+    parser.add_argument("dst", type=Path, help="name of the result; becomes <name>-<first 8 digits of its sha256>.pth")
+    parser.add_argument("--no-ema", action="store_true", help="publish the trained weights, not their average")
+    args = parser.parse_args()
+    try:
+        content = read_checkpoint(args.src)
+        data = to_bytes(published(content, not args.no_ema))
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: error: {args.src}: {error}\n")
+    path = args.dst.with_name(f"{args.dst.name.removesuffix('.pth')}-{hashlib.sha256(data).hexdigest()[:8]}.pth")
+    write_whole(data, path)
+    dropped = [key for key in content if key not in KEPT]
+    print(
+        f"{path}\n  kept: {len(content['state_dict'])} weights and meta\n  dropped: {', '.join(dropped) or 'nothing'}"
+    )
+
+
+if __name__ == "__main__":
+    main()
