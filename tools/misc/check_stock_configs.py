@@ -1,0 +1,224 @@
+"""Make every installed stock config with a ConvNeXt, Swin or ViT dynamic: does it build, train a step and predict?
+
+Each config runs in a process of its own, with its real network, on two small generated pictures. Those that passed or
+have a stated reason are kept in --out and skipped the next time. Exit status 1 if something fails without one.
+"""
+
+import argparse
+import fnmatch
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.structures import PixelData
+from torch import nn
+from tqdm import tqdm
+
+from mmsparse import apis, compat, sparsify
+from mmsparse.engine.launch import read_config, without_pretrained
+from mmsparse.sparsity.budget import num_keep
+
+FAMILIES = ("ConvNeXt", "SwinTransformer", "VisionTransformer", "MAE", "BEiT")
+ENCODERS = ("backbone", "image_encoder")
+PASSES, REASON, FAILS = "passes", "reason", "FAILS"
+MARK = "result: "
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*", metavar="GLOB", help="configs to take, such as 'mmseg::swin/*'")
+    parser.add_argument("--out", default="work_dirs/stock_configs.json", help="where results are kept")
+    parser.add_argument("--again", action="store_true", help="run finished ones anew")
+    parser.add_argument("--list", action="store_true", help="print the configs and stop")
+    parser.add_argument("--timeout", type=int, default=900, help="seconds for one config")
+    parser.add_argument("--one", metavar="CONFIG", help=argparse.SUPPRESS)  # the process of one config
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    compat.prepare()
+    if args.one:
+        print(MARK + json.dumps(check(args.one)))
+        return 0
+    configs = [name for name in stock_configs() if fnmatch.fnmatch(name, args.only)]
+    if args.list:
+        print("\n".join(configs))
+        return 0
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(out.read_text()) if out.is_file() else {}
+    todo = [n for n in configs if args.again or results.get(n, {}).get("status", FAILS) == FAILS]
+    for name in (bar := tqdm(todo)):
+        bar.set_description(name)
+        reason = stated_reason(read_config(name))
+        results[name] = dict(status=REASON, why=reason, seconds=0) if reason else run(name, args.timeout)
+        out.write_text(json.dumps(results, indent=1))
+    results = {name: results[name] for name in configs}
+    for name, result in results.items():
+        print(f"{result['status']:<7} {result['seconds']:>4} s  {name}  {result['why']}")
+    counts = Counter(result["status"] for result in results.values())
+    print(f"{counts[PASSES]} pass, {counts[REASON]} have a stated reason, {counts[FAILS]} fail; of {len(results)}")
+    return 1 if counts[FAILS] else 0
+
+
+def stock_configs() -> list[str]:
+    """Names (lib::path) of the configs that hold a backbone of one of the families, children included."""
+    names = []
+    for lib in ("mmdet", "mmseg"):
+        root = Path(importlib.util.find_spec(lib).submodule_search_locations[0]) / ".mim" / "configs"
+        paths = sorted(path for path in root.rglob("*.py") if "_base_" not in path.parts)
+        for path in tqdm(paths, desc=f"reading the configs of {lib}", leave=False):
+            try:
+                cfg = Config.fromfile(path)
+            except FileNotFoundError:  # a base that the library did not ship: nothing can be said of it
+                continue
+            if any(kind in FAMILIES for kind in encoders(cfg.get("model"))):
+                names.append(f"{lib}::{path.relative_to(root)}")
+    return names
+
+
+def encoders(tree: Any) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key in ENCODERS and isinstance(value, dict):
+                yield str(value.get("type")).rpartition(".")[2]
+            yield from encoders(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from encoders(value)
+
+
+def run(name: str, timeout: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    try:
+        command = [sys.executable, __file__, "--one", name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ)
+        lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+        tail = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        result = json.loads(lines[-1][len(MARK) :]) if lines else dict(status=FAILS, why=tail)
+    except subprocess.TimeoutExpired:
+        result = dict(status=FAILS, why=f"not finished after {timeout} s")
+    return dict(**result, seconds=round(time.perf_counter() - start))
+
+
+def stated_reason(cfg: Config) -> str | None:
+    """Why a config cannot be tried here, in a sentence that is true."""
+    try:
+        sparsify(cfg)
+    except ValueError as error:
+        return str(error)
+    if "language_model" in cfg.model and importlib.util.find_spec("transformers") is None:
+        return "its language model needs the package transformers, which is not installed"
+    return None
+
+
+def check(name: str) -> dict[str, str]:
+    torch.manual_seed(0)
+    cfg = sparsify(read_config(name), hook=dict(anneal=None))
+    init_default_scope(cfg.default_scope)
+    model = build(cfg)
+    keep = train_one_step(model, cfg)
+    predict(model, cfg)
+    return dict(status=PASSES, why=f"{keep} decisions")
+
+
+def build(cfg: Config) -> nn.Module:
+    without_pretrained(cfg.model)
+    preprocessor = cfg.model.data_preprocessor
+    preprocessor.pop("batch_augments", None)  # they enlarge the pictures
+    if preprocessor.get("size"):
+        preprocessor.size = (SIZE, SIZE)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return revert_sync_batchnorm(model)
+
+
+def train_one_step(model: nn.Module, cfg: Config) -> int:
+    """One step of the config's own optimizer; losses must be finite and every new parameter must learn."""
+    hooks = [hook for hook in cfg.custom_hooks if hook.type == "mmsparse.SparsityHook"]
+    HOOKS.build(hooks[0]).attach(model)
+    cfg.optim_wrapper.type = "OptimWrapper"  # the mixed-precision one wants a GPU
+    cfg.optim_wrapper.pop("loss_scale", None)
+    cfg.optim_wrapper.pop("dtype", None)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    router = {name: p for name, p in model.named_parameters() if ".router." in name and p.requires_grad}
+    before = {name: p.detach().clone() for name, p in router.items()}
+    learning: set[str] = set()
+    for name, p in router.items():  # the step itself forgets the gradients
+        p.register_post_accumulate_grad_hook(lambda _, name=name: learning.add(name))
+    model.train()
+    log = model.train_step(pictures(cfg), optimizer)
+    wrong = [name for name, value in log.items() if not torch.as_tensor(value).isfinite().all()]
+    assert not wrong, f"losses are not finite: {wrong}"
+    assert "loss_sparsity" in log, f"no loss_sparsity in {sorted(log)}"
+    untouched = sorted(router.keys() - learning)
+    assert not untouched, f"{len(untouched)} new parameters without a gradient, such as {untouched[:2]}"
+    assert any(not torch.equal(p, before[name]) for name, p in router.items()), "no new parameter has moved"
+    return len(apis.find_decisions(model))
+
+
+def predict(model: nn.Module, cfg: Config) -> None:
+    """One prediction; every place must keep its exact count."""
+    model.eval()
+    with torch.no_grad(), apis.record_selections(model) as taken:
+        samples = model.test_step(pictures(cfg))
+    assert samples and all(any("pred" in key for key in sample.all_keys()) for sample in samples), (
+        "nothing is predicted"
+    )
+    budget = apis.get_keep_ratio(model)
+    assert taken, "nothing was decided"
+    for place, selection in taken:
+        expected = num_keep(budget[place], selection.keep_mask.shape[1])
+        assert set(selection.num_keep) == {expected}, f"{place} keeps {selection.num_keep}, not {expected}"
+
+
+SIZE = 128
+
+
+def pictures(cfg: Config) -> dict[str, Any]:
+    """Two pictures with boxes, masks and label maps."""
+    if cfg.default_scope == "mmseg":
+        return segmentation_pictures(cfg)
+    from mmdet.testing import demo_mm_inputs, demo_track_inputs
+
+    if cfg.model.data_preprocessor.type == "TrackDataPreprocessor":
+        return demo_track_inputs(image_shapes=(3, SIZE, SIZE), num_classes=2, with_mask=True)
+    return demo_mm_inputs(
+        image_shapes=(3, SIZE, SIZE), num_items=[4, 4], num_classes=10, with_mask=True, with_semantic=True
+    )
+
+
+def segmentation_pictures(cfg: Config) -> dict[str, Any]:
+    from mmseg.structures import SegDataSample
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (SIZE, SIZE)
+    batch = []
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 2, (1, *shape), generator=generator))
+        image = torch.randint(0, 256, (channels(cfg), *shape), generator=generator, dtype=torch.uint8)
+        batch.append(dict(inputs=image, data_samples=sample))
+    return pseudo_collate(batch)
+
+
+def channels(cfg: Config) -> int:
+    return len(cfg.model.data_preprocessor.get("mean") or (0, 0, 0))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

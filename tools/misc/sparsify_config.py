@@ -1,0 +1,64 @@
+"""Write the dynamic twin of a dense config as one self-contained file, and print what changed."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from mmsparse import compat, env, sparsify
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", metavar="IN", help="config file, or lib::path such as mmdet::swin/...py")
+    parser.add_argument("out", metavar="OUT", help="the file to write")
+    parser.add_argument("--keep-ratio", type=float, nargs="+", default=[0.7], help="one number, or one per place")
+    parser.add_argument(
+        "--sparsity", nargs="+", action=DictAction, help="key=value pairs of the backbone's argument `sparsity`"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    out = Path(args.out)
+    if out.suffix != ".py":
+        raise SystemExit(f"Expected argument `OUT` to be a .py file, but got {args.out!r}")
+    if out.exists() and not args.overwrite:
+        raise SystemExit(f"{args.out} is there already. Name another file, or add --overwrite")
+    env.require()
+    compat.prepare()
+    if "::" not in args.config and not Path(args.config).is_file():
+        raise SystemExit(f"Expected argument `IN` to be a config file or lib::path, but got {args.config!r}")
+    ratio = args.keep_ratio[0] if len(args.keep_ratio) == 1 else args.keep_ratio
+    try:
+        dense = read(args.config)
+        dynamic = sparsify(dense, ratio, sparsity=args.sparsity)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    dynamic.dump(out)
+    old, new = leaves(dense.to_dict()), leaves(dynamic.to_dict())
+    for key in sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+        print(f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}")
+    print(f"wrote {args.out}")
+
+
+def read(path: str) -> Config:
+    """As it stands: nothing is fitted to this machine."""
+    return Config.fromstring(f"_base_ = {path!r}", ".py") if "::" in path else Config.fromfile(path)
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(
+            leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        )
+    return flat
+
+
+if __name__ == "__main__":
+    main()
