@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.models.backbones.swin import swin_converter
-from mmpretrain.models import VisionTransformer
 
 from mmsparse.models.convert import check_fit, convert_dense, convert_dynamicvit
 from mmsparse.registry import build
@@ -85,25 +84,41 @@ def test_released_swins_fit(arch):
     assert converted.backbone["sparsity"]["places"] == [(2, first * k) for k in (1, 2, 3)]
 
 
-def test_converted_scorer_orders_as_the_two_log_probabilities():
-    state = official.convnext((1, 1, 6, 1), (8, 16, 32, 64), 1)
+RELEASES = {  # weights, name of the k-th predictor, eps of its norms
+    "convnext": (lambda: official.convnext((1, 1, 6, 1), (8, 16, 32, 64), 1), "score_predictor.{}", 1e-6),
+    "swin": (lambda: official.swin(8, (2, 2, 6, 2), (1, 1, 2, 2), first=1), "layers.2.score_predictor.{}", 1e-5),
+    "vit": (lambda: official.vit(64, depth=4, predictors=3), "score_predictor.{}", 1e-5),
+}
+
+
+@pytest.mark.parametrize("family", RELEASES)
+@pytest.mark.parametrize("scale", [1.0, 3e-3])  # in faint tokens the eps of the norm counts
+def test_converted_scorer_orders_as_the_two_log_probabilities(family, scale):
+    make, name, eps = RELEASES[family]
+    state = make()
     model = loaded(convert_dynamicvit(state))
-    tokens = torch.randn(2, 49, 32)
     for k, decision in enumerate(model.router.decisions.values()):
-        theirs = log_probabilities(state, f"score_predictor.{k}", tokens, 1e-6)
+        tokens = scale * torch.randn(2, 49, decision.scorer.channels)
+        theirs = log_probabilities(state, name.format(k), tokens, eps)
         ours = decision.scorer(tokens)
-        torch.testing.assert_close(ours, theirs[..., 0] - theirs[..., 1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours, theirs[..., 0] - theirs[..., 1], rtol=0, atol=2e-5)
         torch.testing.assert_close(ours.sigmoid(), theirs[..., 0].exp(), rtol=0, atol=1e-5)
-        assert torch.equal(ours.argsort(dim=1), theirs[..., 0].argsort(dim=1))
+        count = 24
+        assert torch.equal(official_mask(ours, count), official_mask(theirs[..., 0], count))
 
 
-def test_layer_scale_of_the_fast_path_is_folded():
-    state = official.convnext((1, 1, 6, 1), (8, 16, 32, 64), 1)
+@pytest.mark.parametrize("scale", [1.0, 3e-3])
+@pytest.mark.parametrize("family", ["convnext", "swin"])
+def test_converted_fast_path_computes_the_formula(family, scale):
+    make, _, eps = RELEASES[family]
+    state = make()
     model = loaded(convert_dynamicvit(state))
-    rows = torch.randn(50, 32)
+    rows = scale * torch.randn(50, 32)
     for block in range(1, 6):
-        name = f"stages.2.{block}.fast_path"
-        theirs = state[f"{name}_gamma"] * linear(norm(rows, state, f"{name}.0", 1e-6), state, f"{name}.1")
+        name = f"stages.2.{block}.fast_path" if family == "convnext" else f"layers.2.blocks.{block}.fastmlp.fc1"
+        theirs = linear(norm(rows, state, f"{name}.0", eps), state, f"{name}.1")
+        if family == "convnext":
+            theirs = state[f"{name}_gamma"] * theirs
         torch.testing.assert_close(model.router.fast_paths[f"2_{block}"](rows), theirs, rtol=0, atol=1e-5)
 
 
@@ -257,19 +272,63 @@ def test_mmseg_segmenter_keeps_its_head():
     assert torch.equal(converted.weights["decode_head.conv_seg.weight"], torch.ones(1))
 
 
-def test_converted_vit_block_computes_the_formula():
-    state = official.vit(64, depth=2, size=64)
-    converted = convert_dense(state)
-    kwargs = {k: v for k, v in converted.backbone.items() if k != "type"}
-    model = VisionTransformer(**kwargs)
-    weights = converted.weights.items()
-    model.load_state_dict({k.removeprefix("backbone."): v for k, v in weights if k.startswith("backbone.")})
-    x, name = torch.randn(2, 17, 64), "blocks.1"
-    q, k, v = linear(norm(x, state, f"{name}.norm1", 1e-6), state, f"{name}.attn.qkv").chunk(3, dim=-1)
-    a = x + linear((q @ k.transpose(1, 2) / math.sqrt(64)).softmax(-1) @ v, state, f"{name}.attn.proj")
-    hidden = F.gelu(linear(norm(a, state, f"{name}.norm2", 1e-6), state, f"{name}.mlp.fc1"))
-    expected = a + linear(hidden, state, f"{name}.mlp.fc2")
-    torch.testing.assert_close(model.layers[1](x), expected, rtol=0, atol=1e-5)
+def vit_formula(state, depth, heads, counts, x):
+    """The released network at inference: dropped tokens never come back. Class token, and the tokens kept at places."""
+    patch = F.conv2d(x, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16)
+    tokens = patch.flatten(2).transpose(1, 2)
+    x = torch.cat([state["cls_token"].expand(len(tokens), -1, -1), tokens], dim=1) + state["pos_embed"]
+    alive, kept = torch.arange(tokens.shape[1]).expand(len(tokens), -1), []
+    for j in range(depth):
+        name = f"blocks.{j}"
+        if counts and j in (depth // 4, depth // 2, 3 * depth // 4):
+            k = len(kept)
+            scores = log_probabilities(state, f"score_predictor.{k}", x[:, 1:], 1e-5)[..., 0]
+            best = scores.argsort(dim=1, descending=True)[:, : counts[k]]
+            alive = alive.gather(1, best)
+            kept.append(alive.sort(dim=1).values)
+            chosen = x[:, 1:].gather(1, best[..., None].expand(-1, -1, x.shape[-1]))
+            x = torch.cat([x[:, :1], chosen], dim=1)
+        qkv = linear(norm(x, state, f"{name}.norm1", 1e-6), state, f"{name}.attn.qkv")
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+        x = x + linear(mixed.transpose(1, 2).flatten(2), state, f"{name}.attn.proj")
+        hidden = F.gelu(linear(norm(x, state, f"{name}.norm2", 1e-6), state, f"{name}.mlp.fc1"))
+        x = x + linear(hidden, state, f"{name}.mlp.fc2")
+    return norm(x[:, 0], state, "norm", 1e-6), kept
+
+
+@torch.no_grad()
+def test_converted_dense_vit_computes_the_formula():
+    state = official.vit(128, depth=3, size=64)
+    x = torch.randn(2, 3, 64, 64)
+    (ours,) = loaded(convert_dense(state))(x)
+    torch.testing.assert_close(ours, vit_formula(state, 3, 2, (), x)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dims, arch", [(384, "deit-small"), (768, "base")])
+def test_released_deits_fit(dims, arch):
+    converted = convert_dynamicvit(official.vit(dims, predictors=3, light=True))
+    fit = check_fit(converted)
+    assert converted.backbone["arch"] == arch and converted.backbone["sparsity"]["cumulative"] is True
+    assert converted.backbone["sparsity"]["places"] == [(0, 3), (0, 6), (0, 9)]
+    assert not fit.missing and not fit.unexpected and len(fit.loaded) == len(converted.weights)
+
+
+@torch.no_grad()
+def test_converted_deit_computes_what_the_release_does():
+    state = official.vit(128, depth=8, predictors=3)
+    counts = (137, 96, 67)  # floor(196 * 0.7^k), as in the official code
+    converted = convert_dynamicvit(state)
+    assert loaded(converted, **with_ratio(converted, 0.7)).router.keep_ratio == pytest.approx((0.7, 0.49, 0.343))
+    model = loaded(converted, **with_ratio(converted, [n / 196 for n in counts]))
+    selections = record_selections(model)
+    x = torch.randn(2, 3, 224, 224)
+    (ours,) = model(x)
+    theirs, kept = vit_formula(state, 8, 2, counts, x)
+    for selection, places in zip(selections, kept, strict=True):
+        mask = torch.zeros(2, 196, dtype=torch.bool).scatter(1, places, True)
+        assert torch.equal(selection.keep_mask, mask)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 TINY = ((1, 1, 2, 1), (4, 8, 16, 32))

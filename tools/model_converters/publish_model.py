@@ -29,6 +29,10 @@ def published(content: Any, ema: bool) -> dict[str, Any]:
     return {"meta": content.get("meta", {}), "state_dict": state}
 
 
+def _is_published(path: Path) -> bool:
+    return path.is_file() and path.stem.endswith(f"-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("src", help="checkpoint of a training run")
@@ -37,6 +41,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         content = read_checkpoint(args.src)
+        if _is_published(Path(args.src)):
+            raise ValueError("this file is published already: its name holds the hash of its content")
         data = to_bytes(published(content, not args.no_ema))
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: error: {args.src}: {error}\n")

@@ -55,7 +55,7 @@ def vit_config(state: State) -> dict[str, Any]:
     if not arch or feedforward != 4 * dims:
         arch = dict(embed_dims=dims, num_layers=depth, num_heads=dims // 64, feedforward_channels=feedforward)
     side = math.isqrt(_get(state, "pos_embed").shape[1] - 1)  # the class token has a position, too
-    config = dict(type="mmpretrain.VisionTransformer", arch=arch, img_size=side * patch, patch_size=patch)
+    config = dict(type="mmsparse.DynamicViT", arch=arch, img_size=side * patch, patch_size=patch)
     if "layers.0.attn.gamma1.weight" in state:
         config.update(layer_scale_init_value=1e-5)
     return config

@@ -1,0 +1,169 @@
+"""The converters as a user runs them."""
+
+import hashlib
+import runpy
+import subprocess
+import sys
+from argparse import Namespace
+
+import official
+import pytest
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.logging import HistoryBuffer
+from mmpretrain.models import ImageClassifier
+from scenes import ROOT
+
+from mmsparse.models.convert import convert_dynamicvit
+from mmsparse.registry import build
+
+DEPTHS, CHANNELS = (1, 1, 4, 1), (4, 8, 16, 32)
+
+
+def convert(monkeypatch, capsys, tool, *args, code=0):
+    path = f"{ROOT}/tools/model_converters/{tool}.py"
+    monkeypatch.setattr(sys, "argv", [path, *map(str, args)])
+    if code:
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(path, run_name="__main__")
+        assert stopped.value.code == code
+    else:
+        runpy.run_path(path, run_name="__main__")
+    printed = capsys.readouterr()
+    return printed.err if code else printed.out
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Checkpoints of several kinds, by name."""
+    dynamic, dense = official.convnext(DEPTHS, CHANNELS, 1), official.convnext(DEPTHS, CHANNELS)
+    training = dict(epoch=3, args=Namespace(base_rate=0.7))  # what else the release's training script saves
+    for name, content in {
+        "dynamic": dict(model=dynamic, **training),
+        "dense": dict(model=dense, **training),
+        "ddp": {f"module.{key}": value for key, value in dense.items()},
+        "converted": dict(state_dict=convert_dynamicvit(dynamic).weights, meta={}),
+        "resnet": {"conv1.weight": torch.ones(8, 3, 7, 7), "fc.bias": torch.ones(1)},
+        "optimizer": dict(optimizer={"state": {}, "param_groups": []}, epoch=3),
+        "list": [1, 2, 3],
+        "incomplete": dict(model={key: value for key, value in dynamic.items() if "norm" not in key}),
+    }.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    return tmp_path
+
+
+def classifier(backbone):
+    head = dict(type="LinearClsHead", num_classes=10, in_channels=CHANNELS[-1])
+    return ImageClassifier(backbone={**backbone, "type": "mmsparse.DynamicConvNeXt"}, head=head)
+
+
+def test_release_becomes_a_classifier(files, monkeypatch, capsys):
+    dst = files / "new" / "ours.pth"
+    out = convert(monkeypatch, capsys, "dynamicvit_to_mmsparse", files / "dynamic.pth", dst)
+    content = torch.load(dst, weights_only=True)
+    weights, meta = content["state_dict"], content["meta"]
+    assert f"loaded: {len(weights)}\n  missing: 0\n  unexpected: 0\n" in out
+    assert "'type': 'LocalGlobalScorer', 'eps': 1e-06" in out and "keep ratio is no weight" in out
+    assert meta["converted_from"] == "DynamicViT release, original ConvNeXt"
+    model = classifier(meta["backbone"])
+    model.load_state_dict(weights, strict=True)
+    original = torch.load(files / "dynamic.pth", weights_only=False)["model"]
+    assert torch.equal(model.head.fc.weight, original["head.weight"])
+    assert [path.name for path in dst.parent.iterdir()] == ["ours.pth"]
+
+    init = dict(type="Pretrained", checkpoint=str(dst), prefix="backbone.")
+    backbone = build({**meta["backbone"], "init_cfg": init})
+    backbone.init_weights()
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, weights[f"backbone.{key}"]), key
+
+
+@pytest.mark.parametrize("name", ["dense", "ddp"])
+def test_dense_release_becomes_the_start_of_a_dynamic_network(files, monkeypatch, capsys, name):
+    dst = files / "ours.pth"
+    out = convert(monkeypatch, capsys, "dense_to_mmsparse", files / f"{name}.pth", dst)
+    assert "missing: 0\n  unexpected: 0\n" in out
+    content = torch.load(dst, weights_only=True)
+    model = classifier({**content["meta"]["backbone"], "sparsity": dict(keep_ratio=0.7)})
+    result = model.load_state_dict(content["state_dict"], strict=False)
+    assert not result.unexpected_keys
+    assert result.missing_keys and all(".router." in key for key in result.missing_keys)
+
+
+DYNAMIC, DENSE, PUBLISH = "dynamicvit_to_mmsparse", "dense_to_mmsparse", "publish_model"
+
+
+@pytest.mark.parametrize(
+    "tool, name, message",
+    [
+        (DYNAMIC, "absent", "no such file"),
+        (DYNAMIC, "page", "not a checkpoint that PyTorch can read"),
+        (DYNAMIC, "list", "expected a dict of weights, but the file holds a list"),
+        (DYNAMIC, "optimizer", "the file holds no weights, only ['epoch', 'optimizer']"),
+        (DYNAMIC, "converted", "already have the OpenMMLab layout"),
+        (DYNAMIC, "dense", "use dense_to_mmsparse.py"),
+        (DYNAMIC, "resnet", "no score_predictor"),
+        (DYNAMIC, "incomplete", "nothing in the file becomes stages.0.0.norm.weight"),
+        (DENSE, "absent", "no such file"),
+        (DENSE, "optimizer", "holds no weights"),
+        (DENSE, "converted", "already have the OpenMMLab layout"),
+        (DENSE, "dynamic", "use dynamicvit_to_mmsparse.py"),
+        (DENSE, "resnet", "unknown layout, with keys such as ['conv1.weight', 'fc.bias']"),
+        (PUBLISH, "absent", "no such file"),
+        (PUBLISH, "optimizer", "expected a checkpoint of mmengine with a state_dict"),
+        (PUBLISH, "dense", "expected a checkpoint of mmengine with a state_dict"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_in_one_sentence(files, monkeypatch, capsys, tool, name, message):
+    before = sorted(files.iterdir())
+    error = convert(monkeypatch, capsys, tool, files / f"{name}.pth", files / "new" / "ours.pth", code=2)
+    assert message in error and error.count("\n") == 1
+    assert sorted(files.iterdir()) == before
+
+
+@pytest.mark.parametrize("dst, message", [("", "is a folder"), ("dense.pth", "the same file as `src`")])
+def test_destinations_that_cannot_be_are_refused(files, monkeypatch, capsys, dst, message):
+    before = (files / "dense.pth").read_bytes()
+    assert message in convert(monkeypatch, capsys, DENSE, files / "dense.pth", files / dst, code=2)
+    assert (files / "dense.pth").read_bytes() == before
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint as mmengine writes it with an EMA hook."""
+    weights, averaged = {"w": torch.full((3,), 1.0)}, {"module.w": torch.full((3,), 2.0), "steps": torch.tensor(9)}
+    content = dict(meta=dict(epoch=1, cfg="model = None"), state_dict=weights, ema_state_dict=averaged)
+    EMAHook()._swap_ema_state_dict(content)
+    content.update(optimizer={"state": {}}, param_schedulers=[], message_hub={"loss": HistoryBuffer()})
+    torch.save(content, tmp_path / "epoch_1.pth")
+    return tmp_path
+
+
+@pytest.mark.parametrize("options, value", [((), 2.0), (("--no-ema",), 1.0)])
+def test_publishing_keeps_weights_and_meta(trained, monkeypatch, capsys, options, value):
+    out = convert(monkeypatch, capsys, PUBLISH, trained / "epoch_1.pth", trained / "public" / "net.pth", *options)
+    (path,) = (trained / "public").iterdir()
+    assert path.name == f"net-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth" and str(path) in out
+    content = torch.load(path, weights_only=True)
+    assert content.keys() == {"meta", "state_dict"} and content["meta"] == dict(epoch=1, cfg="model = None")
+    assert content["state_dict"].keys() == {"w"} and torch.equal(content["state_dict"]["w"], torch.full((3,), value))
+    assert "dropped: ema_state_dict, optimizer, param_schedulers, message_hub" in out
+
+    again = convert(monkeypatch, capsys, PUBLISH, path, trained / "twice.pth", code=2)
+    assert "published already" in again and not list(trained.glob("twice*"))
+
+
+def test_publishing_is_reproducible_and_names_a_missing_average(trained, monkeypatch, capsys):
+    for name in ("one", "two"):
+        convert(monkeypatch, capsys, PUBLISH, trained / "epoch_1.pth", trained / name / "net.pth")
+    assert [p.name for p in (trained / "one").iterdir()] == [p.name for p in (trained / "two").iterdir()]
+    torch.save(dict(state_dict={"w": torch.ones(3)}), trained / "plain.pth")
+    error = convert(monkeypatch, capsys, PUBLISH, trained / "plain.pth", trained / "net.pth", "--no-ema", code=2)
+    assert "trained without EMA" in error
+
+
+def test_as_a_command(files):
+    command = [sys.executable, "tools/model_converters/dense_to_mmsparse.py", files / "resnet.pth", files / "x.pth"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "unknown layout" in done.stderr
