@@ -4,7 +4,8 @@ from mmsparse.env import require
 
 require("mmengine", "mmcv")
 
+from .optim_constructor import SparsityOptimWrapperConstructor  # noqa: E402
 from .seed_hook import SeedHook  # noqa: E402
 from .sparsity_hook import SparsityHook  # noqa: E402
 
-__all__ = ["SeedHook", "SparsityHook"]
+__all__ = ["SeedHook", "SparsityHook", "SparsityOptimWrapperConstructor"]
