@@ -12,6 +12,14 @@ from mmsparse.sparsity.budget import Place, check_keep_ratio, expand_keep_ratio
 DEFAULT_PLACES: list[Place] = [(2, 1), (2, 2), (2, 3)]  # three in the third stage; their count is what matters here
 
 
+STOCK_CONSTRUCTORS = (
+    "DefaultOptimWrapperConstructor",
+    "LearningRateDecayOptimizerConstructor",
+    "LearningRateDecayOptimWrapperConstructor",
+    "SparsityOptimWrapperConstructor",
+)
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A backbone of a config: where it is, what it is, and the model that holds it."""
@@ -28,6 +36,8 @@ def sparsify(
     *,
     sparsity: Mapping[str, Any] | None = None,
     hook: Mapping[str, Any] | None = None,
+    param_groups: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any] | str | None = None,
 ) -> Config:
     """The dynamic twin of a dense config, as a new config; the one given stays as it is.
 
@@ -36,6 +46,10 @@ def sparsify(
         keep_ratio: One number in (0, 1], expanded by the paper's rule, or one per place.
         sparsity: More of the backbone's argument ``sparsity``, such as ``places`` or ``scorer``.
         hook: Arguments of ``SparsityHook``.
+        param_groups: More keys of ``paramwise_cfg`` for ``SparsityOptimWrapperConstructor``, such as
+            ``dict(backbone_mult=0.2, freeze_epochs=5)``. It takes the place of the libraries' own constructors, with
+            their keys; a constructor of another origin stays.
+        teacher: Adds a ``TeacherHook`` with these arguments, or with this argument ``teacher``.
     """
     sparsity = dict(sparsity or {})
     if "keep_ratio" in sparsity:
@@ -51,6 +65,10 @@ def sparsify(
     backbone.cfg.type = f"mmsparse.{family}"
     backbone.cfg.sparsity = dict(keep_ratio=keep_ratio, **sparsity)
     cfg.custom_hooks = _with_hook(cfg.get("custom_hooks"), dict(type="mmsparse.SparsityHook", **(hook or {})))
+    if teacher is not None:
+        arguments = dict(teacher=teacher) if isinstance(teacher, str) else dict(teacher)
+        cfg.custom_hooks = _with_hook(cfg.custom_hooks, dict(type="mmsparse.TeacherHook", **arguments))
+    _set_param_groups(cfg, dict(param_groups or {}))
     return cfg
 
 
@@ -120,6 +138,21 @@ def _with_hook(hooks: Sequence[Any] | None, hook: dict[str, Any]) -> list[Any]:
     return [*hooks, hook]
 
 
+def _set_param_groups(cfg: Config, more: dict[str, Any]) -> None:
+    wrapper = cfg.get("optim_wrapper")
+    constructor = _name(wrapper.get("constructor", STOCK_CONSTRUCTORS[0])) if wrapper else None
+    if wrapper and constructor.rpartition(".")[2] in STOCK_CONSTRUCTORS:
+        wrapper.constructor = "mmsparse.SparsityOptimWrapperConstructor"
+        if more:
+            wrapper.paramwise_cfg = {**(wrapper.get("paramwise_cfg") or {}), **more}
+    elif more:
+        what = f"its constructor {constructor}" if wrapper else "no `optim_wrapper`"
+        raise ValueError(
+            f"sparsify: argument `param_groups`={more} cannot be applied, because the config has {what}; the "
+            f"constructors that can be replaced are {', '.join(STOCK_CONSTRUCTORS)}"
+        )
+
+
 def _keep(backbone: Backbone) -> None:
     """The dynamic class takes the arguments of the stock class as they are."""
 
@@ -164,7 +197,6 @@ VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
     "output_cls_token": (False, "its head wants the class token beside each map, and mmsparse.DynamicViT returns maps"),
     "out_origin": (False, "its first output is the patch embedding, which mmsparse.DynamicViT does not return"),
     "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
-    "with_cp": (False, "mmsparse.DynamicViT stands on mmpretrain's class, which has no gradient checkpointing"),
 }
 SUPPORTED: dict[str, tuple[str, Callable[[Backbone], None]]] = {
     "mmpretrain.ConvNeXt": ("DynamicConvNeXt", _keep),

@@ -22,6 +22,7 @@ STOCK = {
 }
 CLASS = {"swin-det": "DynamicSwin", "convnext-det": "DynamicConvNeXt", "swin-seg": "DynamicSwin"}
 HOOK = dict(type="mmsparse.SparsityHook")
+CONSTRUCTOR = "mmsparse.SparsityOptimWrapperConstructor"
 
 
 def stock(path):
@@ -68,6 +69,7 @@ def test_only_the_sparsity_parts_differ(name):
         "model.backbone.sparsity.keep_ratio": 0.8,
         "model.backbone.sparsity.explore": 0.5,
         "custom_hooks": [HOOK],
+        "optim_wrapper.constructor": CONSTRUCTOR,
     }
     assert old.keys() <= new.keys() | {"custom_hooks"}
 
@@ -144,6 +146,51 @@ def test_hooks_are_kept_and_ours_is_there_once():
     cfg["custom_hooks"] = [dict(HOOK, loss_weight=3.0), dict(type="EMAHook")]
     again = mmsparse.sparsify(cfg, hook=dict(anneal=None))
     assert again.custom_hooks == [dict(HOOK, loss_weight=3.0, anneal=None), dict(type="EMAHook")]
+
+
+def test_parameter_groups_keep_the_configs_own_keys():
+    keys = dict(custom_keys=dict(norm=dict(decay_mult=0.0)))
+    cfg = of(dict(type="SwinTransformer")) | dict(optim_wrapper=dict(type="OptimWrapper", paramwise_cfg=keys))
+    wrapper = mmsparse.sparsify(cfg, param_groups=dict(backbone_mult=0.2, freeze_epochs=5)).optim_wrapper
+    assert wrapper.constructor == CONSTRUCTOR
+    assert wrapper.paramwise_cfg.to_dict() == dict(keys, backbone_mult=0.2, freeze_epochs=5)
+    cfg["optim_wrapper"]["constructor"] = "MyConstructor"
+    assert mmsparse.sparsify(cfg).optim_wrapper.constructor == "MyConstructor"
+    with pytest.raises(ValueError, match="the config has its constructor MyConstructor"):
+        mmsparse.sparsify(cfg, param_groups=dict(backbone_mult=0.2))
+    with pytest.raises(ValueError, match="the config has no `optim_wrapper`"):
+        mmsparse.sparsify(of(dict(type="SwinTransformer")), param_groups=dict(backbone_mult=0.2))
+
+
+def test_a_teacher():
+    cfg = mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher="self")
+    assert cfg.custom_hooks == [HOOK, dict(type="mmsparse.TeacherHook", teacher="self")]
+    cfg = mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher=dict(teacher="dense.py", feature_weight=0.1))
+    assert cfg.custom_hooks[1] == dict(type="mmsparse.TeacherHook", teacher="dense.py", feature_weight=0.1)
+
+
+@pytest.mark.parametrize("more", [{}, dict(final_norm=True, patch_bias=True, patch_norm=True)], ids=["plain", "full"])
+def test_mmsegs_vit_and_its_translation_compute_the_same(more):
+    from mmseg.models import VisionTransformer
+
+    torch.manual_seed(0)
+    small = dict(img_size=(64, 64), embed_dims=32, num_layers=4, num_heads=4, out_indices=(1, 3), qkv_bias=True, **more)
+    small |= dict(norm_cfg=dict(type="LN", eps=1e-6), with_cls_token=bool(more))
+    dense = VisionTransformer(**small)
+    dense.init_weights()
+    init_default_scope("mmseg")
+    dynamic = MODELS.build(mmsparse.sparsify(of(dict(type="VisionTransformer", **small), "mmseg")).model.backbone)
+    result = dynamic.load_state_dict(dense.state_dict(), strict=False)
+    assert all(key.startswith("router.") for key in result.missing_keys)
+    assert set(result.unexpected_keys) <= {"cls_token"}  # without class tokens mmseg's class has one all the same
+    mmsparse.set_keep_ratio(dynamic, 1.0)
+    picture = torch.randn(2, 3, 72, 104)
+    dense.train(False)  # returns nothing
+    with torch.no_grad():
+        ours, theirs = dynamic.train(False)(picture), dense(picture)
+    assert len(ours) == len(theirs) == 2
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_detector_inside_a_wrapper():
