@@ -4,6 +4,6 @@ from mmsparse.env import require
 
 require("mmengine", "mmcv", "mmpretrain")
 
-from .backbones import DynamicConvNeXt, DynamicSwin  # noqa: E402
+from .backbones import DynamicConvNeXt, DynamicSwin, DynamicViT  # noqa: E402
 
-__all__ = ["DynamicConvNeXt", "DynamicSwin"]
+__all__ = ["DynamicConvNeXt", "DynamicSwin", "DynamicViT"]

@@ -4,16 +4,27 @@ from .budget import check_keep_ratio, expand_keep_ratio, num_keep, paper_places
 from .fast_paths import IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
 from .routing import Decided, Decision, Router, build_router, route, routed_blocks
-from .scorers import FeatureNormScorer, LocalGlobalScorer, MLPScorer, RandomScorer, Scorer
+from .scorers import (
+    AttentionScorer,
+    FeatureNormScorer,
+    KeyNormScorer,
+    LocalGlobalScorer,
+    MLPScorer,
+    RandomScorer,
+    Scorer,
+    SharedScorer,
+)
 from .selection import Selection
 from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
 
 __all__ = [
+    "AttentionScorer",
     "Decided",
     "Decision",
     "FeatureNormScorer",
     "GumbelSelector",
     "IdentityFastPath",
+    "KeyNormScorer",
     "LinearFastPath",
     "LocalGlobalScorer",
     "MLPScorer",
@@ -22,6 +33,7 @@ __all__ = [
     "Scorer",
     "Selection",
     "Selector",
+    "SharedScorer",
     "ThresholdSelector",
     "TopKSelector",
     "build_router",

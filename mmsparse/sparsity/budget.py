@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 Place = tuple[int, int]  # (stage, block) where a decision is taken
 
-STEP = 0.2  # the paper's rule for hierarchical backbones: r, r - 0.2, r - 0.4 at successive places of a stage
+STEP = 0.2  # between successive places of a stage
 EPS = 1e-6  # 0.7 - 0.2 is 0.49999999999999994; half a location must still round up
 
 
@@ -24,11 +24,14 @@ def check_keep_ratio(keep_ratio: float) -> float:
     return float(keep_ratio)
 
 
-def expand_keep_ratio(keep_ratio: float | Sequence[float], places: Sequence[Place]) -> tuple[float, ...]:
+def expand_keep_ratio(
+    keep_ratio: float | Sequence[float], places: Sequence[Place], geometric: bool = False
+) -> tuple[float, ...]:
     """One ratio for each place.
 
-    A single number r follows the paper: the first place of a stage keeps r, the next r - 0.2, then r - 0.4.
-    r = 1 keeps everything everywhere. A sequence gives one ratio per place, in the order of the places.
+    A single number r follows the paper. In hierarchical backbones the first place of a stage keeps r, the next
+    r - 0.2, then r - 0.4. In plain ones (``geometric``) successive places keep r, r^2, r^3. r = 1 keeps everything
+    everywhere. A sequence gives one ratio per place, in the order of the places.
     """
     if isinstance(keep_ratio, Sequence) and not isinstance(keep_ratio, str):
         if len(keep_ratio) != len(places):
@@ -40,6 +43,8 @@ def expand_keep_ratio(keep_ratio: float | Sequence[float], places: Sequence[Plac
     first = check_keep_ratio(keep_ratio)
     if first == 1.0:
         return (1.0,) * len(places)
+    if geometric:
+        return tuple(round(first ** (index + 1), 6) for index in range(len(places)))
     ratios = []
     for index, (stage, block) in enumerate(places):
         order = sum(1 for earlier_stage, _ in places[:index] if earlier_stage == stage)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from mmsparse.registry import build
 
 from .budget import Place, anneal, expand_keep_ratio, num_keep
+from .scorers import SharedScorer
 from .selection import Selection
+from .selectors import BURIED
 
 Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
 
@@ -84,35 +86,62 @@ class Decision(BaseModule):
         scorer: Module, tokens (B, N, C) -> scores (B, N).
         selector: Module, scores and budget -> Selection.
         detach: Whether the scorer reads features without sending gradients into them.
+        cumulative: Whether it chooses among the locations that the place before it kept.
 
     Attributes:
         keep_ratio: The budget that evaluation uses and training ends with.
         progress: How far training has come from all-dense (0) to the budget (1); set by the hook.
     """
 
-    def __init__(self, name: str, scorer: nn.Module, selector: nn.Module, detach: bool = True) -> None:
+    def __init__(
+        self, name: str, scorer: nn.Module, selector: nn.Module, detach: bool = True, cumulative: bool = False
+    ) -> None:
         super().__init__()
         self.name = name
         self.scorer = scorer
         self.selector = selector
         self.detach = detach
+        self.cumulative = cumulative
         self.keep_ratio = 1.0
         self.progress = 1.0
         self.collected = False  # becomes True once something promises to take what waits here after each forward
         self._waiting: list[Decided] = []
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Selection | None:
-        """Decide for a map; None means that everything stays on the dense path."""
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], before: Selection | None = None, attention: Any = None
+    ) -> Selection | None:
+        """Decide for a map; None means that everything stays on the dense path.
+
+        Args:
+            tokens: (B, N, C).
+            grid: Height and width, N = height * width.
+            before: What the place before it selected, if anything.
+            attention: The attention of the block to come, for scorers that read it (``scorers.Attention``).
+        """
+        before = before if self.cumulative else None
+        extra = dict(attention=attention) if self.scorer.reads_attention else {}
         if not self.training:
             if self.keep_ratio >= 1.0:
-                return None
-            return self.selector(self.scorer(tokens), grid, self.keep_ratio)
+                return before
+            if before is not None and before.count is not None and not extra:
+                scores = self._score_survivors(tokens, before)
+            else:
+                scores = self.scorer(tokens, **extra, **_alive(before))
+            return self.selector(scores, grid, self.keep_ratio, before=before)
         keep_ratio = anneal(self.keep_ratio, self.progress)
-        scores = self.scorer(tokens.detach() if self.detach else tokens)
-        selection = self.selector(scores, grid, keep_ratio, noise=1.0 - self.progress)
+        scores = self.scorer(tokens.detach() if self.detach else tokens, **extra, **_alive(before))
+        selection = self.selector(scores, grid, keep_ratio, noise=1.0 - self.progress, before=before)
         if torch.is_grad_enabled():
             self._leave(Decided(self.name, selection, scores, keep_ratio))
         return selection
+
+    def _score_survivors(self, tokens: Tensor, before: Selection) -> Tensor:
+        """Score only what is left: as many in every image."""
+        batch, locations, channels = tokens.shape
+        left = tokens.flatten(0, 1).index_select(0, before.keep_idx).view(batch, before.count, channels)
+        scores = self.scorer(left).float().flatten()
+        everywhere = scores.new_full((batch * locations,), BURIED)
+        return everywhere.index_copy(0, before.keep_idx, scores).view(batch, locations)
 
     def _leave(self, decided: Decided) -> None:
         if self._waiting and not self.collected:
@@ -145,6 +174,9 @@ class Router(BaseModule):
         fast_path: Config of the fast paths.
         explore: Fraction of unselected rows whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
+        share_scorer: One scorer for all places; a linear layer brings stages of more channels to the fewest.
+        plain: The backbone has no hierarchy: successive places keep r, r^2, r^3.
+        cumulative: What a place drops stays dropped (plain backbones only).
     """
 
     def __init__(
@@ -160,19 +192,36 @@ class Router(BaseModule):
         fast_path: dict[str, Any] | None = None,
         explore: float = 1.0,
         detach: bool = True,
+        share_scorer: bool = False,
+        plain: bool = False,
+        cumulative: bool = False,
     ) -> None:
         super().__init__()
         if not 0.0 < explore <= 1.0:
             raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore}")
+        if cumulative and not plain:
+            raise ValueError(
+                "Argument `sparsity`: cumulative=True drops locations for good, but a hierarchical backbone keeps its "
+                "maps whole. Remove it, or use mmsparse.DynamicViT"
+            )
         self.places = _check_places(default_places if places is None else places, depths)
         self.explore = explore
+        self.plain = plain
+        self.cumulative = cumulative
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
         self.fast_paths = ModuleDict()
+        scorer = scorer or dict(type="LocalGlobalScorer")
+        narrow = min(channels[stage] for stage, _ in self.places)
+        shared = build(scorer, channels=narrow) if share_scorer else None
         for index, (stage, block) in enumerate(self.places):
-            part = build(scorer or dict(type="LocalGlobalScorer"), channels=channels[stage])
-            part.index = index
+            if shared is None:
+                part = build(scorer, channels=channels[stage])
+                part.index = index
+            else:
+                part = SharedScorer(shared, channels[stage])
             choice = build(selector or dict(type="TopKSelector"))
-            self.decisions[f"{stage}_{block}"] = Decision(f"s{stage}b{block}", part, choice, detach)
+            name = f"b{block}" if plain else f"s{stage}b{block}"
+            self.decisions[f"{stage}_{block}"] = Decision(name, part, choice, detach, cumulative)
         self.routed = routed_blocks(self.places, depths)
         for stage, block in self.routed:
             self.fast_paths[f"{stage}_{block}"] = build(
@@ -186,12 +235,18 @@ class Router(BaseModule):
         return tuple(decision.keep_ratio for decision in self.decisions.values())
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
-        for decision, ratio in zip(self.decisions.values(), expand_keep_ratio(keep_ratio, self.places), strict=True):
+        ratios = expand_keep_ratio(keep_ratio, self.places, geometric=self.plain)
+        if self.cumulative and list(ratios) != sorted(ratios, reverse=True):
+            raise ValueError(
+                f"Expected argument `keep_ratio` to fall from place to place, because cumulative=True never brings a "
+                f"location back, but got {list(ratios)}"
+            )
+        for decision, ratio in zip(self.decisions.values(), ratios, strict=True):
             decision.keep_ratio = ratio
 
-    def decide(self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int]) -> Selection | None:
-        """The selection from one of the places on; ``tokens`` are (B, N, C)."""
-        return self.decisions[f"{stage}_{block}"](tokens, grid)
+    def decide(self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int], **more: Any) -> Selection | None:
+        """The selection from one of the places on; see :meth:`Decision.forward`."""
+        return self.decisions[f"{stage}_{block}"](tokens, grid, **more)
 
     def fast_path(self, stage: int, block: int) -> Path:
         module = self.fast_paths[f"{stage}_{block}"]
@@ -206,37 +261,65 @@ class Router(BaseModule):
             kept[block] = current
         return kept
 
-    def overhead_of_stage(self, stage: int, locations: int) -> int:
-        """Multiply-accumulates of a stage's scorers and fast paths for one map."""
-        total = 0
+    def overhead_of_stage(self, stage: int, locations: int, pairs: int | None = None) -> int:
+        """Multiply-accumulates of a stage's scorers and fast paths for one map.
+
+        Args:
+            stage: Which one.
+            locations: Of its map.
+            pairs: How many pairs of locations its attention compares.
+        """
+        total, left = 0, locations
         for s, block in self.places:
             decision = self.decisions[f"{s}_{block}"]
             if s == stage and decision.keep_ratio < 1.0:
-                total += decision.scorer.macs(locations)
+                scorer = decision.scorer
+                total += scorer.macs(locations, pairs) if scorer.reads_attention else scorer.macs(left)
+                if self.cumulative:
+                    left = num_keep(decision.keep_ratio, locations)
         for block, kept in self.kept_of_stage(stage, locations).items():
             total += self.fast_paths[f"{stage}_{block}"].macs(locations - kept)
         return total
 
-    def freeze_stages(self, count: int) -> None:
-        """Freeze the decisions and fast paths of the first stages, as their backbone freezes the stages."""
+    def freeze_before(self, place: Place) -> None:
+        """Freeze the decisions and fast paths of earlier blocks, as their backbone freezes the blocks."""
         for table in (self.decisions, self.fast_paths):
             for name, module in table.items():
-                if int(name.split("_")[0]) < count:
+                if tuple(map(int, name.split("_"))) < place:
                     module.eval().requires_grad_(False)
 
 
+def _alive(before: Selection | None) -> dict[str, Tensor]:
+    return {} if before is None else dict(alive=before.keep_mask)
+
+
 def build_router(
-    sparsity: dict[str, Any] | None, depths: Sequence[int], channels: Sequence[int], default_places: Sequence[Place]
+    sparsity: dict[str, Any] | None,
+    depths: Sequence[int],
+    channels: Sequence[int],
+    default_places: Sequence[Place],
+    plain: bool = False,
+    attends: bool = True,
 ) -> Router | None:
-    """The router that a backbone's argument ``sparsity`` asks for; None for a dense one."""
+    """The router that a backbone's argument ``sparsity`` asks for; None for a dense one.
+
+    ``attends`` says whether the backbone has attention that scorers may read.
+    """
     if sparsity is None:
         return None
     if not isinstance(sparsity, dict):
         raise TypeError(f"Expected argument `sparsity` to be a dict or None, but got {sparsity!r}")
     try:
-        return Router(depths, channels, default_places, **sparsity)
+        router = Router(depths, channels, default_places, plain=plain, **sparsity)
     except TypeError as error:
         raise TypeError(f"Argument `sparsity`: {error}") from error
+    for decision in router.decisions.values():
+        if decision.scorer.reads_attention and not attends:
+            raise ValueError(
+                f"Argument `sparsity`: {type(decision.scorer).__name__} reads attention, which this backbone lacks. "
+                "Use FeatureNormScorer, or any other scorer"
+            )
+    return router
 
 
 def routed_blocks(places: Sequence[Place], depths: Sequence[int]) -> list[Place]:

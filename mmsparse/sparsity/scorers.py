@@ -3,6 +3,8 @@
 A score is a logit: the probability of the slow path is its sigmoid, the slow path is preferred where it is high.
 """
 
+from typing import Protocol
+
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -10,14 +12,29 @@ from torch import Tensor, nn
 from mmsparse.registry import MODELS
 
 
+class Attention(Protocol):
+    """What a transformer lets scorers read of the block to come. Windows are the block's own."""
+
+    def keys(self) -> Tensor:
+        """(B, N, C)."""
+
+    def class_row(self, alive: Tensor | None) -> Tensor:
+        """What the class token (the mean query, if there is none) gives each location, (B, N), sums to 1."""
+
+    def column_mass(self, alive: Tensor | None) -> Tensor:
+        """What each location gets from all, averaged over its window, (B, N)."""
+
+
 class Scorer(BaseModule):
     """Base class. ``macs(n)`` is the arithmetic for the n locations of one map.
 
     Attributes:
         index: Number of the place it serves, set by the router; scores that read no features differ by it.
+        reads_attention: Whether ``forward`` takes ``attention`` and ``macs`` the number of compared pairs, too.
     """
 
     index = 0
+    reads_attention = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,7 +46,8 @@ class Scorer(BaseModule):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, C) -> (B, N)
+    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
+        """Score tokens (B, N, C); where some are dropped for good, the context is of those ``alive`` (B, N)."""
         raise NotImplementedError
 
     def macs(self, locations: int) -> int:
@@ -66,11 +84,11 @@ class LocalGlobalScorer(Scorer):
         )
         self.init_weights()
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
         local, context = self.embed(tokens).chunk(2, dim=-1)
         # The first layer of the head is linear: apply its context half once per image, not once per location.
         first, half = self.head[0], self.hidden // 2
-        shared = nn.functional.linear(context.mean(dim=1, keepdim=True), first.weight[:, half:], first.bias)
+        shared = nn.functional.linear(_mean(context, alive), first.weight[:, half:], first.bias)
         hidden = nn.functional.linear(local, first.weight[:, :half]) + shared
         return self.head[1:](hidden).squeeze(-1)
 
@@ -99,7 +117,7 @@ class MLPScorer(Scorer):
         )
         self.init_weights()
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
         return self.layers(tokens).squeeze(-1)
 
     def macs(self, locations: int) -> int:
@@ -110,9 +128,50 @@ class MLPScorer(Scorer):
 class FeatureNormScorer(Scorer):
     """The L2 norm of the features, standardised within each image. No parameters, no training."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        norm = tokens.float().norm(dim=-1)
-        return (norm - norm.mean(dim=1, keepdim=True)) / (norm.std(dim=1, keepdim=True, correction=0) + 1e-6)
+    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
+        return _standard(tokens.float().norm(dim=-1), alive)
+
+
+@MODELS.register_module()
+class KeyNormScorer(Scorer):
+    """The L2 norm of the keys of the block to come, standardised within each image. No training; transformers only."""
+
+    reads_attention = True
+
+    def forward(self, tokens: Tensor, attention: Attention, alive: Tensor | None = None) -> Tensor:
+        return _standard(attention.keys().float().norm(dim=-1), alive)
+
+    def macs(self, locations: int, pairs: int) -> int:
+        return locations * self.channels**2
+
+
+@MODELS.register_module()
+class AttentionScorer(Scorer):
+    """The attention that locations get in the block to come, in log, standardised. No training; transformers only.
+
+    Args:
+        channels: Number of channels of the tokens.
+        kind: ``class``: from the class token, as in EViT (from the mean query where there is no class token).
+            ``column``: from all locations of the window, as column sums of the attention matrix.
+    """
+
+    KINDS = ("class", "column")
+    reads_attention = True
+
+    def __init__(self, channels: int, kind: str = "class") -> None:
+        super().__init__(channels)
+        if kind not in self.KINDS:
+            raise ValueError(f"AttentionScorer: expected argument `kind` to be one of {self.KINDS}, but got {kind!r}")
+        self.kind = kind
+
+    def forward(self, tokens: Tensor, attention: Attention, alive: Tensor | None = None) -> Tensor:
+        mass = attention.class_row(alive) if self.kind == "class" else attention.column_mass(alive)
+        return _standard(mass.float().clamp_min(1e-12).log(), alive)
+
+    def macs(self, locations: int, pairs: int) -> int:
+        if self.kind == "column":
+            return 2 * locations * self.channels**2 + pairs * self.channels
+        return (locations + 1) * self.channels**2 + locations * self.channels
 
 
 @MODELS.register_module()
@@ -123,9 +182,48 @@ class RandomScorer(Scorer):
     alone, so that results are reproducible and independent of batch mates.
     """
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
         batch, locations, _ = tokens.shape
         if self.training:
             return torch.randn(batch, locations, device=tokens.device)
         generator = torch.Generator().manual_seed(self.index)
         return torch.randn(locations, generator=generator).to(tokens.device).expand(batch, locations)
+
+
+class SharedScorer(Scorer):
+    """One place's share of a scorer that serves all: a linear layer first if its stage has more channels.
+
+    Args:
+        body: The scorer that all places share.
+        channels: Number of channels of this place's tokens.
+    """
+
+    def __init__(self, body: Scorer, channels: int) -> None:
+        super().__init__(channels)
+        if body.reads_attention:
+            raise ValueError(f"Argument `share_scorer`: a {type(body).__name__} has nothing to share. Remove it")
+        self.adapt = nn.Linear(channels, body.channels) if channels != body.channels else nn.Identity()
+        self.body = body
+        self.init_weights()
+
+    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
+        return self.body(self.adapt(tokens), alive)
+
+    def macs(self, locations: int) -> int:
+        own = self.channels * self.body.channels if isinstance(self.adapt, nn.Linear) else 0
+        return locations * own + self.body.macs(locations)
+
+
+def _mean(tokens: Tensor, alive: Tensor | None) -> Tensor:
+    """Over the locations (B, N, C) that are alive: (B, 1, C)."""
+    if alive is None:
+        return tokens.mean(dim=1, keepdim=True)
+    weight = alive.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp_min(1.0)
+
+
+def _standard(values: Tensor, alive: Tensor | None) -> Tensor:
+    """Zero mean and unit deviation within each image (B, N)."""
+    values = values.unsqueeze(-1)
+    centred = values - _mean(values, alive)
+    return (centred / (_mean(centred.square(), alive).sqrt() + 1e-6)).squeeze(-1)

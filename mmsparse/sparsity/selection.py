@@ -52,6 +52,24 @@ class Selection:
             return [self.count] * self.keep_mask.shape[0]
         return self.keep_mask.sum(dim=1).tolist()
 
+    def with_extra(self, count: int) -> "Selection":
+        """For tokens that follow so many extra ones (a class token), which are always slow; the grid becomes a row."""
+        if count == 0:
+            return self
+        ones = self.keep_mask.new_ones(len(self.keep_mask), count)
+        mask = torch.cat([ones, self.keep_mask], dim=1)
+        gate = None if self.gate is None else torch.cat([ones.to(self.gate), self.gate], dim=1)
+        return Selection((1, mask.shape[1]), mask, gate, None if self.count is None else self.count + count)
+
+    def within(self, before: "Selection | None") -> "Selection":
+        """Only what an earlier selection kept too: what it dropped never returns."""
+        if before is None:
+            return self
+        gate = None if self.gate is None or before.gate is None else self.gate * before.gate
+        # The scores of dropped locations are buried, so the smaller count is reached whatever the order was.
+        count = None if self.count is None or before.count is None else min(self.count, before.count)
+        return Selection(self.grid, self.keep_mask & before.keep_mask, gate, count)
+
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Pack the rows (B * H * W, C) of both paths, each in memory order."""
         return rows.index_select(0, self.keep_idx), rows.index_select(0, self.rest_idx)

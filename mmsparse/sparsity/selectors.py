@@ -9,6 +9,8 @@ from mmsparse.registry import MODELS
 from .budget import num_keep
 from .selection import Selection
 
+BURIED = -1e4  # score of a location that may not be chosen
+
 
 class Selector(BaseModule):
     """Base class: the straight-through gate and the full selection are common, the rule is the subclass's.
@@ -23,7 +25,14 @@ class Selector(BaseModule):
             raise ValueError(f"{type(self).__name__}: expected argument `tau` to be positive, but got {tau}")
         self.tau = tau
 
-    def forward(self, scores: Tensor, grid: tuple[int, int], keep_ratio: float, noise: float = 1.0) -> Selection:
+    def forward(
+        self,
+        scores: Tensor,
+        grid: tuple[int, int],
+        keep_ratio: float,
+        noise: float = 1.0,
+        before: Selection | None = None,
+    ) -> Selection:
         """Decide.
 
         Args:
@@ -31,8 +40,11 @@ class Selector(BaseModule):
             grid: Height and width, N = height * width.
             keep_ratio: Budget, the fraction of locations on the slow path.
             noise: Scale of the exploration noise of selectors that anneal it; used in training only.
+            before: Choose only among what it kept.
         """
         scores = scores.float()  # log-odds and their noise need more than half precision
+        if before is not None:
+            scores = self.bury(scores, ~before.keep_mask)
         if keep_ratio >= 1.0:
             mask, logits, count = torch.ones_like(scores, dtype=torch.bool), scores, scores.shape[1]
         elif self.training:
@@ -40,9 +52,13 @@ class Selector(BaseModule):
         else:
             mask, logits, count = self.decide(scores, keep_ratio)
         if not self.training:
-            return Selection(grid, mask, count=count)
+            return Selection(grid, mask, count=count).within(before)
         soft = torch.sigmoid(logits / self.tau)
-        return Selection(grid, mask, gate=mask + (soft - soft.detach()), count=count)
+        return Selection(grid, mask, gate=mask + (soft - soft.detach()), count=count).within(before)
+
+    def bury(self, scores: Tensor, dropped: Tensor) -> Tensor:
+        """Make sure that dropped locations take nothing of the budget."""
+        return scores.masked_fill(dropped, BURIED)
 
     def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
         """The training rule: mask, logits of the gate, count of every image if it is known."""
@@ -57,6 +73,10 @@ class Selector(BaseModule):
 @MODELS.register_module()
 class GumbelSelector(Selector):
     """The paper's: a location is drawn with the probability of its score; only the ratio loss holds the count."""
+
+    def bury(self, scores: Tensor, dropped: Tensor) -> Tensor:
+        """While training each location is drawn by itself; what happens to a dropped one still teaches its gates."""
+        return scores if self.training else super().bury(scores, dropped)
 
     def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
         logits = scores + _logistic(scores)  # Gumbel-softmax over two classes is a logistic draw
@@ -90,6 +110,10 @@ class ThresholdSelector(Selector):
         self.momentum = momentum
         self.register_buffer("quantiles", torch.zeros(self.LEVELS))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+
+    def bury(self, scores: Tensor, dropped: Tensor) -> Tensor:
+        """Just below all others: the running quantiles are of all locations."""
+        return torch.where(dropped, scores.detach().amin(dim=1, keepdim=True) - 1.0, scores)
 
     def threshold(self, keep_ratio: float) -> Tensor:
         position = (1.0 - keep_ratio) * (self.LEVELS - 1)

@@ -4,19 +4,21 @@ A new family is a new entry here, not a new test file.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from mmdet.models.backbones import SwinTransformer as DetSwin
-from mmpretrain.models import ConvNeXt
+from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
 from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import nn
 
-from mmsparse.models import DynamicConvNeXt, DynamicSwin
+from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 
 SIZES = [(224, 224), (512, 512), (200, 333)]
+# every stage and nearly every block decides or follows a decision
+EVERYWHERE = dict(places=[(0, 0), (1, 1), (2, 0), (2, 3), (3, 1)], keep_ratio=[0.6, 0.5, 0.7, 0.3, 0.4])
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Network:
     name: str
     stock: Callable[..., nn.Module]
     dynamic: Callable[..., nn.Module]  # takes sparsity=
+    deep_stage: int = 2  # one with at least four blocks
+    everywhere: dict[str, Any] = field(default_factory=lambda: EVERYWHERE)
+    explore: tuple[float, ...] = (1.0, 0.25)  # what it can
 
     def pair(self, sparsity: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
         """The stock network with lively weights, and a dynamic one with the same dense weights."""
@@ -75,13 +80,60 @@ def swin(arch: str, stock: type[nn.Module] = SegSwin, skip_windows: bool = False
     return Network(name, partial(stock, **kwargs), dynamic)
 
 
+VIT = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
+VIT_EVERYWHERE = dict(places=[0, 1, 3], keep_ratio=[0.6, 0.7, 0.3])  # may come back
+CUMULATIVE = dict(places=[0, 1, 3], keep_ratio=[0.8, 0.6, 0.3], cumulative=True)
+
+
+def vit(everywhere: dict[str, Any], out_type: str = "featmap", **more: Any) -> Network:
+    """``more`` as for the stock class; the last map is normed, so that all maps can be seen."""
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type=out_type, out_indices=[0, 1, 2, 3], **more)
+    name = f"vit-micro-{out_type}{'' if more.get('with_cls_token', True) else '-no-class'}"
+    name += "-cumulative" if "cumulative" in everywhere else ""
+    dynamic = partial(_dynamic_vit, cumulative="cumulative" in everywhere, **kwargs)
+    return Network(name, partial(VisionTransformer, **kwargs), dynamic, 0, everywhere, explore=(1.0,))
+
+
+def vit_windows() -> Network:
+    """ViTDet's blocks, as mmpretrain has them (for SAM): windows, some blocks global, no class token."""
+    shared: dict[str, Any] = dict(out_indices=[0, 1, 2, 3], window_size=5)
+
+    def stock() -> nn.Module:
+        arch = dict(**VIT, global_attn_indexes=[1])
+        model = ViTSAM(arch=arch, **shared, img_size=224, out_channels=0, use_rel_pos=False)
+        model._register_state_dict_hook(_flat_positions)
+        return model
+
+    own: dict[str, Any] = dict(global_attn_indexes=[1], out_type="featmap", with_cls_token=False, final_norm=False)
+    dynamic = partial(_dynamic_vit, arch=VIT, **shared, **own)
+    return Network("vit-micro-windows", stock, dynamic, 0, VIT_EVERYWHERE, explore=(1.0,))
+
+
+def deit(arch: str) -> Network:
+    return Network(arch, partial(VisionTransformer, arch=arch), partial(_dynamic_vit, arch=arch, cumulative=True), 0)
+
+
+def _dynamic_vit(sparsity: dict[str, Any] | None, cumulative: bool = False, **kwargs: Any) -> nn.Module:
+    more = dict(cumulative=True) if cumulative else {}
+    return DynamicViT(**kwargs, sparsity=None if sparsity is None else {**sparsity, **more})
+
+
+def _flat_positions(model: nn.Module, state: dict[str, torch.Tensor], *_: Any) -> None:
+    state["pos_embed"] = state["pos_embed"].flatten(1, 2)
+
+
 CONVNEXTS = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")]
 SWINS = [swin("micro"), swin("micro", DetSwin), swin("micro", skip_windows=True), swin("tiny")]
-ALL = CONVNEXTS + [convnext("atto", v2=True)] + SWINS
-LIGHT = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True)]
+VITS = [
+    vit(VIT_EVERYWHERE),
+    vit(VIT_EVERYWHERE, with_cls_token=False, layer_scale_init_value=0.5),
+    vit(CUMULATIVE),
+    vit(CUMULATIVE, out_type="cls_token"),
+    vit_windows(),
+]
+ALL = CONVNEXTS + [convnext("atto", v2=True)] + SWINS + VITS
+LIGHT = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
-# every stage and nearly every block decides or follows a decision
-EVERYWHERE = dict(places=[(0, 0), (1, 1), (2, 0), (2, 3), (3, 1)], keep_ratio=[0.6, 0.5, 0.7, 0.3, 0.4])
 
 
 def ids(network: Network) -> str:

@@ -2,17 +2,18 @@
 
 import pytest
 import torch
-from networks import EVERYWHERE, LIGHT, SELECTORS, ids
+from networks import LIGHT, SELECTORS, ids
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_decisions
 
 
-@pytest.mark.parametrize("explore", [1.0, 0.25])
 @pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("network", LIGHT, ids=ids)
+@pytest.mark.parametrize(
+    "network, explore", [pytest.param(n, explore, id=f"{ids(n)}-{explore}") for n in LIGHT for explore in n.explore]
+)
 def test_same_selection_same_maps(network, selector, explore, monkeypatch):
-    _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector), explore=explore))
+    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), explore=explore))
     x = torch.randn(2, 3, 160, 128)
     model.train()
     trained = model(x)
@@ -21,7 +22,7 @@ def test_same_selection_same_maps(network, selector, explore, monkeypatch):
     model.eval()
     for decision, selection in zip(find_decisions(model), selections, strict=True):
         frozen = type(selection)(selection.grid, selection.keep_mask)
-        monkeypatch.setattr(decision, "forward", lambda tokens, grid, frozen=frozen: frozen)
+        monkeypatch.setattr(decision, "forward", lambda *_, frozen=frozen, **__: frozen)
     with torch.no_grad():
         for a, b in zip(trained, model(x), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

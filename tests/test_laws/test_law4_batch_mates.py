@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from networks import EVERYWHERE, LIGHT, SELECTORS, ids
+from networks import LIGHT, SELECTORS, ids
 
 
 @pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "FeatureNormScorer", "RandomScorer"])
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_alone_or_together(network, selector, scorer):
-    _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector), scorer=dict(type=scorer)))
+    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     x = torch.randn(3, 3, 96, 128) * torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1)
     model.train()
     model(torch.randn(2, 3, 96, 128))  # lets thresholds see some scores, of other pictures

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from networks import EVERYWHERE, LIGHT, SELECTORS, ids
+from networks import LIGHT, SELECTORS, ids
 
 
 @pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "RandomScorer"])
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_twice_the_same_bits(network, selector, scorer):
-    _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector), scorer=dict(type=scorer)))
+    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     model.eval()
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():

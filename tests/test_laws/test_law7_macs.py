@@ -1,9 +1,11 @@
 """Law 7: counted MACs = traced MACs; the paper's FLOPs columns come out."""
 
+from collections import Counter
+
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer
-from networks import EVERYWHERE, convnext, ids, swin
+from networks import CUMULATIVE, VIT_EVERYWHERE, convnext, deit, ids, swin, vit
 
 from mmsparse.analysis import count_macs
 
@@ -18,13 +20,22 @@ OFFICIAL = [
     (swin("tiny"), 0.7, 4.0),
     (swin("small"), 0.7, 6.9),
     (swin("base"), 0.7, 12.1),
+    (deit("deit-small"), 0.7, 2.9),
+    (deit("deit-base"), 0.7, 11.4),
 ]
 
 
 def traced(model, x):
-    """mmengine's own analyzer, arithmetic only (it counts norms too)."""
+    """mmengine's own analyzer, arithmetic only (it counts norms too); it knows no fused attention."""
     analyzer = FlopAnalyzer(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return sum(count for op, count in analyzer.by_operator().items() if op in ("conv", "linear", "matmul"))
+    analyzer.set_op_handle("aten::scaled_dot_product_attention", _attention)
+    return sum(count for op, count in analyzer.by_operator().items() if op in ("conv", "linear", "matmul", "attention"))
+
+
+def _attention(inputs, outputs):
+    """Two matrix products of (B, heads, n, d) with (B, heads, m, d)."""
+    (batch, heads, n, d), m = inputs[0].type().sizes(), inputs[1].type().sizes()[2]
+    return Counter(attention=2 * batch * heads * n * m * d)
 
 
 @pytest.mark.parametrize("network, ratio, official", OFFICIAL, ids=lambda v: getattr(v, "name", str(v)))
@@ -39,10 +50,14 @@ def test_official_table(network, ratio, official):
 
 @pytest.mark.parametrize("size", [(96, 160), (75, 101)])
 @pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "MLPScorer", "FeatureNormScorer", "RandomScorer"])
-@pytest.mark.parametrize("network", [convnext("atto"), convnext("atto", v2=True), swin("micro")], ids=ids)
+@pytest.mark.parametrize(
+    "network",
+    [convnext("atto"), convnext("atto", v2=True), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE)],
+    ids=ids,
+)
 def test_closed_form_is_what_runs(network, scorer, size):
     for fast in ("LinearFastPath", "IdentityFastPath"):
-        sparsity = dict(**EVERYWHERE, scorer=dict(type=scorer), fast_path=dict(type=fast))
+        sparsity = dict(**network.everywhere, scorer=dict(type=scorer), fast_path=dict(type=fast))
         model = network.dynamic(sparsity=sparsity).eval()
         x = torch.randn(1, 3, *size)
         assert model.macs(*size) == count_macs(model, lambda: model(x)).total == traced(model, x)

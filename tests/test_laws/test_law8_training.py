@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import EVERYWHERE, LIGHT, SELECTORS, ids
+from networks import LIGHT, SELECTORS, ids
 
 from mmsparse import pop_aux
 from mmsparse.sparsity import ratio_loss
@@ -12,7 +12,7 @@ from mmsparse.sparsity import ratio_loss
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_every_parameter_gets_a_gradient(network, selector, progress):
-    _, model = network.pair(dict(**EVERYWHERE, selector=dict(type=selector)))
+    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector)))
     model.train()
     for decision in model.router.decisions.values():
         decision.progress = progress
@@ -26,7 +26,11 @@ def test_every_parameter_gets_a_gradient(network, selector, progress):
 @pytest.mark.parametrize("per_image", [True, False])
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_ratio_loss_alone_reaches_the_target(network, per_image):
-    sparsity = dict(places=[(2, 1), (2, 3)], keep_ratio=[0.7, 0.3], selector=dict(type="GumbelSelector"))
+    sparsity = dict(
+        places=[(network.deep_stage, 1), (network.deep_stage, 3)],
+        keep_ratio=[0.7, 0.3],
+        selector=dict(type="GumbelSelector"),
+    )
     _, model = network.pair(sparsity)
     model.train()
     optimizer = torch.optim.Adam(model.router.parameters(), lr=3e-3)

@@ -36,7 +36,9 @@ class DynamicConvNeXt(ConvNeXt):
         arguments.pop("self")
         super().__init__(**arguments)
         self.stem_patch_size = arguments.get("stem_patch_size", 4)
-        self.router = build_router(sparsity, self.depths, self.channels, paper_places(self.depths, deep_step=3))
+        self.router = build_router(
+            sparsity, self.depths, self.channels, paper_places(self.depths, deep_step=3), attends=False
+        )
         self._freeze_stages()
 
     @property
@@ -101,7 +103,7 @@ class DynamicConvNeXt(ConvNeXt):
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
         if getattr(self, "router", None) is not None:  # the parent calls this before there is one
-            self.router.freeze_stages(self.frozen_stages)
+            self.router.freeze_before((self.frozen_stages, 0))
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4:

@@ -180,7 +180,7 @@ class DynamicSwin(SwinTransformer):
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
         if self.router is not None:
-            self.router.freeze_stages(self.frozen_stages)
+            self.router.freeze_before((self.frozen_stages, 0))
 
 
 def _slow_path(block: nn.Module) -> Path:

@@ -1,0 +1,336 @@
+"""Vision Transformer whose whole blocks are routed: attention and feed-forward network, among selected tokens."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.utils.checkpoint as cp
+from mmpretrain.models import VisionTransformer
+from mmpretrain.models.utils import resize_pos_embed
+from torch import Tensor, nn
+
+from mmsparse.registry import MODELS
+from mmsparse.sparsity import IdentityFastPath, Selection, build_router
+
+from .routed_attention import (
+    Grid,
+    Groups,
+    from_windows,
+    masked_attention,
+    packed_attention,
+    to_windows,
+)
+
+
+@MODELS.register_module()
+class DynamicViT(VisionTransformer):
+    """Vision Transformer with dynamic token routing.
+
+    Dense parameters keep the names of ``mmpretrain.VisionTransformer``; everything new lives under ``router``.
+    Checkpoints in the layout of mmseg's ``VisionTransformer`` load as well. An unselected token keeps its value (or
+    takes the configured fast path), is nobody's key, and may be selected again, so the returned maps are whole.
+
+    Args:
+        sparsity: Arguments of :class:`mmsparse.sparsity.Router`. An empty dict is the paper's setting at 0.7: three
+            places at a quarter, a half and three quarters of the depth that keep r, r^2 and r^3; None is the dense
+            network. One more is ``cumulative``: what a place drops stays dropped, as in the NeurIPS DynamicViT. Places
+            are (0, block) pairs or block numbers.
+        window_size: Side of the attention's windows in tokens, as in ViTDet; 0: every block attends to all.
+        global_attn_indexes: Blocks that attend to all in spite of ``window_size``.
+        with_cp: Whether blocks save memory by computing their activations again in the backward pass.
+        kwargs: Arguments of ``mmpretrain.VisionTransformer``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        sparsity: dict[str, Any] | None = None,
+        window_size: int = 0,
+        global_attn_indexes: Sequence[int] = (),
+        with_cp: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        arguments = inspect.signature(VisionTransformer.__init__).bind(self, *args, **kwargs).arguments
+        arguments.pop("self")
+        _check_arguments(arguments)
+        if "out_indices" in arguments and not isinstance(arguments["out_indices"], int):
+            arguments["out_indices"] = list(arguments["out_indices"])  # the parent resolves negative ones in place
+        super().__init__(**arguments)
+        if window_size and self.num_extra_tokens:
+            raise ValueError(
+                "DynamicViT: expected argument `with_cls_token` to be False with `window_size`, because a class token "
+                "belongs to no window, but got True"
+            )
+        if window_size < 0 or not all(0 <= i < self.num_layers for i in global_attn_indexes):
+            raise ValueError(
+                f"DynamicViT: expected `window_size` >= 0 and `global_attn_indexes` in [0, {self.num_layers}), "
+                f"but got {window_size} and {list(global_attn_indexes)}"
+            )
+        self.windows = [0 if i in global_attn_indexes else window_size for i in range(self.num_layers)]
+        self.with_cp = with_cp
+        self.router = build_router(
+            _with_defaults(sparsity), [self.num_layers], [self.embed_dims], _paper_places(self.num_layers), plain=True
+        )
+        if self.router is not None and self.router.explore != 1.0:
+            raise ValueError(
+                "Argument `sparsity`: DynamicViT trains with masks on all tokens, so `explore` can only be 1.0, "
+                f"but got {self.router.explore}"
+            )
+        self._register_load_state_dict_pre_hook(_accept_mmseg_layout)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        return (self.embed_dims,) * len(self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        return (self.patch_embed.projection.stride[0],) * len(self.out_indices)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if x.dim() != 4:
+            raise ValueError(f"DynamicViT: expected images of shape (B, C, H, W), but got {tuple(x.shape)}")
+        x, grid = self._embed(x)
+        outs = []
+        selection: Selection | None = None
+        packed: _Packed | None = None  # in evaluation, the tokens between two places
+        for i, layer in enumerate(self.layers):
+            if self.router is not None and (0, i) in self.router.places:
+                x = x if packed is None else packed.whole()
+                selection = self._decide(i, x, grid, selection)
+                packed = None if selection is None or self.training else _Packed.of(x, selection, self.num_extra_tokens)
+            if packed is not None:
+                packed.run(layer, self.router.fast_paths[f"0_{i}"], self.windows[i])
+            elif selection is not None:
+                x = self._masked(i, x, grid, selection)
+            else:
+                x = self._dense(i, x, grid)
+            last = i == self.num_layers - 1
+            if i in self.out_indices or last:
+                whole = x if packed is None else packed.whole()
+                if last and self.final_norm:
+                    whole = self.ln1(whole)
+                if i in self.out_indices:
+                    outs.append(self._format_output(whole, grid))
+        return tuple(outs)
+
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates for one image at the present budget, in closed form (exact-count selectors)."""
+        projection = self.patch_embed.projection
+        grid = (-(-height // projection.stride[0]), -(-width // projection.stride[1]))  # pictures are padded to patches
+        locations, extra = grid[0] * grid[1], self.num_extra_tokens
+        total = locations * projection.weight.numel()
+        kept = {} if self.router is None else self.router.kept_of_stage(0, locations)
+        for i, (layer, window) in enumerate(zip(self.layers, self.windows, strict=True)):
+            slow = kept.get(i, locations) + extra
+            pairs, projected = slow**2, slow
+            if window and slow < locations:
+                raise ValueError("DynamicViT: with windows the arithmetic depends on the picture; count a real one")
+            if window:
+                projected = (-(-grid[0] // window)) * (-(-grid[1] // window)) * window**2
+                pairs = projected * window**2
+            mixing = layer.attn.qkv.weight.numel() + layer.attn.proj.weight.numel()
+            total += projected * mixing + 2 * pairs * self.embed_dims
+            total += slow * sum(p.numel() for p in layer.ffn.parameters() if p.dim() == 2)
+        return total + (0 if self.router is None else self.router.overhead_of_stage(0, locations, locations**2))
+
+    def init_weights(self) -> None:
+        super().init_weights()  # redraws every linear layer of the tree, the router's too
+        if self.router is not None:
+            self.router.init_weights()
+
+    def train(self, mode: bool = True) -> "DynamicViT":
+        super().train(mode)  # the parent returns nothing
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
+        x, grid = self.patch_embed(x)
+        if self.cls_token is not None:
+            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+        extra, mode = self.num_extra_tokens, self.interpolate_mode
+        x = x + resize_pos_embed(self.pos_embed, self.patch_resolution, grid, mode, extra)
+        return self.pre_norm(self.drop_after_pos(x)), tuple(grid)
+
+    def _decide(self, i: int, x: Tensor, grid: Grid, before: Selection | None) -> Selection | None:
+        attention = _Attention(self.layers[i], x, self.num_extra_tokens, grid, self.windows[i])
+        return self.router.decide(0, i, x[:, self.num_extra_tokens :], grid, before=before, attention=attention)
+
+    def _dense(self, i: int, x: Tensor, grid: Grid) -> Tensor:
+        layer, size = self.layers[i], self.windows[i]
+
+        def run(x: Tensor) -> Tensor:
+            if not size:
+                return layer(x)
+            x = x + from_windows(layer.attn(to_windows(layer.ln1(x), grid, size)), grid, size)
+            return layer.ffn(layer.ln2(x), identity=x)
+
+        return self._run(run, x)
+
+    def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection) -> Tensor:
+        layer, size = self.layers[i], self.windows[i]
+        fast = self.router.fast_paths[f"0_{i}"]
+        extended = selection.with_extra(self.num_extra_tokens)
+        keep, gate = extended.keep_mask, extended.gate
+        if gate is None:
+            gate = keep.to(x)
+
+        def run(x: Tensor) -> Tensor:
+            h = layer.ln1(x)
+            if size:
+                gates = to_windows(gate.unsqueeze(-1), grid, size, value=1.0).squeeze(-1)
+                mixed = masked_attention(layer.attn, to_windows(h, grid, size), gates.detach() > 0.5, gates)
+                slow = x + from_windows(mixed, grid, size)
+            else:
+                slow = x + masked_attention(layer.attn, h, keep, gate)
+            slow = layer.ffn(layer.ln2(slow), identity=slow)
+            weight = gate.unsqueeze(-1)
+            return (weight * slow + (1.0 - weight) * (x + fast(x))).to(slow.dtype)
+
+        return self._run(run, x)
+
+    def _run(self, run: Any, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(run, x, use_reentrant=False)
+        return run(x)
+
+    def _freeze_stages(self) -> None:
+        super()._freeze_stages()
+        if getattr(self, "router", None) is not None:  # the parent calls this before there is one
+            self.router.freeze_before((0, self.frozen_stages))
+
+
+@dataclass(eq=False)
+class _Packed:
+    """The tokens of a batch between two places: those selected, and the rest, which nobody reads."""
+
+    kept: Tensor  # (R, C)
+    rest: Tensor
+    selection: Selection  # of all tokens, extra ones included
+    grid: Grid
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, x: Tensor, selection: Selection, extra: int) -> "_Packed":
+        extended = selection.with_extra(extra)
+        kept, rest = extended.split(x.flatten(0, 1))
+        return cls(kept, rest, extended, selection.grid, x.shape)
+
+    def run(self, layer: nn.Module, fast: nn.Module, window: int) -> None:
+        groups = self._windows(window) if window else self._images
+        x = self.kept + packed_attention(layer.attn, layer.ln1(self.kept), groups)
+        self.kept = layer.ffn(layer.ln2(x), identity=x)
+        if not isinstance(fast, IdentityFastPath):
+            self.rest = self.rest + fast(self.rest)
+
+    def whole(self) -> Tensor:
+        return self.selection.join(self.kept, self.rest).view(self.shape)
+
+    @cached_property
+    def _images(self) -> Groups | int:
+        if self.selection.count is not None:
+            return self.selection.count
+        return Groups.of(self.selection.keep_idx // self.shape[1])
+
+    def _windows(self, size: int) -> Groups:
+        """Where each packed row's window is; there are no extra tokens then."""
+        height, width = self.grid
+        cell = self.selection.keep_idx % self.shape[1]
+        down, right = -(-height // size), -(-width // size)
+        image = self.selection.keep_idx // self.shape[1]
+        number = (image * down + cell // width // size) * right + cell % width // size
+        inside = to_windows(self.kept.new_ones(1, height * width, 1), self.grid, size).sum(dim=(1, 2))
+        return Groups.of(number, (size**2 - inside).repeat(self.shape[0]))
+
+
+class _Attention:
+    """What scorers may read of a block (``mmsparse.sparsity.scorers.Attention``); it needs no gradient."""
+
+    def __init__(self, layer: nn.Module, x: Tensor, extra: int, grid: Grid, window: int) -> None:
+        self.layer, self.x, self.extra, self.grid, self.window = layer, x, extra, grid, window
+
+    @torch.no_grad()
+    def keys(self) -> Tensor:
+        return self._project(self._normed(), 1)
+
+    @torch.no_grad()
+    def class_row(self, alive: Tensor | None) -> Tensor:
+        tokens = self._normed()
+        if self.extra:
+            asking = self.layer.ln1(self.x[:, :1])
+        else:
+            weight = torch.ones_like(tokens[..., :1]) if alive is None else alive.unsqueeze(-1).to(tokens)
+            asking = (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
+        weights = self._weights(self._project(asking, 0), self._project(tokens, 1), alive)
+        return weights.mean(dim=1).squeeze(1)
+
+    @torch.no_grad()
+    def column_mass(self, alive: Tensor | None) -> Tensor:
+        tokens = self._normed()
+        query, key = self._project(tokens, 0), self._project(tokens, 1)
+        alive = torch.ones(key.shape[:2], dtype=torch.bool, device=key.device) if alive is None else alive
+        if not self.window:
+            return self._mass(query, key, alive)
+        query, key = (to_windows(part, self.grid, self.window) for part in (query, key))
+        there = to_windows(alive.unsqueeze(-1).to(key), self.grid, self.window).squeeze(-1) > 0.5
+        mass = self._mass(query, key, there)
+        return from_windows(mass.unsqueeze(-1), self.grid, self.window).squeeze(-1)
+
+    def _normed(self) -> Tensor:
+        return self.layer.ln1(self.x[:, self.extra :])
+
+    def _project(self, tokens: Tensor, part: int) -> Tensor:
+        qkv = self.layer.attn.qkv
+        bias = None if qkv.bias is None else qkv.bias.chunk(3)[part]
+        return nn.functional.linear(tokens, qkv.weight.chunk(3)[part], bias)
+
+    def _weights(self, query: Tensor, key: Tensor, alive: Tensor | None) -> Tensor:
+        """Softmax of (G, n, C) on (G, m, C): (G, heads, n, m)."""
+        attn = self.layer.attn
+        query, key = (part.unflatten(-1, (attn.num_heads, attn.head_dims)).transpose(1, 2) for part in (query, key))
+        logits = (query @ key.transpose(-1, -2)).float() * attn.head_dims**-0.5
+        if alive is not None:
+            logits = logits.masked_fill(~alive[:, None, None], torch.finfo(logits.dtype).min)
+        return logits.softmax(dim=-1)
+
+    def _mass(self, query: Tensor, key: Tensor, alive: Tensor) -> Tensor:
+        rows = self._weights(query, key, alive) * alive[:, None, :, None]
+        return rows.mean(dim=1).sum(dim=1) / alive.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def _paper_places(depth: int) -> list[tuple[int, int]]:
+    """Before a quarter, a half and three quarters of the blocks: 3, 6, 9 of 12."""
+    step = max(depth // 4, 1)
+    return [(0, step), (0, 2 * step), (0, 3 * step)]
+
+
+def _with_defaults(sparsity: Any) -> Any:
+    """An unselected token keeps its value; block numbers are places."""
+    if not isinstance(sparsity, dict):
+        return sparsity
+    full = dict(fast_path=dict(type="IdentityFastPath"), **sparsity) if "fast_path" not in sparsity else dict(sparsity)
+    if full.get("places") is not None:
+        full["places"] = [(0, place) if isinstance(place, int) else place for place in full["places"]]
+    return full
+
+
+def _accept_mmseg_layout(state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    """mmseg's class wraps torch's attention layer, whose parameters have other names."""
+    for key in [key for key in state if key.startswith(f"{prefix}layers.") and ".attn.attn." in key]:
+        name = key.replace(".attn.attn.in_proj_", ".attn.qkv.").replace(".attn.attn.out_proj.", ".attn.proj.")
+        state[name] = state.pop(key)
+
+
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    arch = arguments.get("arch", "base")
+    if isinstance(arch, str) and arch.lower() not in VisionTransformer.arch_zoo:
+        allowed = list(VisionTransformer.arch_zoo)
+        raise ValueError(f"DynamicViT: expected argument `arch` to be one of {allowed} or a dict, but got {arch!r}")
+    needed = {"embed_dims", "num_layers", "num_heads", "feedforward_channels"}
+    if isinstance(arch, dict) and not needed <= arch.keys():
+        raise ValueError(f"DynamicViT: a dict `arch` needs the keys {sorted(needed)}, but got {sorted(arch)}")

@@ -1,0 +1,203 @@
+"""What is DynamicViT's own: keys that may be seen, dropped tokens, layouts, windows, arguments."""
+
+import pytest
+import torch
+from mmpretrain.models import VisionTransformer
+from mmseg.models.backbones import VisionTransformer as SegViT
+
+from mmsparse import pop_aux, set_keep_ratio
+from mmsparse.apis import find_decisions, record_selections
+from mmsparse.models import DynamicViT
+from mmsparse.models.backbones.routed_attention import (
+    Groups,
+    from_windows,
+    masked_attention,
+    packed_attention,
+    to_windows,
+)
+
+MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
+
+
+def build(**more):
+    return DynamicViT(**{**dict(arch=MICRO, img_size=96, out_type="featmap"), **more})
+
+
+@pytest.fixture
+def attn():
+    return VisionTransformer(arch=MICRO).layers[0].attn
+
+
+def by_the_formula(attn, tokens, gate):
+    """A_ij = e_ij G_ij / sum_k e_ik G_ik with G_ii = 1 and else G_ij = gate_j."""
+    query, key, value = attn.qkv(tokens).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
+    e = (query @ key.transpose(-1, -2) / 4).exp()
+    itself = torch.eye(tokens.shape[1])
+    columns = (gate[:, None] * (1 - itself) + itself).unsqueeze(1)
+    weights = e * columns
+    mixed = (weights / weights.sum(-1, keepdim=True)) @ value
+    return attn.proj(mixed.transpose(1, 2).flatten(2))
+
+
+def test_masked_attention_is_the_papers_with_its_gradients(attn):
+    tokens, gate = torch.randn(2, 10, 48), (torch.rand(2, 10) < 0.5).float()
+    weight = torch.randn(2, 10, 48)
+    grads = []
+    for attend in (masked_attention, None):
+        x, g = tokens.clone().requires_grad_(), gate.clone().requires_grad_()
+        y = by_the_formula(attn, x, g) if attend is None else attend(attn, x, gate > 0.5, g)
+        (y * weight).sum().backward()
+        grads.append((y, x.grad, g.grad))
+    for actual, expected in zip(*grads, strict=True):
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_packed_attention_sees_its_group_only(attn):
+    number = torch.tensor([2, 0, 2, 2, 5, 0, 2])
+    rows = torch.randn(7, 48)
+    actual = packed_attention(attn, rows, Groups.of(number))
+    for group in (0, 2, 5):
+        alone = attn(rows[number == group].unsqueeze(0)).squeeze(0)
+        torch.testing.assert_close(actual[number == group], alone, rtol=0, atol=1e-5)
+    equal = packed_attention(attn, rows[:6], 3)
+    torch.testing.assert_close(equal[3:], attn(rows[3:6].unsqueeze(0)).squeeze(0), rtol=0, atol=1e-5)
+    assert packed_attention(attn, rows[:0], Groups.of(number[:0])).shape == (0, 48)
+
+
+def test_padding_of_a_window_is_a_key(attn):
+    """As if the window's missing cells were tokens of zeros."""
+    rows = torch.randn(5, 48)
+    groups = Groups.of(torch.tensor([0, 0, 1, 1, 1]), padding=torch.tensor([4, 0]))
+    actual = packed_attention(attn, rows, groups)
+    torch.testing.assert_close(actual[2:], attn(rows[None, 2:])[0], rtol=0, atol=1e-5)
+    padded = attn(torch.cat([rows[:2], torch.zeros(4, 48)])[None])[0, :2]
+    torch.testing.assert_close(actual[:2], padded, rtol=0, atol=1e-5)
+
+
+def test_windows_come_back():
+    tokens = torch.randn(2, 7 * 9, 3)
+    windows = to_windows(tokens, (7, 9), 4)
+    assert windows.shape == (2 * 2 * 3, 16, 3)
+    assert torch.equal(windows[1, 5], tokens[0, 1 * 9 + 5])  # second window, its second row and column
+    assert torch.equal(from_windows(windows, (7, 9), 4), tokens)
+
+
+@pytest.mark.parametrize("selector", ["TopKSelector", "ThresholdSelector"])
+@pytest.mark.parametrize("window", [0, 4])
+def test_unselected_tokens_keep_their_value_and_come_back(selector, window):
+    model = build(out_indices=[0, 1, 2, 3], final_norm=False, with_cls_token=False, window_size=window,
+                  sparsity=dict(places=[0, 2], keep_ratio=[0.25, 0.75], selector=dict(type=selector)))  # fmt: skip
+    x = torch.randn(2, 3, 96, 96)
+    model.train()(x)  # thresholds see some scores
+    model.eval()
+    with torch.no_grad(), record_selections(model) as taken:
+        maps = [m.flatten(2).transpose(1, 2) for m in model(x)]
+        embedded, _ = model._embed(x)
+    (_, first), (_, second) = taken
+    assert torch.equal(maps[1][~first.keep_mask], embedded[~first.keep_mask])
+    assert (second.keep_mask & ~first.keep_mask).any()
+    moved = (maps[2] != maps[1]).any(-1)
+    assert torch.equal(moved, second.keep_mask)
+
+
+def test_cumulative_never_returns():
+    model = build(sparsity=dict(cumulative=True, places=[0, 1, 3], keep_ratio=0.7, selector=dict(type="GumbelSelector")))
+    x = torch.randn(2, 3, 96, 96)
+    for mode in (True, False):
+        model.train(mode)
+        with record_selections(model) as taken:
+            model(x)
+        masks = [selection.keep_mask for _, selection in taken]
+        assert len(masks) == 3
+        for before, after in zip(masks, masks[1:], strict=False):
+            assert not (after & ~before).any()
+        pop_aux(model)
+    assert [selection.num_keep for _, selection in taken] == [[25, 25], [18, 18], [12, 12]]  # of 36: r, r^2, r^3
+
+
+def test_survivors_are_scored_as_if_alone():
+    """Evaluation scores only what is left; the whole map with the dropped tokens masked gives the same scores."""
+    model = build(sparsity=dict(cumulative=True)).eval()
+    decision = find_decisions(model)[1]
+    tokens = torch.randn(2, 36, 48)
+    before = find_decisions(model)[0](tokens, (6, 6))
+    packed = decision(tokens, (6, 6), before=before)
+    scores = decision.scorer(tokens, alive=before.keep_mask)
+    whole = decision.selector(scores, (6, 6), decision.keep_ratio, before=before)
+    assert torch.equal(packed.keep_mask, whole.keep_mask)
+
+
+def test_class_and_column_attention_are_those_of_the_block():
+    model = build(sparsity=dict(scorer=dict(type="AttentionScorer"), keep_ratio=0.5)).eval()
+    seen = {}
+    model.router.decisions["0_1"].scorer.register_forward_hook(
+        lambda scorer, args, kwargs, scores: seen.update(kwargs, scores=scores), with_kwargs=True
+    )
+    inputs = []
+    model.layers[0].register_forward_hook(lambda layer, args, output: inputs.append(output))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 96, 96))
+        layer = model.layers[1]
+        query, key, _ = layer.attn.qkv(layer.ln1(inputs[0])).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
+        logits = query @ key.transpose(-1, -2) / 4
+        row = logits[:, :, :1, 1:].softmax(-1).mean(1).squeeze(1)
+        column = logits[:, :, 1:, 1:].softmax(-1).mean(1).mean(1)
+        torch.testing.assert_close(seen["attention"].class_row(None), row, rtol=0, atol=1e-6)
+        torch.testing.assert_close(seen["attention"].column_mass(None), column, rtol=0, atol=1e-6)
+    assert torch.equal(seen["scores"].argsort(), row.argsort())
+
+
+def test_checkpoint_of_mmseg_loads_and_gives_its_maps():
+    stock = SegViT(img_size=(96, 96), embed_dims=48, num_layers=4, num_heads=3, mlp_ratio=2, out_indices=[1, 3],
+                   norm_cfg=dict(type="LN", eps=1e-6), final_norm=True, patch_bias=True)  # fmt: skip
+    stock.eval()
+    for token in (stock.cls_token, stock.pos_embed):
+        torch.nn.init.normal_(token)
+    model = build(out_indices=[1, 3], sparsity={}).eval()
+    result = model.load_state_dict(stock.state_dict(), strict=False)
+    assert result.unexpected_keys == [] and all(key.startswith("router.") for key in result.missing_keys)
+    set_keep_ratio(model, 1.0)
+    x = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        for actual, expected in zip(model(x), stock(x), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+
+
+def test_attributes():
+    model = build(out_indices=[1, -1], sparsity={})
+    assert model.out_channels == (48, 48) and model.out_strides == (16, 16)
+    assert model.router.places == ((0, 1), (0, 2), (0, 3))
+    assert model.get_layer_depth("backbone.layers.2.ln1.weight", "backbone.") == (3, 6)
+    assert model.get_layer_depth("backbone.router.decisions.0_1.scorer.head.0.weight", "backbone.") == (5, 6)
+    assert model.train() is model
+
+
+def test_frozen_blocks_freeze_their_places():
+    model = build(frozen_stages=2, sparsity=dict(places=[1, 3], keep_ratio=0.5)).train()
+    frozen = {name for name, p in model.router.named_parameters() if not p.requires_grad}
+    assert frozen and all(name.startswith(("decisions.0_1.", "fast_paths.0_1.")) for name in frozen)
+    assert not model.layers[1].training and model.layers[2].training
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (dict(arch="deit-huge"), ValueError, r"expected argument `arch` to be one of .* but got 'deit-huge'"),
+        (dict(arch=dict(embed_dims=48)), ValueError, "needs the keys .* but got"),
+        (dict(window_size=7), ValueError, "`with_cls_token` to be False with `window_size`"),
+        (dict(window_size=-1, with_cls_token=False), ValueError, "`window_size` >= 0"),
+        (dict(sparsity=dict(explore=0.5)), ValueError, "`explore` can only be 1.0, but got 0.5"),
+        (dict(sparsity=dict(keep_ratio=1.5)), ValueError, r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
+        (dict(sparsity=dict(places=[4])), ValueError, "block < .* but got"),
+        (dict(sparsity=dict(cumulative=True, keep_ratio=[0.3, 0.5, 0.2])), ValueError, "to fall from place to place"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        build(**arguments)
+
+
+def test_input_must_be_pictures():
+    with pytest.raises(ValueError, match=r"images of shape \(B, C, H, W\), but got \(3, 96, 96\)"):
+        build()(torch.zeros(3, 96, 96))
