@@ -14,6 +14,7 @@ from mmsparse.engine.launch import (
     add_launcher,
     build_runner,
     check_checkpoint,
+    close_process_group,
     load_weights,
     prepare_work_dir,
     read_config,
@@ -71,6 +72,7 @@ def main() -> None:
     if is_main_process() and args.macs_pictures and find_decisions(model) and not args.tta:
         runner.logger.info(f"keep ratio of each place: {get_keep_ratio(model)}")
         runner.logger.info(describe_macs(model, runner.test_dataloader.dataset, args.macs_pictures))
+    close_process_group()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from mmsparse.engine.launch import (
     add_config_options,
     add_launcher,
     build_runner,
+    close_process_group,
     prepare_work_dir,
     read_config,
 )
@@ -50,6 +51,7 @@ def main() -> None:
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
     runner = build_runner(cfg)
     runner.train()
+    close_process_group()
 
 
 if __name__ == "__main__":

@@ -63,6 +63,13 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 
+def close_process_group() -> None:
+    """The last call of a tool. A gloo thread that still drops the last broadcast's tensors would abort the exit."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()  # lets go of the interpreter until what was queued before it is done
+        torch.distributed.destroy_process_group()
+
+
 def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
     """Command line, then config, then ./work_dirs/<name>; refuse one that cannot be written to."""
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
