@@ -7,5 +7,6 @@ require("mmengine", "mmcv")
 from .optim_constructor import SparsityOptimWrapperConstructor  # noqa: E402
 from .seed_hook import SeedHook  # noqa: E402
 from .sparsity_hook import SparsityHook  # noqa: E402
+from .teacher_hook import TeacherHook  # noqa: E402
 
-__all__ = ["SeedHook", "SparsityHook", "SparsityOptimWrapperConstructor"]
+__all__ = ["SeedHook", "SparsityHook", "SparsityOptimWrapperConstructor", "TeacherHook"]

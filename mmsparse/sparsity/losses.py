@@ -27,3 +27,23 @@ def score_loss(scores: Tensor, target: Tensor) -> Tensor:
     positive = target.mean().clamp(1e-3, 1 - 1e-3)
     weight = target / positive + (1 - target) / (1 - positive)
     return 0.5 * F.binary_cross_entropy_with_logits(scores.float(), target, weight=weight)
+
+
+def feature_distillation(student: Tensor, teacher: Tensor, keep_mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of features over batch, positions and channels.
+
+    Args:
+        student: (B, N, C).
+        teacher: (B, N, C), without gradient.
+        keep_mask: Boolean (B, N), the positions that count; the loss is 0 if there is none.
+    """
+    error = (student.float() - teacher.float()).square().mean(dim=-1)  # (B, N)
+    if keep_mask is None:
+        return error.mean()
+    return (error * keep_mask).sum() / keep_mask.sum().clamp(min=1)
+
+
+def logit_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence of the student's class distribution from the teacher's, mean over the batch; both (B, classes)."""
+    mine, target = F.log_softmax(student.float(), dim=-1), F.log_softmax(teacher.float(), dim=-1)
+    return F.kl_div(mine, target, reduction="batchmean", log_target=True)
