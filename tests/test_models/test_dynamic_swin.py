@@ -158,3 +158,23 @@ def test_mistakes_are_named_when_it_is_built(kwargs, error, message):
 def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="DynamicSwin: expected images of shape"):
         backbone()(torch.randn(3, 64, 64))
+
+
+@pytest.mark.parametrize("block", [0, 1], ids=["windows", "shifted"])
+def test_column_attention_is_that_of_the_stock_block(block):
+    sparsity = dict(places=[(2, block)], keep_ratio=[0.5], scorer=dict(type="AttentionScorer", kind="column"))
+    model = DynamicSwin(embed_dims=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), sparsity=sparsity).eval()
+    seen = {}
+    model.router.decisions[f"2_{block}"].scorer.register_forward_hook(
+        lambda scorer, args, kwargs, scores: seen.update(kwargs), with_kwargs=True
+    )
+    attn = model.stages[2].blocks[block].attn
+    torch.nn.init.normal_(attn.w_msa.relative_position_bias_table)
+    attn.w_msa.softmax.register_forward_hook(lambda layer, args, weights: seen.update(weights=weights))
+    with torch.no_grad():
+        model(torch.randn(2, 3, 224, 448))  # 14 x 28 locations: whole windows
+        mass = seen["attention"].column_mass(None)
+    windows = seen["weights"].mean(dim=1).mean(dim=1).view(2, 2, 4, 7, 7)
+    expected = windows.transpose(2, 3).reshape(2, 14, 28)
+    expected = torch.roll(expected, (attn.shift_size, attn.shift_size), (1, 2)).flatten(1)
+    torch.testing.assert_close(mass, expected, rtol=0, atol=1e-6)

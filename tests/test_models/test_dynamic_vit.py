@@ -1,5 +1,7 @@
 """What is DynamicViT's own: keys that may be seen, dropped tokens, layouts, windows, arguments."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from mmpretrain.models import VisionTransformer
@@ -8,13 +10,7 @@ from mmseg.models.backbones import VisionTransformer as SegViT
 from mmsparse import pop_aux, set_keep_ratio
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.models import DynamicViT
-from mmsparse.models.backbones.routed_attention import (
-    Groups,
-    from_windows,
-    masked_attention,
-    packed_attention,
-    to_windows,
-)
+from mmsparse.models.backbones.routed_attention import Groups, Windows, masked_attention, packed_attention
 
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
 
@@ -77,10 +73,10 @@ def test_padding_of_a_window_is_a_key(attn):
 
 def test_windows_come_back():
     tokens = torch.randn(2, 7 * 9, 3)
-    windows = to_windows(tokens, (7, 9), 4)
+    windows = Windows((7, 9), 4).split(tokens)
     assert windows.shape == (2 * 2 * 3, 16, 3)
     assert torch.equal(windows[1, 5], tokens[0, 1 * 9 + 5])  # second window, its second row and column
-    assert torch.equal(from_windows(windows, (7, 9), 4), tokens)
+    assert torch.equal(Windows((7, 9), 4).join(windows), tokens)
 
 
 @pytest.mark.parametrize("selector", ["TopKSelector", "ThresholdSelector"])
@@ -102,7 +98,9 @@ def test_unselected_tokens_keep_their_value_and_come_back(selector, window):
 
 
 def test_cumulative_never_returns():
-    model = build(sparsity=dict(cumulative=True, places=[0, 1, 3], keep_ratio=0.7, selector=dict(type="GumbelSelector")))
+    model = build(
+        sparsity=dict(cumulative=True, places=[0, 1, 3], keep_ratio=0.7, selector=dict(type="GumbelSelector"))
+    )
     x = torch.randn(2, 3, 96, 96)
     for mode in (True, False):
         model.train(mode)
@@ -110,7 +108,7 @@ def test_cumulative_never_returns():
             model(x)
         masks = [selection.keep_mask for _, selection in taken]
         assert len(masks) == 3
-        for before, after in zip(masks, masks[1:], strict=False):
+        for before, after in pairwise(masks):
             assert not (after & ~before).any()
         pop_aux(model)
     assert [selection.num_keep for _, selection in taken] == [[25, 25], [18, 18], [12, 12]]  # of 36: r, r^2, r^3

@@ -1,6 +1,7 @@
 """Swin Transformer whose channel mixing is routed; windows without a selected location may skip their attention."""
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,14 +16,13 @@ from mmsparse.registry import MODELS
 from mmsparse.sparsity import Selection, build_router, paper_places, route
 from mmsparse.sparsity.routing import Path
 
+from .routed_attention import BlockAttention, Grid, Windows
 from .swin_weights import fit_swin_weights
 
 try:
     from mmseg.models.backbones.swin import SwinTransformer
 except ImportError:  # the same class and names, in an installation for detection only
     from mmdet.models.backbones.swin import SwinTransformer
-
-Grid = tuple[int, int]
 
 
 @MODELS.register_module()
@@ -85,7 +85,10 @@ class DynamicSwin(SwinTransformer):
             selection = None
             for j, block in enumerate(stage.blocks):
                 if self.router is not None and (i, j) in self.router.places:
-                    selection = self.router.decide(i, j, x, grid)
+                    layer = block.attn.w_msa
+                    windows = _ShiftedWindows.of(block.attn, grid)
+                    attention = BlockAttention(x, block.norm1, layer.qkv, layer.num_heads, windows=windows)
+                    selection = self.router.decide(i, j, x, grid, attention=attention)
                 if selection is None:
                     x = block(x, grid)
                 else:
@@ -114,7 +117,7 @@ class DynamicSwin(SwinTransformer):
                 total += padded * (mixing + 2 * window**2 * attention.embed_dims)
                 ffn = sum(p.numel() for p in block.ffn.parameters() if p.dim() == 2)
                 total += kept.get(j, locations) * ffn
-            total += 0 if self.router is None else self.router.overhead_of_stage(i, locations)
+            total += 0 if self.router is None else self.router.overhead_of_stage(i, locations, padded * window**2)
             if stage.downsample:
                 stride = stage.downsample.sampler.stride[0]
                 height, width = -(-height // stride), -(-width // stride)
@@ -188,41 +191,64 @@ def _slow_path(block: nn.Module) -> Path:
     return lambda rows, _: block.ffn.gamma2(block.ffn.layers(block.norm2(rows)))
 
 
+@dataclass(frozen=True)
+class _ShiftedWindows(Windows):
+    """The windows of a stock attention layer, shift included."""
+
+    attn: nn.Module
+
+    @classmethod
+    def of(cls, attn: nn.Module, grid: Grid) -> "_ShiftedWindows":
+        return cls(tuple(grid), attn.window_size, attn)
+
+    def split(self, tokens: Tensor, missing: float = 0.0) -> Tensor:
+        padded = tuple(-(-side // self.size) * self.size for side in self.grid)
+        cells = tokens.unflatten(1, self.grid)
+        cells = F.pad(cells, (0, 0, 0, padded[1] - self.grid[1], 0, padded[0] - self.grid[0]), value=missing)
+        if self.attn.shift_size:
+            cells = torch.roll(cells, (-self.attn.shift_size, -self.attn.shift_size), (1, 2))
+        return Windows(padded, self.size).split(cells.flatten(1, 2))
+
+    def join(self, windows: Tensor) -> Tensor:
+        padded = tuple(-(-side // self.size) * self.size for side in self.grid)
+        cells = Windows(padded, self.size).join(windows).unflatten(1, padded)
+        if self.attn.shift_size:
+            cells = torch.roll(cells, (self.attn.shift_size, self.attn.shift_size), (1, 2))
+        return cells[:, : self.grid[0], : self.grid[1]].flatten(1, 2)
+
+    def mask(self, like: Tensor) -> Tensor | None:
+        """What must not see each other after the roll: (windows, n, n) of 0 and -100, as in the stock class."""
+        size, shift = self.size, self.attn.shift_size
+        if not shift:
+            return None
+
+        def regions(side: int) -> Tensor:
+            length = -(-side // size) * size
+            place = torch.arange(length, device=like.device)
+            return (place >= length - size).long() + (place >= length - shift)
+
+        down, right = (regions(side) for side in self.grid)
+        number = down[:, None] * 3 + right[None, :]
+        cells = Windows(tuple(number.shape), size).split(number.flatten()[None, :, None]).squeeze(-1)
+        return (cells[:, None, :] != cells[:, :, None]).to(like.dtype) * -100.0
+
+    def bias(self, like: Tensor) -> Tensor:
+        layer = self.attn.w_msa
+        table = layer.relative_position_bias_table[layer.relative_position_index.flatten()]
+        bias = table.unflatten(0, (self.size**2, self.size**2)).permute(2, 0, 1)[None]
+        mask = self.mask(like)
+        return bias if mask is None else bias + mask.unsqueeze(1)
+
+
 def _attend_selected(attn: nn.Module, x: Tensor, grid: Grid, selection: Selection) -> Tensor:
     """Window attention (stock parameters) of the windows that hold a selected location; the others add nothing."""
-    size, shift = attn.window_size, attn.shift_size
-    bottom, right = -grid[0] % size, -grid[1] % size
-
-    def to_windows(cells: Tensor) -> Tensor:  # (B, H, W, C) -> (B * windows, size^2, C)
-        cells = F.pad(cells, (0, 0, 0, right, 0, bottom))
-        if shift:
-            cells = torch.roll(cells, (-shift, -shift), (1, 2))
-        return attn.window_partition(cells).flatten(1, 2)
-
-    batch, height, width = x.shape[0], grid[0] + bottom, grid[1] + right
-    selected = to_windows(selection.keep_mask.view(batch, *grid, 1)).any(dim=1).squeeze(1)
-    active = selected.nonzero().squeeze(1)
-    windows = to_windows(x.unflatten(1, grid))
-    mask = None
-    if shift:
-        mask = _shift_mask(height, width, size, shift, x)[active % (len(windows) // batch)]
+    layout = _ShiftedWindows.of(attn, grid)
+    windows = layout.split(x)
+    selected = layout.split(selection.keep_mask.unsqueeze(-1).to(x)).squeeze(-1) > 0.5
+    active = selected.any(dim=1).nonzero().squeeze(1)
     attended = torch.zeros_like(windows)
     if len(active):  # the stock attention cannot be asked for none
-        rows = attn.w_msa(windows[active], mask)
+        mask = layout.mask(x)
+        rows = attn.w_msa(windows[active], None if mask is None else mask[active % len(mask)])
         attended = rows.new_zeros(windows.shape).index_copy(0, active, rows)
-    cells = attn.window_reverse(attended.unflatten(1, (size, size)), height, width)
-    if shift:
-        cells = torch.roll(cells, (shift, shift), (1, 2))
-    return attn.drop(cells[:, : grid[0], : grid[1]].flatten(1, 2))
-
-
-def _shift_mask(height: int, width: int, size: int, shift: int, like: Tensor) -> Tensor:
-    """What must not see each other after the roll: (windows, size^2, size^2) of 0 and -100, as in the stock class."""
-
-    def regions(length: int) -> Tensor:
-        place = torch.arange(length, device=like.device)
-        return (place >= length - size).long() + (place >= length - shift)
-
-    number = regions(height)[:, None] * 3 + regions(width)[None, :]
-    windows = number.view(height // size, size, width // size, size).transpose(1, 2).reshape(-1, size**2)
-    return (windows[:, None, :] != windows[:, :, None]).to(like.dtype) * -100.0
+    return attn.drop(layout.join(attended))

@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import IdentityFastPath, Selection, build_router
 
-from .routed_attention import (
-    Grid,
-    Groups,
-    from_windows,
-    masked_attention,
-    packed_attention,
-    to_windows,
-)
+from .routed_attention import BlockAttention, Grid, Groups, Windows, masked_attention, packed_attention
 
 
 @MODELS.register_module()
@@ -158,8 +151,10 @@ class DynamicViT(VisionTransformer):
         return self.pre_norm(self.drop_after_pos(x)), tuple(grid)
 
     def _decide(self, i: int, x: Tensor, grid: Grid, before: Selection | None) -> Selection | None:
-        attention = _Attention(self.layers[i], x, self.num_extra_tokens, grid, self.windows[i])
-        return self.router.decide(0, i, x[:, self.num_extra_tokens :], grid, before=before, attention=attention)
+        layer, extra, size = self.layers[i], self.num_extra_tokens, self.windows[i]
+        windows = Windows(grid, size) if size else None
+        attention = BlockAttention(x, layer.ln1, layer.attn.qkv, layer.attn.num_heads, extra, windows)
+        return self.router.decide(0, i, x[:, extra:], grid, before=before, attention=attention)
 
     def _dense(self, i: int, x: Tensor, grid: Grid) -> Tensor:
         layer, size = self.layers[i], self.windows[i]
@@ -167,7 +162,8 @@ class DynamicViT(VisionTransformer):
         def run(x: Tensor) -> Tensor:
             if not size:
                 return layer(x)
-            x = x + from_windows(layer.attn(to_windows(layer.ln1(x), grid, size)), grid, size)
+            windows = Windows(grid, size)
+            x = x + windows.join(layer.attn(windows.split(layer.ln1(x))))
             return layer.ffn(layer.ln2(x), identity=x)
 
         return self._run(run, x)
@@ -183,9 +179,9 @@ class DynamicViT(VisionTransformer):
         def run(x: Tensor) -> Tensor:
             h = layer.ln1(x)
             if size:
-                gates = to_windows(gate.unsqueeze(-1), grid, size, value=1.0).squeeze(-1)
-                mixed = masked_attention(layer.attn, to_windows(h, grid, size), gates.detach() > 0.5, gates)
-                slow = x + from_windows(mixed, grid, size)
+                windows = Windows(grid, size)
+                gates = windows.split(gate.unsqueeze(-1), missing=1.0).squeeze(-1)
+                slow = x + windows.join(masked_attention(layer.attn, windows.split(h), gates.detach() > 0.5, gates))
             else:
                 slow = x + masked_attention(layer.attn, h, keep, gate)
             slow = layer.ffn(layer.ln2(slow), identity=slow)
@@ -240,67 +236,11 @@ class _Packed:
     def _windows(self, size: int) -> Groups:
         """Where each packed row's window is; there are no extra tokens then."""
         height, width = self.grid
-        cell = self.selection.keep_idx % self.shape[1]
+        image, cell = self.selection.keep_idx // self.shape[1], self.selection.keep_idx % self.shape[1]
         down, right = -(-height // size), -(-width // size)
-        image = self.selection.keep_idx // self.shape[1]
         number = (image * down + cell // width // size) * right + cell % width // size
-        inside = to_windows(self.kept.new_ones(1, height * width, 1), self.grid, size).sum(dim=(1, 2))
-        return Groups.of(number, (size**2 - inside).repeat(self.shape[0]))
-
-
-class _Attention:
-    """What scorers may read of a block (``mmsparse.sparsity.scorers.Attention``); it needs no gradient."""
-
-    def __init__(self, layer: nn.Module, x: Tensor, extra: int, grid: Grid, window: int) -> None:
-        self.layer, self.x, self.extra, self.grid, self.window = layer, x, extra, grid, window
-
-    @torch.no_grad()
-    def keys(self) -> Tensor:
-        return self._project(self._normed(), 1)
-
-    @torch.no_grad()
-    def class_row(self, alive: Tensor | None) -> Tensor:
-        tokens = self._normed()
-        if self.extra:
-            asking = self.layer.ln1(self.x[:, :1])
-        else:
-            weight = torch.ones_like(tokens[..., :1]) if alive is None else alive.unsqueeze(-1).to(tokens)
-            asking = (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
-        weights = self._weights(self._project(asking, 0), self._project(tokens, 1), alive)
-        return weights.mean(dim=1).squeeze(1)
-
-    @torch.no_grad()
-    def column_mass(self, alive: Tensor | None) -> Tensor:
-        tokens = self._normed()
-        query, key = self._project(tokens, 0), self._project(tokens, 1)
-        alive = torch.ones(key.shape[:2], dtype=torch.bool, device=key.device) if alive is None else alive
-        if not self.window:
-            return self._mass(query, key, alive)
-        query, key = (to_windows(part, self.grid, self.window) for part in (query, key))
-        there = to_windows(alive.unsqueeze(-1).to(key), self.grid, self.window).squeeze(-1) > 0.5
-        mass = self._mass(query, key, there)
-        return from_windows(mass.unsqueeze(-1), self.grid, self.window).squeeze(-1)
-
-    def _normed(self) -> Tensor:
-        return self.layer.ln1(self.x[:, self.extra :])
-
-    def _project(self, tokens: Tensor, part: int) -> Tensor:
-        qkv = self.layer.attn.qkv
-        bias = None if qkv.bias is None else qkv.bias.chunk(3)[part]
-        return nn.functional.linear(tokens, qkv.weight.chunk(3)[part], bias)
-
-    def _weights(self, query: Tensor, key: Tensor, alive: Tensor | None) -> Tensor:
-        """Softmax of (G, n, C) on (G, m, C): (G, heads, n, m)."""
-        attn = self.layer.attn
-        query, key = (part.unflatten(-1, (attn.num_heads, attn.head_dims)).transpose(1, 2) for part in (query, key))
-        logits = (query @ key.transpose(-1, -2)).float() * attn.head_dims**-0.5
-        if alive is not None:
-            logits = logits.masked_fill(~alive[:, None, None], torch.finfo(logits.dtype).min)
-        return logits.softmax(dim=-1)
-
-    def _mass(self, query: Tensor, key: Tensor, alive: Tensor) -> Tensor:
-        rows = self._weights(query, key, alive) * alive[:, None, :, None]
-        return rows.mean(dim=1).sum(dim=1) / alive.sum(dim=1, keepdim=True).clamp_min(1)
+        missing = 1.0 - Windows(self.grid, size).split(self.kept.new_ones(1, height * width, 1))
+        return Groups.of(number, missing.sum(dim=(1, 2)).repeat(self.shape[0]))
 
 
 def _paper_places(depth: int) -> list[tuple[int, int]]:

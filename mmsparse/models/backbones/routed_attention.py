@@ -6,6 +6,7 @@ padded is a key like any other.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,19 +32,30 @@ def project(attn: nn.Module, rows: Tensor) -> Tensor:
     return attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(rows))))
 
 
-def to_windows(tokens: Tensor, grid: Grid, size: int, value: float = 0.0) -> Tensor:
-    """(B, H * W, C) -> (B * windows, size^2, C); what is missing at the right and bottom gets ``value``."""
-    cells = tokens.unflatten(1, grid)
-    cells = F.pad(cells, (0, 0, 0, -grid[1] % size, 0, -grid[0] % size), value=value)
-    cells = cells.unflatten(1, (-1, size)).unflatten(3, (-1, size))  # (B, windows, size, windows, size, C)
-    return cells.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+@dataclass(frozen=True)
+class Windows:
+    """Square windows of a map; what is missing at the right and bottom is filled in."""
 
+    grid: Grid
+    size: int
 
-def from_windows(windows: Tensor, grid: Grid, size: int) -> Tensor:
-    """The inverse of ``to_windows``."""
-    down, right = -(-grid[0] // size), -(-grid[1] // size)
-    cells = windows.unflatten(0, (-1, down, right)).unflatten(3, (size, size)).transpose(2, 3)
-    return cells.flatten(3, 4).flatten(1, 2)[:, : grid[0], : grid[1]].flatten(1, 2)
+    def split(self, tokens: Tensor, missing: float = 0.0) -> Tensor:
+        """(B, H * W, C) -> (B * windows, size^2, C)."""
+        cells = tokens.unflatten(1, self.grid)
+        cells = F.pad(cells, (0, 0, 0, -self.grid[1] % self.size, 0, -self.grid[0] % self.size), value=missing)
+        cells = cells.unflatten(1, (-1, self.size)).unflatten(3, (-1, self.size))  # (B, down, size, right, size, C)
+        return cells.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+    def join(self, windows: Tensor) -> Tensor:
+        """The inverse of ``split``."""
+        height, width = self.grid
+        down, right = -(-height // self.size), -(-width // self.size)
+        cells = windows.unflatten(0, (-1, down, right)).unflatten(3, (self.size, self.size)).transpose(2, 3)
+        return cells.flatten(3, 4).flatten(1, 2)[:, :height, :width].flatten(1, 2)
+
+    def bias(self, like: Tensor) -> Tensor | None:
+        """What is added to the logits (windows or 1, heads or 1, size^2, size^2)."""
+        return None
 
 
 def masked_attention(attn: nn.Module, tokens: Tensor, keep: Tensor, gate: Tensor) -> Tensor:
@@ -134,3 +146,73 @@ def packed_attention(attn: nn.Module, rows: Tensor, groups: Groups | int) -> Ten
         bias = torch.cat([bias, groups.padding.to(bias).log().unsqueeze(1)], dim=1)
     mixed = merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias[:, None, None]))
     return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
+
+
+@dataclass(eq=False)
+class BlockAttention:
+    """What scorers may read of the block to come: ``mmsparse.sparsity.scorers.Attention``. It needs no gradient.
+
+    Args:
+        x: (B, extra + N, C), what the block will be given.
+        norm: In front of its attention.
+        qkv: Its projection.
+        num_heads: Of its attention.
+        extra: Number of tokens before the map's; the first is the class token.
+        windows: Its windows; None if all attend to all. Cells that a window lacks are left out.
+    """
+
+    x: Tensor
+    norm: nn.Module
+    qkv: nn.Linear
+    num_heads: int
+    extra: int = 0
+    windows: Windows | None = None
+
+    @torch.no_grad()
+    def keys(self) -> Tensor:
+        return self._project(self._normed, 1)
+
+    @torch.no_grad()
+    def class_row(self, alive: Tensor | None) -> Tensor:
+        tokens = self._normed
+        alive = self._everywhere if alive is None else alive
+        if self.extra:
+            asking = self.norm(self.x[:, :1])
+        else:
+            weight = alive.unsqueeze(-1).to(tokens)
+            asking = (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
+        return self._weights(self._project(asking, 0), self._project(tokens, 1), alive).mean(dim=1).squeeze(1)
+
+    @torch.no_grad()
+    def column_mass(self, alive: Tensor | None) -> Tensor:
+        query, key = self._project(self._normed, 0), self._project(self._normed, 1)
+        alive = self._everywhere if alive is None else alive
+        if self.windows is None:
+            return self._mass(query, key, alive, None)
+        query, key, there = (self.windows.split(part) for part in (query, key, alive.unsqueeze(-1).to(key)))
+        mass = self._mass(query, key, there.squeeze(-1) > 0.5, self.windows.bias(query))
+        return self.windows.join(mass.unsqueeze(-1)).squeeze(-1)
+
+    @cached_property
+    def _normed(self) -> Tensor:
+        return self.norm(self.x[:, self.extra :])
+
+    @property
+    def _everywhere(self) -> Tensor:
+        return torch.ones(self._normed.shape[:2], dtype=torch.bool, device=self.x.device)
+
+    def _project(self, tokens: Tensor, part: int) -> Tensor:
+        bias = None if self.qkv.bias is None else self.qkv.bias.chunk(3)[part]
+        return F.linear(tokens, self.qkv.weight.chunk(3)[part], bias)
+
+    def _weights(self, query: Tensor, key: Tensor, alive: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Softmax of (G, n, C) on (G, m, C): (G, heads, n, m)."""
+        query, key = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key))
+        logits = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
+        if bias is not None:
+            logits = (logits.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
+        return logits.masked_fill(~alive[:, None, None], torch.finfo(logits.dtype).min).softmax(dim=-1)
+
+    def _mass(self, query: Tensor, key: Tensor, alive: Tensor, bias: Tensor | None) -> Tensor:
+        rows = self._weights(query, key, alive, bias) * alive[:, None, :, None]
+        return rows.mean(dim=1).sum(dim=1) / alive.sum(dim=1, keepdim=True).clamp_min(1)

@@ -1,0 +1,11 @@
+# ViT's recipe with UPerNet: 160k iterations of AdamW
+_base_ = "./schedule_160k.py"
+
+optim_wrapper = dict(
+    _delete_=True,
+    type="OptimWrapper",
+    paramwise_cfg=dict(
+        norm_decay_mult=0.0, custom_keys=dict(pos_embed=dict(decay_mult=0.0), cls_token=dict(decay_mult=0.0))
+    ),
+    optimizer=dict(type="AdamW", lr=0.00006, betas=(0.9, 0.999), weight_decay=0.01),
+)

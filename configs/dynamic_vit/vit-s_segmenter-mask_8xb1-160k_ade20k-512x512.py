@@ -1,0 +1,10 @@
+_base_ = "./vit-b_segmenter-mask_8xb1-160k_ade20k-512x512.py"
+model = dict(
+    backbone=dict(
+        arch="deit-small",
+        init_cfg=dict(
+            checkpoint="https://mmassets.onedl.ai/mmclassification/v0/deit/deit-small_pt-4xb256_in1k_20220218-9425b9bb.pth",
+        ),
+    ),
+    decode_head=dict(in_channels=384, channels=384, num_heads=6, embed_dims=384),
+)
