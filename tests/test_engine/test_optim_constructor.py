@@ -237,8 +237,11 @@ def test_a_backbone_without_depths_is_refused():
 class Pictures(Dataset):
     metainfo: dict = {}
 
+    def __init__(self, length):
+        self.length = length
+
     def __len__(self):
-        return 4
+        return self.length
 
     def __getitem__(self, index):
         return dict(inputs=torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(index)))
@@ -296,7 +299,7 @@ def train(work_dir, amp=False, by_epoch=False, resume=None, **paramwise):
     loader = dict(
         batch_size=2,
         num_workers=0,
-        dataset=Pictures(),
+        dataset=Pictures(4 if by_epoch else 16),
         sampler=dict(type="DefaultSampler", shuffle=False),
         collate_fn=dict(type="default_collate"),
     )
