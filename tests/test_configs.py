@@ -1,5 +1,6 @@
 """Configs parse, do what their names say, are listed where users look, and build."""
 
+import inspect
 import re
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
 from torch import nn
 
@@ -18,6 +20,11 @@ PATHS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
 DYNAMIC = [path for path in PATHS if "dynamic-" in path.stem]
 DENSE = [path for path in PATHS if "dynamic-" not in path.stem]
 CONVNEXT = ROOT / "configs/dynamic_convnext"
+SWIN = ROOT / "configs/dynamic_swin"
+IMAGENET = ROOT / "configs/imagenet"
+# what a dynamic config may change in its dense twin, besides the paper's recipe of the classifiers
+SPARSE_KEYS = {"model.backbone.type", "model.backbone.sparsity.keep_ratio", "custom_hooks"}
+SCOPES = {"coco": "mmdet", "ade20k-512x512": "mmseg", "in1k": "mmpretrain"}
 FAMILIES = {
     "mask-rcnn": "mask-rcnn_dynamic-convnext-t_k70_fpn_amp-ms-crop-3x_coco",
     "retinanet": "retinanet_dynamic-convnext-t_k70_fpn_amp-ms-crop-3x_coco",
@@ -44,8 +51,39 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Any:
             yield f"{prefix}{key}", value
 
 
+def dense_type(path: Path) -> str:
+    """The stock class that a family's dense configs use."""
+    if "swin-" in path.stem:
+        return "mmseg.SwinTransformer" if "_ade20k" in path.stem else "mmdet.SwinTransformer"
+    return "mmpretrain.ConvNeXt" if "convnext-" in path.stem else "mmpretrain.VisionTransformer"
+
+
 def twin(path: Path) -> Path:
     return path.with_name(re.sub(r"_k\d+", "", path.name).replace("dynamic-", ""))
+
+
+def paper_hooks(path: Path) -> list[dict[str, Any]]:
+    """The hooks of the paper's ImageNet recipe; the first is the dense network's, too."""
+    weight = {"deit-s": 2.0, "deit-b": 5.0}.get(re.search(r"(convnext|swin|deit)-[a-z]", path.stem)[0], 10.0)
+    return [
+        dict(type="EMAHook", momentum=1e-4, priority="ABOVE_NORMAL"),
+        dict(type="mmsparse.SparsityHook", loss_weight=weight, anneal=None),
+        dict(type="mmsparse.TeacherHook"),
+    ]
+
+
+def paper_keys(path: Path) -> set[str]:
+    """What the paper's ImageNet recipe changes besides: gates, and rates of learning."""
+    gates = {"selector.type", "detach"}
+    rates = {"constructor", "paramwise_cfg.pretrained", "paramwise_cfg.backbone_mult", "paramwise_cfg.freeze_epochs"}
+    if "convnext" not in path.stem:
+        gates |= {"scorer.type", "scorer.eps"}
+    if "swin" in path.stem:
+        gates |= {"fast_path.type", "fast_path.eps"}
+    if "deit" in path.stem:
+        gates |= {"cumulative"}
+        rates |= {f"paramwise_cfg.custom_keys.{name}.lr_mult" for name in ("cls_token", "pos_embed")}
+    return {f"model.backbone.sparsity.{key}" for key in gates} | {f"optim_wrapper.{key}" for key in rates}
 
 
 def metafile(folder: Path) -> dict[str, Any]:
@@ -61,8 +99,9 @@ def test_there_are_configs():
 def test_every_config_parses_and_has_a_plain_name(path: Path):
     cfg = flat(path)
     assert re.fullmatch(r"[a-z0-9_-]+", path.stem)
-    assert cfg["default_scope"] == ("mmdet" if path.stem.endswith("_coco") else "mmseg")
-    assert "openmmlab.com" not in cfg["model.backbone.init_cfg.checkpoint"]
+    assert cfg["default_scope"] == SCOPES[path.stem.rpartition("_")[2]]
+    weights = cfg["load_from"] if path.parent == IMAGENET else cfg["model.backbone.init_cfg.checkpoint"]
+    assert weights.startswith("https://") and "openmmlab.com" not in weights
 
 
 @of_name(DYNAMIC)
@@ -71,37 +110,113 @@ def test_a_dynamic_config_does_what_its_name_says(path: Path):
     percent = re.search(r"_k(\d+)_", path.stem)[1]
     assert cfg["model.backbone.type"].startswith("mmsparse.Dynamic")
     assert cfg["model.backbone.sparsity.keep_ratio"] == int(percent) / 100
-    assert cfg["custom_hooks"] == [dict(type="mmsparse.SparsityHook")]
+    assert cfg["custom_hooks"] == (
+        paper_hooks(path) if path.parent == IMAGENET else [dict(type="mmsparse.SparsityHook")]
+    )
 
 
 @of_name(DENSE)
 def test_a_dense_config_is_dense(path: Path):
     cfg = flat(path)
-    assert cfg["model.backbone.type"].startswith("mmpretrain.")
-    assert not [key for key in cfg if "sparsity" in key or key == "custom_hooks"]
+    assert cfg["model.backbone.type"] == dense_type(path)
+    assert not [key for key in cfg if "sparsity" in key]
+    assert cfg.get("custom_hooks") == (paper_hooks(path)[:1] if path.parent == IMAGENET else None)
 
 
 @of_name(DYNAMIC)
-def test_a_dynamic_config_is_its_dense_twin_and_three_keys(path: Path):
+def test_a_dynamic_config_is_its_dense_twin_and_the_sparse_keys(path: Path):
     dynamic, dense = flat(path), flat(twin(path))
     differing = {key for key in dynamic.keys() | dense.keys() if dynamic.get(key) != dense.get(key)}
-    assert differing == {"model.backbone.type", "model.backbone.sparsity.keep_ratio", "custom_hooks"}
+    assert differing == (SPARSE_KEYS | paper_keys(path) if path.parent == IMAGENET else SPARSE_KEYS)
 
 
 @of_name([path for path in PATHS if "convnext-" in path.stem])
 def test_the_letter_in_a_name_is_the_arch(path: Path):
     cfg = flat(path)
     letter = re.search(r"convnext-([a-z])_", path.stem)[1]
-    arch, num_layers = {"t": ("tiny", 6), "s": ("small", 12)}[letter]
+    arch, num_layers = {"t": ("tiny", 6), "s": ("small", 12), "b": ("base", 12)}[letter]
     assert cfg["model.backbone.arch"] == arch
-    assert f"/convnext-{arch}_" in cfg["model.backbone.init_cfg.checkpoint"]
-    assert cfg["optim_wrapper.paramwise_cfg.num_layers"] == num_layers
+    assert f"/convnext-{arch}_" in (cfg.get("model.backbone.init_cfg.checkpoint") or cfg["load_from"])
+    if path.parent != IMAGENET:  # which has no layer-wise decay
+        assert cfg["optim_wrapper.paramwise_cfg.num_layers"] == num_layers
+
+
+@of_name([path for path in PATHS if "swin-" in path.stem])
+def test_the_letter_in_a_name_is_the_size_of_swin(path: Path):
+    cfg = flat(path)
+    letter = re.search(r"swin-([a-z])_", path.stem)[1]
+    name, width, third, heads = {
+        "t": ("tiny", 96, 6, 3),
+        "s": ("small", 96, 18, 3),
+        "b": ("base", 128, 18, 4),
+    }[letter]
+    assert f"/swin_{name}_patch4_window7_224" in (cfg.get("model.backbone.init_cfg.checkpoint") or cfg["load_from"])
+    assert cfg["model.backbone.embed_dims"] == width
+    assert cfg["model.backbone.depths"] == [2, 2, third, 2]
+    assert cfg["model.backbone.num_heads"] == [heads, 2 * heads, 4 * heads, 8 * heads]
 
 
 @of_name([path for path in PATHS if "8xb2" in path.stem or path.stem.endswith("_coco")])
 def test_the_batch_is_the_one_of_the_name(path: Path):
     assert flat(path)["train_dataloader.batch_size"] == 2
     assert flat(path)["auto_scale_lr.base_batch_size"] == 16
+
+
+@of_name(sorted(IMAGENET.glob("*.py")))
+def test_the_papers_settings_of_imagenet(path: Path):
+    cfg = flat(path)
+    hierarchical = "deit-" not in path.stem
+    epochs, rate, warmup, batch = (120, 4e-3, 20, 4096) if hierarchical else (30, 1e-3, 5, 1024)
+    gpus, per_gpu, named_epochs = map(int, re.search(r"_(\d+)xb(\d+)-(\d+)e_in1k", path.stem).groups())
+    assert gpus * per_gpu == cfg["auto_scale_lr.base_batch_size"] == batch
+    assert cfg["train_dataloader.batch_size"] == per_gpu
+    assert cfg["train_cfg.max_epochs"] == named_epochs == epochs
+    assert cfg["optim_wrapper.optimizer.lr"] == rate
+    assert [(s["begin"], s["end"]) for s in cfg["param_scheduler"]] == [(0, warmup), (warmup, epochs)]
+    big, drop = "-b_" in path.stem, cfg.get("model.backbone.drop_path_rate", 0.0)
+    assert drop == ((0.5 if big else 0.2) if hierarchical else (0.2 if big else 0.0))
+    if path in DYNAMIC:
+        assert cfg["optim_wrapper.paramwise_cfg.backbone_mult"] == (0.2 if hierarchical else 0.01)
+        assert cfg["optim_wrapper.paramwise_cfg.freeze_epochs"] == 5
+        assert cfg["model.backbone.sparsity.selector.type"] == "GumbelSelector"
+        assert cfg["model.backbone.sparsity.detach"] is False
+
+
+STOCK_TWINS = {
+    "mask-rcnn_swin-t_fpn_amp-ms-crop-3x_coco": "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
+    "mask-rcnn_swin-s_fpn_amp-ms-crop-3x_coco": "mmdet::swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco.py",
+    "retinanet_swin-t_fpn_1x_coco": "mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py",
+    **{
+        f"swin-{letter}_upernet_8xb2-160k_ade20k-512x512": (
+            f"mmseg::swin/swin-{name}-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py"
+        )
+        for letter, name in (("t", "tiny"), ("s", "small"), ("b", "base"))
+    },
+}
+
+
+@pytest.mark.parametrize("ours, theirs", STOCK_TWINS.items(), ids=STOCK_TWINS)
+def test_a_dense_swin_config_is_the_stock_one(ours: str, theirs: str):
+    from mmdet.models import SwinTransformer
+
+    from mmsparse import compat
+
+    compat.prepare()
+    mine, stock = flat(SWIN / f"{ours}.py"), dict(_leaves(get_config(theirs).to_dict()))
+
+    defaults = {
+        f"model.backbone.{name}": parameter.default
+        for name, parameter in inspect.signature(SwinTransformer.__init__).parameters.items()
+    }
+    parts = ("model.", "optim_wrapper.", "param_scheduler", "train_cfg.", "train_dataloader.", "test_dataloader.")
+    differing = {
+        key: (mine.get(key), stock.get(key))
+        for key in {key for key in mine.keys() | stock.keys() if key.startswith(parts)}
+        if mine.get(key, defaults.get(key)) != stock.get(key, defaults.get(key))
+    }
+    allowed = {"model.backbone.type"} | {f"model.backbone.{key}" for key in ("act_cfg.type", "norm_cfg.type")}
+    allowed.add("model.backbone.norm_cfg.requires_grad")  # True, as without the key
+    assert {key: pair for key, pair in differing.items() if key not in allowed} == {}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
 
 from mmsparse import compat, env, sparsify
 
@@ -48,7 +49,7 @@ def main() -> None:
 
 def read(path: str) -> Config:
     """As it stands: nothing is fitted to this machine."""
-    return Config.fromstring(f"_base_ = {path!r}", ".py") if "::" in path else Config.fromfile(path)
+    return get_config(path) if "::" in path else Config.fromfile(path)
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,3 @@
+_base_ = "./mask-rcnn_swin-s_fpn_amp-ms-crop-3x_coco.py"
+model = dict(backbone=dict(type="mmsparse.DynamicSwin", sparsity=dict(keep_ratio=0.7)))
+custom_hooks = [dict(type="mmsparse.SparsityHook")]

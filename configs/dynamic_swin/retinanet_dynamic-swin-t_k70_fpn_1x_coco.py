@@ -1,0 +1,3 @@
+_base_ = "./retinanet_swin-t_fpn_1x_coco.py"
+model = dict(backbone=dict(type="mmsparse.DynamicSwin", sparsity=dict(keep_ratio=0.7)))
+custom_hooks = [dict(type="mmsparse.SparsityHook")]
