@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmsparse.engine import SparsityHook, SparsityOptimWrapperConstructor
-from mmsparse.models import DynamicConvNeXt, DynamicSwin
+from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 from mmsparse.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 LR, WD = 1e-3, 0.05
@@ -54,7 +54,12 @@ def swin(sparsity=None):
     return Model(DynamicSwin(**SWIN, out_indices=(3,), sparsity=sparsity), 256)
 
 
-MODELS = dict(convnext=convnext, swin=swin)
+def vit(sparsity=None):
+    arch = dict(embed_dims=32, num_layers=8, num_heads=2, feedforward_channels=64)
+    return Model(DynamicViT(arch, img_size=64, patch_size=16, out_type="featmap", sparsity=sparsity), 32)
+
+
+MODELS = dict(convnext=convnext, swin=swin, vit=vit)
 
 
 def build(model, **paramwise):
@@ -186,6 +191,22 @@ def test_layer_wise_numbers_of_swin():
     assert lr["head.weight"] == lr["backbone.router.fast_paths.2_1.linear.weight"] == pytest.approx(LR)
 
 
+def test_layer_wise_numbers_of_vit():
+    """As the paper's DeiT: a hundredth for what is pretrained; class token and positions out of the optimizer."""
+    keys = {".cls_token": dict(lr_mult=0.0), ".pos_embed": dict(lr_mult=0.0)}
+    wrapper = build(vit(sparsity={}), layer_decay_rate=0.5, backbone_mult=0.01, custom_keys=keys)
+    lr, decay = of_each(wrapper), of_each(wrapper, "weight_decay")
+    assert not {"backbone.cls_token", "backbone.pos_embed"} & set(lr)
+    assert lr["backbone.patch_embed.projection.weight"] == pytest.approx(LR * 0.01 * 0.5**9)
+    for i in range(8):
+        assert lr[f"backbone.layers.{i}.attn.qkv.weight"] == pytest.approx(LR * 0.01 * 0.5 ** (8 - i))
+    assert lr["backbone.ln1.weight"] == pytest.approx(LR * 0.01)
+    new = [name for name in lr if ".router." in name]
+    assert new and {lr[name] for name in new} == {LR}
+    assert decay["backbone.router.decisions.0_2.scorer.head.0.weight"] == WD
+    assert decay["backbone.router.decisions.0_2.scorer.head.0.bias"] == 0
+
+
 def test_stage_wise_numbers_of_swin():
     lr = of_each(build(swin(sparsity={}), decay_rate=0.5, decay_type="stage_wise"))
     expected = {"patch_embed.projection.weight": 5, "stages.0.downsample.reduction.weight": 4, "norm3.weight": 0}
@@ -224,7 +245,9 @@ def test_mistakes_are_named(paramwise, message):
         build(convnext(sparsity={}), **paramwise)
 
 
-def test_a_backbone_without_depths_is_refused():
+def test_a_backbone_without_depths_or_stages_is_refused():
+    with pytest.raises(ValueError, match="'stage_wise' needs a backbone with stages, but got DynamicViT"):
+        build(vit(sparsity={}), decay_rate=0.9, decay_type="stage_wise")
     with pytest.raises(ValueError, match="`decay_rate`.*Conv2d.*get_layer_depth"):
         build(Model(nn.Conv2d(3, 4, 1), 4), decay_rate=0.9)
     with pytest.raises(ValueError, match="`lr`"):

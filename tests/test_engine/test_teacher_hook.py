@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from mmsparse.apis import find_decisions, pop_aux, record_selections, set_keep_ratio
 from mmsparse.engine import SparsityHook, TeacherHook
 from mmsparse.engine.launch import read_config
-from mmsparse.models import DynamicConvNeXt, DynamicSwin
+from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 from mmsparse.sparsity.losses import feature_distillation, logit_distillation
 
 MICRO = dict(depths=[1, 1, 4, 1], channels=[8, 16, 32, 64])
@@ -84,8 +84,6 @@ def cnn_classifier(**kwargs):
 
 
 def vit(cumulative, **kwargs):
-    from mmsparse.models import DynamicViT
-
     arch = dict(embed_dims=32, num_layers=8, num_heads=2, feedforward_channels=64)
     sparsity = dict(keep_ratio=0.6, cumulative=cumulative, selector=dict(type="GumbelSelector"))
     return DynamicViT(arch, img_size=64, patch_size=16, sparsity=sparsity, **kwargs)
@@ -199,7 +197,6 @@ def test_classifier_with_a_pooling_neck():
 @pytest.mark.parametrize("out_type", ["cls_token", "featmap"])
 def test_vit_compares_what_survives(cumulative, out_type):
     """Tokens after the last norm; without the class token, and where tokens are dropped, the last selection's."""
-    pytest.importorskip("mmsparse.models.backbones.dynamic_vit")
     if out_type == "cls_token":
         model = classifier(vit(cumulative), VisionTransformerClsHead(5, 32))
     else:
