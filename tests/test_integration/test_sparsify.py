@@ -1,13 +1,16 @@
 """`mmsparse.sparsify`: a stock dense config in, a dynamic one out."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from scenes import CLASSES
+from scenes import CLASSES, ROOT
 from test_stock_configs import on_scenes
 
 import mmsparse
@@ -263,3 +266,34 @@ def test_wrong_types():
         mmsparse.sparsify("swin.py")
     with pytest.raises(TypeError, match="`keep_ratio` to be a number"):
         mmsparse.sparsify(of(dict(type="SwinTransformer")), "0.7")
+
+
+def run_tool(*args):
+    command = [sys.executable, ROOT / "tools/misc/sparsify_config.py", *args]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr.strip().splitlines()[-1:]
+
+
+def test_the_tool_writes_a_file_that_stands_alone_and_says_what_changed(tmp_path):
+    out = tmp_path / "new" / "dynamic.py"
+    code, printed, _ = run_tool(STOCK["swin-det"], out, "--keep-ratio", "0.8", "--teacher", "twin")
+    assert code == 0
+    assert "model.backbone.type: 'SwinTransformer' -> 'mmsparse.DynamicSwin'" in printed
+    assert "model.backbone.sparsity.keep_ratio: 'absent' -> 0.8" in printed
+    written = Config.fromfile(out)
+    assert written.to_dict() == mmsparse.sparsify(get_config(STOCK["swin-det"]), 0.8, teacher="twin").to_dict()
+    assert written.env_cfg.dist_cfg.backend == "nccl" and "_base_" not in out.read_text()  # not fitted to this machine
+    before = out.read_text()
+    code, _, error = run_tool(STOCK["swin-det"], out)
+    assert code == 2 and "is there already. Name another file, or add --overwrite" in error[0]
+    assert out.read_text() == before
+
+
+def test_the_tool_refuses_in_one_sentence(tmp_path):
+    out = tmp_path / "dynamic.py"
+    code, _, error = run_tool("mmdet::atss/atss_r50_fpn_1x_coco.py", out)
+    assert code == 2 and "model.backbone is mmdet.ResNet" in error[0] and not out.exists()
+    code, _, error = run_tool("nowhere.py", out)
+    assert code == 2 and "`IN` to be a config file or lib::path, but got 'nowhere.py'" in error[0]
+    code, _, error = run_tool("mmdet::swin/nowhere.py", out)
+    assert code == 2 and "mmdet::swin/nowhere.py" in error[0]

@@ -1,6 +1,7 @@
 """Write the dynamic twin of a dense config as one self-contained file, and print what changed."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +19,52 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--sparsity", nargs="+", action=DictAction, help="key=value pairs of the backbone's argument `sparsity`"
     )
+    parser.add_argument("--teacher", help="add a TeacherHook: 'twin', 'self' or the teacher's config")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
-    out = Path(args.out)
-    if out.suffix != ".py":
-        raise SystemExit(f"Expected argument `OUT` to be a .py file, but got {args.out!r}")
-    if out.exists() and not args.overwrite:
-        raise SystemExit(f"{args.out} is there already. Name another file, or add --overwrite")
     env.require()
     compat.prepare()
-    if "::" not in args.config and not Path(args.config).is_file():
-        raise SystemExit(f"Expected argument `IN` to be a config file or lib::path, but got {args.config!r}")
     ratio = args.keep_ratio[0] if len(args.keep_ratio) == 1 else args.keep_ratio
     try:
+        out = writable(args.out, args.overwrite)
         dense = read(args.config)
-        dynamic = sparsify(dense, ratio, sparsity=args.sparsity)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+        dynamic = sparsify(dense, ratio, sparsity=args.sparsity, teacher=args.teacher)
+    except (ValueError, TypeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     out.parent.mkdir(parents=True, exist_ok=True)
     dynamic.dump(out)
     old, new = leaves(dense.to_dict()), leaves(dynamic.to_dict())
     for key in sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         print(f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}")
     print(f"wrote {args.out}")
+    return 0
+
+
+def writable(path: str, overwrite: bool) -> Path:
+    if not path.endswith(".py"):
+        raise ValueError(f"Expected argument `OUT` to be a .py file, but got {path!r}")
+    if Path(path).exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already. Name another file, or add --overwrite")
+    return Path(path)
 
 
 def read(path: str) -> Config:
     """As it stands: nothing is fitted to this machine."""
-    return get_config(path) if "::" in path else Config.fromfile(path)
+    if "::" not in path:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"Expected argument `IN` to be a config file or lib::path, but got {path!r}")
+        return Config.fromfile(path)
+    try:
+        return get_config(path)
+    except Exception as error:  # mmengine has no error of its own for a name that it does not find
+        raise ValueError(
+            f"Expected argument `IN` to be a config that is installed, but got {path!r}: {error}"
+        ) from error
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -62,4 +77,4 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
