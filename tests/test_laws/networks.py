@@ -72,9 +72,9 @@ SWIN = {
 def swin(arch: str, stock: type[nn.Module] = SegSwin, skip_windows: bool = False) -> Network:
     kwargs: dict[str, Any] = dict(**SWIN[arch], drop_path_rate=0.0)
 
-    def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
+    def dynamic(sparsity: dict[str, Any] | None, **switches: Any) -> nn.Module:
         more = dict(skip_windows=True) if skip_windows else {}
-        return DynamicSwin(**kwargs, sparsity=None if sparsity is None else {**sparsity, **more})
+        return DynamicSwin(**kwargs, **switches, sparsity=None if sparsity is None else {**sparsity, **more})
 
     name = f"swin-{arch}-{stock.__module__.split('.')[0]}{'-skip' if skip_windows else ''}"
     return Network(name, partial(stock, **kwargs), dynamic)

@@ -1,0 +1,79 @@
+"""What users switch on for any network: half precision, activation checkpointing, counting what cannot be counted."""
+
+import copy
+
+import pytest
+import torch
+from networks import LIGHT, ids, swin, vit_windows
+
+from mmsparse import pop_aux
+from mmsparse.apis import find_decisions, record_selections
+
+
+def run(model, x):
+    torch.manual_seed(3)
+    image = x.clone().requires_grad_()
+    maps = model(image)
+    sum((m * m.detach().roll(1)).mean() for m in maps).backward()
+    return [m.detach() for m in maps] + [image.grad] + [p.grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    "network, explore", [(n, e) for n in LIGHT for e in n.explore], ids=lambda v: getattr(v, "name", v)
+)
+def test_checkpointing_changes_nothing(network, explore):
+    plain, saving = (
+        network.dynamic(sparsity=dict(**network.everywhere, explore=explore), with_cp=with_cp).train()
+        for with_cp in (False, True)
+    )
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 96)
+    results = [run(model, x) for model in (plain, saving)]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    places = len(network.everywhere["places"])
+    assert len(pop_aux(plain)) == len(pop_aux(saving)) == places  # what a place decided is left once
+
+
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_autocast_bfloat16(network):
+    _, model = network.pair(network.everywhere)
+    model.train()
+    x = torch.randn(2, 3, 96, 96)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = model(x)
+    sum(m.float().square().mean() for m in maps).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_routed_evaluation_in_bfloat16(network, monkeypatch):
+    """Close to single precision, where the same locations are selected (near ties fall either way)."""
+    _, model = network.pair(network.everywhere)
+    model.eval()
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        with record_selections(model) as taken:
+            exact = model(x)
+        for decision, (_, selection) in zip(find_decisions(model), taken, strict=True):
+            monkeypatch.setattr(decision, "forward", lambda *_, selection=selection, **__: selection)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(x)
+    for a, b in zip(rounded, exact, strict=True):
+        assert (a.float() - b).abs().mean() < 0.05 * b.abs().mean()
+
+
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_a_copy_after_a_step_is_independent(network):
+    model = network.dynamic(sparsity=network.everywhere).train()
+    run(model, torch.randn(1, 3, 64, 96))
+    pop_aux(model)
+    twin = copy.deepcopy(model)
+    run(twin, torch.randn(1, 3, 64, 96))
+    assert pop_aux(model) == []
+
+
+@pytest.mark.parametrize("network", [swin("micro", skip_windows=True), vit_windows()], ids=ids)
+def test_no_closed_form_where_the_picture_decides(network):
+    with pytest.raises(ValueError, match="depends on the picture; count a real one"):
+        network.dynamic(sparsity=network.everywhere).macs(96, 96)
