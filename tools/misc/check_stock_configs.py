@@ -8,12 +8,16 @@ import argparse
 import fnmatch
 import importlib.util
 import json
+import logging
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
+import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,11 @@ from mmsparse.sparsity.budget import num_keep
 FAMILIES = ("ConvNeXt", "SwinTransformer", "VisionTransformer", "MAE", "BEiT")
 ENCODERS = ("backbone", "image_encoder")
 PASSES, REASON, FAILS = "passes", "reason", "FAILS"
-MARK = "result: "
+# a process that has imported the libraries once; each config gets a copy of it
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["mmdet.models", "mmseg.models", "mmpretrain.models", "mmsparse.models", "mmsparse.engine"]
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,16 +52,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="run finished ones anew")
     parser.add_argument("--list", action="store_true", help="print the configs and stop")
     parser.add_argument("--timeout", type=int, default=900, help="seconds for one config")
-    parser.add_argument("--one", metavar="CONFIG", help=argparse.SUPPRESS)  # the process of one config
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_args()
     compat.prepare()
-    if args.one:
-        print(MARK + json.dumps(check(args.one)))
-        return 0
     configs = stock_configs(args.only)
     if args.list:
         print("\n".join(configs))
@@ -106,15 +110,34 @@ def encoders(tree: Any) -> Iterator[str]:
 
 def run(name: str, timeout: int) -> dict[str, Any]:
     start = time.perf_counter()
-    try:
-        command = [sys.executable, __file__, "--one", name]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ)
-        lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-        tail = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        result = json.loads(lines[-1][len(MARK) :]) if lines else dict(status=FAILS, why=tail)
-    except subprocess.TimeoutExpired:
-        result = dict(status=FAILS, why=f"not finished after {timeout} s")
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=answer, args=(name, theirs))
+    process.start()
+    theirs.close()
+    result = dict(status=FAILS, why=f"not finished after {timeout} s")
+    if ours.poll(timeout):
+        try:
+            result = ours.recv()
+        except EOFError:
+            process.join()
+            result = dict(status=FAILS, why=f"the process ended with exit code {process.exitcode}")
+    process.kill()
+    process.join()
     return dict(**result, seconds=round(time.perf_counter() - start))
+
+
+def answer(name: str, pipe: Connection) -> None:
+    """In the process of one config. What it prints is of no use."""
+    logging.disable(logging.CRITICAL)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        try:
+            result = check(name)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            why = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+            result = dict(status=FAILS, why=" ".join(why.split())[:500])
+    pipe.send(result)
 
 
 def stated_reason(cfg: Config) -> str | None:
@@ -129,6 +152,7 @@ def stated_reason(cfg: Config) -> str | None:
 
 
 def check(name: str) -> dict[str, str]:
+    compat.prepare()
     torch.manual_seed(0)
     cfg = sparsify(read_config(name), hook=dict(anneal=None))
     init_default_scope(cfg.default_scope)

@@ -1,8 +1,9 @@
-# A classifier with a dense Swin-T: mmdet's class, whose parameters have the names of mmpretrain's
+# A classifier with a dense Swin-T. The class is ours without `sparsity`: mmdet's own returns a list, which mmpretrain's
+# neck refuses. Its parameters have the names of mmpretrain's class.
 model = dict(
     type="ImageClassifier",
     backbone=dict(
-        type="mmdet.SwinTransformer",
+        type="mmsparse.DynamicSwin",
         embed_dims=96,
         depths=[2, 2, 6, 2],
         num_heads=[3, 6, 12, 24],
