@@ -10,6 +10,7 @@ from mmsparse.engine.launch import (
     close_process_group,
     prepare_work_dir,
     read_config,
+    use_amp,
 )
 
 
@@ -17,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file; its default_scope says which library trains")
     parser.add_argument("--work-dir", help="where logs and checkpoints go; default ./work_dirs/<config name>")
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (bfloat16 on a CPU)")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
     parser.add_argument("--resume", nargs="?", const="auto", help="resume from a checkpoint, or from the latest one")
     parser.add_argument("--load-from", help="start from the weights of a checkpoint, for example the dense twin's")
@@ -34,8 +35,7 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+        use_amp(cfg)
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError(f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}")

@@ -16,6 +16,8 @@ from torch import nn
 from mmsparse import compat, env
 from mmsparse.apis import set_keep_ratio
 
+AMP_ONLY = {"loss_scale", "dtype", "use_fsdp"}  # arguments that mmengine's AmpOptimWrapper has besides
+
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="key=value pairs merged into the config")
@@ -54,9 +56,10 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
 
 
 def build_runner(cfg: Config) -> Runner:
-    if cfg.launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         # mmengine would ask for a GPU first, and its older versions would put the wrapper on one
-        torch.distributed.init_process_group("gloo")
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
         unused = cfg.get("find_unused_parameters", False)
         wrapper = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
         cfg.setdefault("model_wrapper_cfg", dict(**wrapper, find_unused_parameters=unused))
@@ -182,11 +185,28 @@ def _sample_class(scope: str) -> type:
 
 
 def _fit_to_cpu(cfg: Config) -> None:
-    """What the GPU recipes name has a CPU counterpart: gloo for nccl, BN for SyncBN."""
+    """What the GPU recipes name has a CPU counterpart: gloo for nccl, BN for SyncBN, single precision for AMP.
+
+    Some of mmcv's operators know no bfloat16 on a CPU; ``--amp`` asks for it all the same.
+    """
     dist_cfg = cfg.get("env_cfg", {}).get("dist_cfg")
     if dist_cfg:
         dist_cfg["backend"] = "gloo"
     _replace_sync_bn(cfg.get("model"))
+    wrapper = cfg.get("optim_wrapper") or {}
+    if wrapper.get("type") == "AmpOptimWrapper":
+        wrapper["type"] = "OptimWrapper"
+        for key in AMP_ONLY & wrapper.keys():
+            del wrapper[key]
+
+
+def use_amp(cfg: Config) -> None:
+    """Mixed precision on this machine's best device."""
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    else:
+        cfg.optim_wrapper.type = "mmsparse.CpuAmpOptimWrapper"
 
 
 def _replace_sync_bn(cfg: Any) -> None:
