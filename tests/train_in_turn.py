@@ -8,7 +8,8 @@ from mmengine.model import is_model_wrapper
 
 from mmsparse.engine.launch import build_runner, close_process_group, read_config
 
-for path in sys.argv[1:]:
+
+def train(path: str) -> None:
     runner = build_runner(read_config(path, launcher="pytorch"))
     runner.train()
     assert is_model_wrapper(runner.model)
@@ -19,4 +20,8 @@ for path in sys.argv[1:]:
         torch.distributed.all_reduce(mean)
         assert torch.allclose(mean / 2, value, rtol=0, atol=1e-6), name
     print(f"{Path(path).stem}: the same weights everywhere", flush=True)
+
+
+for path in sys.argv[1:]:
+    train(path)
 close_process_group()

@@ -41,8 +41,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def test(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options, args.launcher)
     check_checkpoint(args.checkpoint)
     prepare_work_dir(cfg, args.work_dir, args.config)
@@ -72,8 +71,8 @@ def main() -> None:
     if is_main_process() and args.macs_pictures and find_decisions(model) and not args.tta:
         runner.logger.info(f"keep ratio of each place: {get_keep_ratio(model)}")
         runner.logger.info(describe_macs(model, runner.test_dataloader.dataset, args.macs_pictures))
-    close_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    test(parse_args())
+    close_process_group()

@@ -30,8 +30,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def train(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
@@ -49,10 +48,9 @@ def main() -> None:
     if cfg.get("randomness", {}).get("seed") is not None:
         hook = dict(type="mmsparse.SeedHook", seed=cfg.randomness.seed)  # a resumed run draws what it would have drawn
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
-    runner = build_runner(cfg)
-    runner.train()
-    close_process_group()
+    build_runner(cfg).train()
 
 
 if __name__ == "__main__":
-    main()
+    train(parse_args())
+    close_process_group()

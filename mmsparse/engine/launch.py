@@ -1,6 +1,7 @@
 """From a config file to a model, a runner or a loader: what every tool does first, so that mistakes surface early."""
 
 import argparse
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,9 +68,14 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def close_process_group() -> None:
-    """The last call of a tool. A gloo thread that still drops the last broadcast's tensors would abort the exit."""
+    """The last call of a tool, when it holds no runner any more.
+
+    A gloo thread that still drops the last broadcast's tensors would abort an exiting process. The group's threads
+    end with the group, and that with the last model that was wrapped for it.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()  # lets go of the interpreter until what was queued before it is done
+        torch.distributed.barrier()
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
