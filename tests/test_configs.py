@@ -24,6 +24,7 @@ SWIN = ROOT / "configs/dynamic_swin"
 IMAGENET = ROOT / "configs/imagenet"
 # what a dynamic config may change in its dense twin, besides the paper's recipe of the classifiers
 SPARSE_KEYS = {"model.backbone.type", "model.backbone.sparsity.keep_ratio", "custom_hooks"}
+WEIGHT = {"dynamic_convnext": {}, "dynamic_swin": {}, "dynamic_vit": dict(loss_weight=2.0)}  # the paper's; 10 is ours
 SCOPES = {"coco": "mmdet", "ade20k-512x512": "mmseg", "in1k": "mmpretrain"}
 FAMILIES = {
     "mask-rcnn": "mask-rcnn_dynamic-convnext-t_k70_fpn_amp-ms-crop-3x_coco",
@@ -57,6 +58,8 @@ def dense_type(path: Path) -> str:
         return "mmsparse.DynamicSwin"  # without sparsity: the stock class returns a list, which no classifier takes
     if "swin-" in path.stem:
         return "mmseg.SwinTransformer" if "_ade20k" in path.stem else "mmdet.SwinTransformer"
+    if "simple-pyramid" in path.stem:
+        return "mmsparse.DynamicViT"  # without sparsity: the stock class has no windows
     return "mmpretrain.ConvNeXt" if "convnext-" in path.stem else "mmpretrain.VisionTransformer"
 
 
@@ -113,7 +116,9 @@ def test_a_dynamic_config_does_what_its_name_says(path: Path):
     assert cfg["model.backbone.type"].startswith("mmsparse.Dynamic")
     assert cfg["model.backbone.sparsity.keep_ratio"] == int(percent) / 100
     assert cfg["custom_hooks"] == (
-        paper_hooks(path) if path.parent == IMAGENET else [dict(type="mmsparse.SparsityHook")]
+        paper_hooks(path)
+        if path.parent == IMAGENET
+        else [dict(type="mmsparse.SparsityHook", **WEIGHT[path.parent.name])]
     )
 
 
@@ -130,7 +135,7 @@ def test_a_dynamic_config_is_its_dense_twin_and_the_sparse_keys(path: Path):
     dynamic, dense = flat(path), flat(twin(path))
     differing = {key for key in dynamic.keys() | dense.keys() if dynamic.get(key) != dense.get(key)}
     expected = SPARSE_KEYS | paper_keys(path) if path.parent == IMAGENET else SPARSE_KEYS
-    if dense["model.backbone.type"] == "mmsparse.DynamicSwin":
+    if dense["model.backbone.type"].startswith("mmsparse."):
         expected = expected - {"model.backbone.type"}
     assert differing == expected
 
@@ -161,10 +166,23 @@ def test_the_letter_in_a_name_is_the_size_of_swin(path: Path):
     assert cfg["model.backbone.num_heads"] == [heads, 2 * heads, 4 * heads, 8 * heads]
 
 
-@of_name([path for path in PATHS if "8xb2" in path.stem or path.stem.endswith("_coco")])
+@of_name([path for path in PATHS if re.search(r"_8xb\d-|_coco$", path.stem)])
 def test_the_batch_is_the_one_of_the_name(path: Path):
-    assert flat(path)["train_dataloader.batch_size"] == 2
-    assert flat(path)["auto_scale_lr.base_batch_size"] == 16
+    per_gpu = int((re.search(r"_8xb(\d)-", path.stem) or "22")[1])
+    assert flat(path)["train_dataloader.batch_size"] == per_gpu
+    assert flat(path)["auto_scale_lr.base_batch_size"] == 8 * per_gpu
+
+
+@of_name([path for path in PATHS if re.search(r"vit-[sb]_", path.stem)])
+def test_the_letter_in_a_name_is_the_size_of_vit(path: Path):
+    cfg = flat(path)
+    arch, width, heads = {"s": ("small", 384, 6), "b": ("base", 768, 12)}[re.search(r"vit-([sb])_", path.stem)[1]]
+    assert cfg["model.backbone.arch"] == f"deit-{arch}"
+    assert f"/deit-{arch}_" in cfg["model.backbone.init_cfg.checkpoint"]
+    assert cfg.get("model.decode_head.num_heads", heads) == heads
+    for key in ("model.neck.in_channels", "model.decode_head.in_channels", "model.auxiliary_head.in_channels"):
+        value = cfg.get(key, width)
+        assert set(value if isinstance(value, list) else [value]) == {width}
 
 
 @of_name(sorted(IMAGENET.glob("*.py")))
