@@ -131,13 +131,22 @@ def answer(name: str, pipe: Connection) -> None:
     logging.disable(logging.CRITICAL)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
+        compat.prepare()
         try:
             result = check(name)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            why = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-            result = dict(status=FAILS, why=" ".join(why.split())[:500])
+            result = dict(status=FAILS, why=describe(error))
+            try:
+                check_dense(name)
+            except Exception as own:
+                result = dict(status=REASON, why=f"the dense config fails here as well: {describe(own)}")
     pipe.send(result)
+
+
+def describe(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+    return " ".join(text.split())[:500]
 
 
 def stated_reason(cfg: Config) -> str | None:
@@ -152,7 +161,6 @@ def stated_reason(cfg: Config) -> str | None:
 
 
 def check(name: str) -> dict[str, str]:
-    compat.prepare()
     torch.manual_seed(0)
     cfg = sparsify(read_config(name), hook=dict(anneal=None))
     init_default_scope(cfg.default_scope)
@@ -160,6 +168,19 @@ def check(name: str) -> dict[str, str]:
     keep = train_one_step(model, cfg)
     predict(model, cfg)
     return dict(status=PASSES, why=f"{keep} decisions")
+
+
+def check_dense(name: str) -> None:
+    """The same without anything of ours."""
+    cfg = read_config(name)
+    init_default_scope(cfg.default_scope)
+    model = build(cfg)
+    optimizer = build_optim_wrapper(model, fitted(cfg.optim_wrapper))
+    model.train()
+    model.train_step(pictures(cfg), optimizer)
+    model.eval()
+    with torch.no_grad():
+        model.test_step(pictures(cfg))
 
 
 def build(cfg: Config) -> nn.Module:
@@ -192,10 +213,7 @@ def train_one_step(model: nn.Module, cfg: Config) -> int:
     """One step of the config's own optimizer; losses must be finite and every new parameter must learn."""
     hooks = [hook for hook in cfg.custom_hooks if hook.type == "mmsparse.SparsityHook"]
     HOOKS.build(hooks[0]).attach(model)
-    cfg.optim_wrapper.type = "OptimWrapper"  # the mixed-precision one wants a GPU
-    cfg.optim_wrapper.pop("loss_scale", None)
-    cfg.optim_wrapper.pop("dtype", None)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    optimizer = build_optim_wrapper(model, fitted(cfg.optim_wrapper))
     router = {name: p for name, p in model.named_parameters() if ".router." in name and p.requires_grad}
     before = {name: p.detach().clone() for name, p in router.items()}
     learning: set[str] = set()
@@ -210,6 +228,14 @@ def train_one_step(model: nn.Module, cfg: Config) -> int:
     assert not untouched, f"{len(untouched)} new parameters without a gradient, such as {untouched[:2]}"
     assert any(not torch.equal(p, before[name]) for name, p in router.items()), "no new parameter has moved"
     return len(apis.find_decisions(model))
+
+
+def fitted(optim_wrapper: Any) -> Any:
+    """Without mixed precision, which wants a GPU."""
+    optim_wrapper.type = "OptimWrapper"
+    optim_wrapper.pop("loss_scale", None)
+    optim_wrapper.pop("dtype", None)
+    return optim_wrapper
 
 
 def predict(model: nn.Module, cfg: Config) -> None:
