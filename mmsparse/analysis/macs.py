@@ -12,14 +12,20 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mmsparse.sparsity import Decision
+
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of one forward. ``head`` is all that is neither backbone nor neck."""
+    """Multiply-accumulates of one forward. ``head`` is all that is neither backbone nor neck.
+
+    ``scorers`` are those of the decisions, wherever they are taken; they are part of the other counts, too.
+    """
 
     total: int
     backbone: int = 0
     neck: int = 0
+    scorers: int = 0
 
     @property
     def head(self) -> int:
@@ -33,21 +39,24 @@ def count_macs(model: nn.Module, run: Callable[[], Any]) -> Macs:
         model: The network; its children ``backbone`` and ``neck`` are counted apart if it has them.
         run: A function of no arguments that calls the model.
     """
-    parts = dict.fromkeys(("backbone", "neck"), 0)
+    parts = dict.fromkeys(("backbone", "neck", "scorers"), 0)
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as counter:
         handles = []
-        for name in parts:
+        for name in ("backbone", "neck"):
             module = getattr(model, name, None)
             if isinstance(module, nn.Module):
                 handles += _watch(module, name, counter, parts)
+        for module in model.modules():
+            if isinstance(module, Decision):
+                handles += _watch(module.scorer, "scorers", counter, parts)
         try:
             run()
         finally:
             for handle in handles:
                 handle.remove()
         total = counter.get_total_flops()
-    return Macs(total // 2, parts["backbone"] // 2, parts["neck"] // 2)
+    return Macs(total // 2, *(count // 2 for count in parts.values()))
 
 
 def _watch(module: nn.Module, name: str, counter: FlopCounterMode, parts: dict[str, int]) -> list[Any]:

@@ -14,7 +14,7 @@ from mmsparse.engine.launch import predict, prepare_batch
 from .latency import Latency, compare_latency
 from .macs import Macs, count_macs
 
-PARTS = ("backbone", "neck", "head", "total")
+PARTS = ("backbone", "neck", "head", "total", "scorers")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ def picture_macs(model: nn.Module, pictures: Sequence[dict[str, Any]]) -> Pictur
 
 
 def macs_table(macs: PictureMacs) -> str:
-    """One row a part: dense, executed (mean +- std over pictures) and what is left, in GMACs."""
+    """One row a part: dense, executed (mean +- std over pictures) and what is left, in GMACs.
+
+    The last row says what of the total is spent on deciding.
+    """
     lines = [f"{'GMACs':<10}{'dense':>10}{'executed':>10}{'+-':>8}{'left':>8}"]
     for part in PARTS:
         dense, executed = macs.mean("dense", part), macs.mean("executed", part)

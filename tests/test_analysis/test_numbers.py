@@ -7,6 +7,7 @@ from torch import nn
 
 from mmsparse.analysis import compare_latency, count_macs
 from mmsparse.analysis.focus import _covered
+from mmsparse.models import DynamicConvNeXt
 
 
 class Net(nn.Module):
@@ -26,6 +27,14 @@ def test_macs_are_split_by_part():
     assert (macs.backbone, macs.neck, macs.head) == (120 * 8 * 27, 120 * 64, 120 * 40)
     assert macs.total == macs.backbone + macs.neck + macs.head
     assert net.backbone._forward_hooks == {}
+
+
+def test_scorers_are_counted_and_part_of_the_backbone():
+    net = nn.Module()
+    net.backbone = DynamicConvNeXt(arch="atto", gap_before_final_norm=False, sparsity={}).eval()
+    macs = count_macs(net, lambda: net.backbone(torch.randn(1, 3, 64, 96)))
+    assert macs.scorers == 3 * net.backbone.router.decisions["2_1"].scorer.macs(4 * 6)
+    assert macs.total == macs.backbone == net.backbone.macs(64, 96)
 
 
 def test_attention_is_counted():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from mmdet.models.backbones import SwinTransformer as DetSwin
 from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
@@ -138,3 +139,13 @@ SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
 
 def ids(network: Network) -> str:
     return network.name
+
+
+def with_scorers(*scorers: str) -> list[Any]:
+    """Every light network with every scorer that it can have."""
+    return [
+        pytest.param(network, scorer, id=f"{network.name}-{scorer}")
+        for network in LIGHT
+        for scorer in scorers
+        if scorer != "AttentionScorer" or not network.name.startswith("convnext")
+    ]

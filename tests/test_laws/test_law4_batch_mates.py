@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from networks import LIGHT, SELECTORS, ids
+from networks import SELECTORS, with_scorers
 
 
-@pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "FeatureNormScorer", "RandomScorer"])
 @pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("network", LIGHT, ids=ids)
+@pytest.mark.parametrize(
+    "network, scorer", with_scorers("LocalGlobalScorer", "FeatureNormScorer", "RandomScorer", "AttentionScorer")
+)
 def test_alone_or_together(network, selector, scorer):
     _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     x = torch.randn(3, 3, 96, 128) * torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1)

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from networks import LIGHT, SELECTORS, ids
+from networks import SELECTORS, with_scorers
 
 
-@pytest.mark.parametrize("scorer", ["LocalGlobalScorer", "RandomScorer"])
 @pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("network", LIGHT, ids=ids)
+@pytest.mark.parametrize("network, scorer", with_scorers("LocalGlobalScorer", "RandomScorer", "AttentionScorer"))
 def test_twice_the_same_bits(network, selector, scorer):
     _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     model.eval()

@@ -121,3 +121,42 @@ def test_gumbel_draws_with_the_probability_of_its_score():
 def test_places_are_checked(places, error):
     with pytest.raises(error, match="`places`"):
         Router((3, 3, 9, 3), (8, 8, 8, 8), [(2, 1)], places=places)
+
+
+def test_what_was_dropped_takes_nothing_of_the_budget():
+    before = Selection((2, 3), torch.tensor([[True, False, True, True, True, False]]), count=4)
+    scores = torch.tensor([[0.1, 9.0, 0.4, 0.3, 0.2, 8.0]])
+    after = TopKSelector().eval()(scores, (2, 3), 0.5, before=before)
+    assert after.keep_mask.tolist() == [[False, False, True, True, True, False]] and after.count == 3
+    training = TopKSelector().train()(scores.requires_grad_(), (2, 3), 0.5, noise=0.0, before=before)
+    assert torch.equal(training.keep_mask, after.keep_mask)
+
+
+def test_a_late_gate_passes_its_gradient_to_the_early_one():
+    """Cumulative gates multiply, so that what happens to a dropped location teaches the place that dropped it."""
+    first = GumbelSelector().train()(torch.zeros(1, 64, requires_grad=True), (8, 8), 0.5)
+    scores = torch.zeros(1, 64, requires_grad=True)
+    second = GumbelSelector().train()(scores, (8, 8), 0.5, before=first)
+    assert not (second.keep_mask & ~first.keep_mask).any()
+    (grad,) = torch.autograd.grad(second.gate.sum(), first.gate)
+    assert grad[~first.keep_mask].any()  # where the second would have kept it
+    assert set(grad.unique().tolist()) == {0.0, 1.0}
+
+
+def test_extra_tokens_are_always_slow():
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+    extended = Selection((1, 3), mask, gate=mask.float()).with_extra(2)
+    assert extended.keep_mask.tolist() == [[True, True, True, False, True], [True, True, False, False, True]]
+    assert extended.gate.tolist() == extended.keep_mask.float().tolist()
+    assert Selection((1, 3), mask).with_extra(0).grid == (1, 3)
+
+
+def test_a_hierarchy_cannot_be_cumulative():
+    with pytest.raises(ValueError, match="cumulative=True drops locations for good, but a hierarchical backbone"):
+        Router([2, 4], [16, 64], [(1, 1)], cumulative=True)
+
+
+def test_a_plain_backbone_keeps_r_and_its_powers():
+    router = Router([12], [16], [(0, 3), (0, 6), (0, 9)], plain=True, keep_ratio=0.7)
+    assert router.keep_ratio == (0.7, 0.49, 0.343)
+    assert [decision.name for decision in router.decisions.values()] == ["b3", "b6", "b9"]

@@ -4,10 +4,12 @@ import torch.nn.functional as F
 
 from mmsparse.registry import build
 from mmsparse.sparsity import (
+    AttentionScorer,
     FeatureNormScorer,
     LocalGlobalScorer,
     MLPScorer,
     RandomScorer,
+    Router,
     ThresholdSelector,
     ratio_loss,
 )
@@ -88,3 +90,47 @@ def test_mistakes_are_named():
         build(dict(type="NoSuchScorer"), channels=8)
     with pytest.raises(TypeError, match="LocalGlobalScorer: .*unexpected keyword argument 'width'"):
         build(dict(type="LocalGlobalScorer", width=3), channels=8)
+
+
+@pytest.mark.parametrize("scorer", [LocalGlobalScorer(16), FeatureNormScorer(16)], ids=lambda s: type(s).__name__)
+def test_the_context_is_of_those_alive(scorer):
+    """Where some are dropped for good, the others are scored as if these were not there."""
+    x = torch.randn(1, 10, 16)
+    alive = torch.rand(1, 10) < 0.5
+    torch.testing.assert_close(scorer(x, alive)[alive], scorer(x[alive][None])[0], rtol=0, atol=1e-6)
+
+
+def test_one_scorer_for_all_places():
+    router = Router([2, 4], [16, 64], [(0, 0), (1, 1), (1, 3)], share_scorer=True)
+    first, second, third = (decision.scorer for decision in router.decisions.values())
+    assert first.body is second.body is third.body and second.adapt is not third.adapt
+    assert first.adapt(torch.ones(1)) == 1  # no layer where the channels are as they should be
+    own = sum(p.numel() for p in first.body.parameters()) + 2 * (64 * 16 + 16)
+    assert sum(p.numel() for name, p in router.named_parameters() if "scorer" in name) == own
+    assert third.macs(100) == first.macs(100) + 100 * 64 * 16
+    assert not third.adapt.bias.any() and third.adapt.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_what_has_nothing_to_share_is_refused():
+    with pytest.raises(ValueError, match="`share_scorer`: a KeyNormScorer has nothing to share"):
+        Router([2, 4], [16, 64], [(1, 1)], share_scorer=True, scorer=dict(type="KeyNormScorer"))
+
+
+def test_attention_is_ranked_by_its_logarithm():
+    """Attention sums to one; its logarithm, standardised, is a logit as others are."""
+
+    class Attention:
+        def class_row(self, alive):
+            return torch.tensor([[0.7, 0.1, 0.2]])
+
+        def column_mass(self, alive):
+            return torch.tensor([[0.1, 0.3, 0.6]])
+
+    tokens = torch.randn(1, 3, 16)
+    scores = AttentionScorer(16)(tokens, attention=Attention())
+    assert scores.argsort().tolist() == [[1, 2, 0]]
+    assert scores.mean().item() == pytest.approx(0, abs=1e-6)
+    assert scores.std(correction=0).item() == pytest.approx(1, rel=1e-3)
+    assert AttentionScorer(16, kind="column")(tokens, attention=Attention()).argsort().tolist() == [[0, 1, 2]]
+    with pytest.raises(ValueError, match="`kind` to be one of .* but got 'row'"):
+        AttentionScorer(16, kind="row")
