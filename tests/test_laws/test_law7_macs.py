@@ -1,6 +1,7 @@
 """Law 7: counted MACs = traced MACs; the paper's FLOPs columns come out."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from networks import CUMULATIVE, VIT_EVERYWHERE, convnext, deit, ids, swin, vit
 
 from mmsparse.analysis import count_macs
 
+README = Path(__file__).parents[2] / "README.md"
 # released model zoo of DynamicViT, GFLOPs at 224x224
 OFFICIAL = [
     (convnext("tiny"), 0.7, 3.6),
@@ -79,5 +81,14 @@ def test_closed_form_is_what_runs(network, scorer, size):
         assert model.macs(*size) == count_macs(model, lambda: model(x)).total == traced(model, x)
 
 
-def test_dense_network_has_the_dense_count():
-    assert round(convnext("tiny").dynamic(sparsity=None).macs(224, 224) / 1e9, 2) == 4.45
+def test_every_number_of_the_readme():
+    names = ["tiny", "small", "base"]
+    networks = [*map(convnext, names), *map(swin, names), deit("deit-small"), deit("deit-base")]
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:-1] for line in README.read_text().splitlines() if "|" in line
+    }
+    for title, sparsity in (("dense", None), ("`keep_ratio=0.9`", {"keep_ratio": 0.9}), ("`keep_ratio=0.7`", {})):
+        shown = [float(cell) for cell in rows[title]]
+        assert shown == [round(n.dynamic(sparsity=sparsity).macs(224, 224) / 1e9, 2) for n in networks]
+    shown = [float(cell) for cell in rows["the paper's models at 0.7 (theirs)"]]
+    assert shown == [official for _, ratio, official in OFFICIAL if ratio == 0.7]
