@@ -90,11 +90,12 @@ class _KeyGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mixed, query, key, value, seen = ctx.saved_tensors
-        logits = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
+        logits = ((query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)).float()
         total = logits.masked_fill(~seen, -torch.inf).logsumexp(dim=-1, keepdim=True)
-        weight = (logits - total).clamp(max=MAX_LOGIT).exp()  # of a masked key: what it would have, had it a gate
-        grad_weight = (grad @ value.transpose(-1, -2)).float() - (grad * mixed).float().sum(dim=-1, keepdim=True)
-        grad_gate = (weight * grad_weight).sum(dim=1)  # (G, n, n); a token always sees itself
+        weight = logits.sub_(total).clamp_(max=MAX_LOGIT).exp_()  # of a masked key: what it would have, had it a gate
+        grad_weight = (grad @ value.transpose(-1, -2)).float()
+        grad_weight -= (grad * mixed).float().sum(dim=-1, keepdim=True)
+        grad_gate = weight.mul_(grad_weight).sum(dim=1)  # (G, n, n); a token always sees itself
         grad_gate.diagonal(dim1=-2, dim2=-1).zero_()
         return grad, grad_gate.sum(dim=1), None, None, None, None
 
