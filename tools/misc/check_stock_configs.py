@@ -243,9 +243,8 @@ def predict(model: nn.Module, cfg: Config) -> None:
     model.eval()
     with torch.no_grad(), apis.record_selections(model) as taken:
         samples = model.test_step(pictures(cfg))
-    assert samples and all(any("pred" in key for key in sample.all_keys()) for sample in samples), (
-        "nothing is predicted"
-    )
+    frames = [frame for sample in samples for frame in getattr(sample, "video_data_samples", [sample])]
+    assert frames and all(any("pred" in key for key in frame.all_keys()) for frame in frames), "nothing is predicted"
     budget = apis.get_keep_ratio(model)
     assert taken, "nothing was decided"
     for place, selection in taken:
