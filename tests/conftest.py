@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from mmsparse import compat
 
@@ -15,8 +16,10 @@ compat.prepare()
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def alone():
+    """The same random numbers, and no default scope of an earlier test's Runner."""
     torch.manual_seed(0)
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")
