@@ -188,7 +188,7 @@ def build(cfg: Config) -> nn.Module:
     preprocessor = cfg.model.data_preprocessor
     preprocessor.pop("batch_augments", None)  # they enlarge the pictures
     if preprocessor.get("size"):
-        preprocessor.size = (SIZE, SIZE)
+        preprocessor.size = (size_of(cfg), size_of(cfg))
     fewer_regions(cfg.model.get("train_cfg"))
     fewer_regions(cfg.model.get("test_cfg"))
     model = MODELS.build(cfg.model)
@@ -252,27 +252,37 @@ def predict(model: nn.Module, cfg: Config) -> None:
         assert set(selection.num_keep) == {expected}, f"{place} keeps {selection.num_keep}, not {expected}"
 
 
-SIZE = 64
+def size_of(cfg: Config) -> int:
+    """Side of the pictures; those who choose hundreds of queries among the locations need as many."""
+    return 256 if cfg.model.get("num_queries", 0) >= 300 else 64
 
 
 def pictures(cfg: Config) -> dict[str, Any]:
     """Two pictures with boxes, masks and label maps."""
     if cfg.default_scope == "mmseg":
         return segmentation_pictures(cfg)
+    size, masks = size_of(cfg), loads_masks(cfg.train_dataloader)
     from mmdet.testing import demo_mm_inputs, demo_track_inputs
 
     if cfg.model.data_preprocessor.type == "TrackDataPreprocessor":
-        return demo_track_inputs(image_shapes=(3, SIZE, SIZE), num_classes=2, with_mask=True)
+        return demo_track_inputs(image_shapes=(3, size, size), num_classes=2, with_mask=masks)
     return demo_mm_inputs(
-        image_shapes=(3, SIZE, SIZE), num_items=[4, 4], num_classes=10, with_mask=True, with_semantic=True
+        image_shapes=(3, size, size), num_items=[4, 4], num_classes=10, with_mask=masks, with_semantic=masks
     )
+
+
+def loads_masks(tree: Any) -> bool:
+    """Whether a data set's pipeline loads masks: a detector of boxes may not know what to do with them."""
+    if isinstance(tree, dict):
+        return tree.get("with_mask") is True or any(loads_masks(value) for value in tree.values())
+    return isinstance(tree, list | tuple) and any(loads_masks(value) for value in tree)
 
 
 def segmentation_pictures(cfg: Config) -> dict[str, Any]:
     from mmseg.structures import SegDataSample
 
     generator = torch.Generator().manual_seed(0)
-    shape = (SIZE, SIZE)
+    shape = (size_of(cfg), size_of(cfg))
     batch = []
     for _ in range(2):
         sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
