@@ -132,7 +132,8 @@ def _with_hook(hooks: Sequence[Any] | None, hook: dict[str, Any]) -> list[Any]:
     """The hooks and this one; one of its type that is there already takes its arguments."""
     hooks = list(hooks or [])
     for present in hooks:
-        if isinstance(present, dict) and _name(present.get("type")).removeprefix("mmsparse.") == hook["type"][9:]:
+        kind = _name(present.get("type")) if isinstance(present, dict) else ""
+        if kind.rpartition(".")[2] == hook["type"].rpartition(".")[2]:
             present.update(hook)
             return hooks
     return [*hooks, hook]
@@ -196,6 +197,7 @@ def _from_mmseg_vit(backbone: Backbone) -> None:
 VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
     "output_cls_token": (False, "its head wants the class token beside each map, and mmsparse.DynamicViT returns maps"),
     "out_origin": (False, "its first output is the patch embedding, which mmsparse.DynamicViT does not return"),
+    "qkv_bias": (True, "its output projection has no bias then either, unlike that of mmsparse.DynamicViT"),
     "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
 }
 SUPPORTED: dict[str, tuple[str, Callable[[Backbone], None]]] = {

@@ -7,6 +7,7 @@ from mmsparse.engine.launch import (
     add_config_options,
     add_launcher,
     build_runner,
+    choose_start,
     close_process_group,
     prepare_work_dir,
     read_config,
@@ -41,10 +42,7 @@ def train(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    cfg.resume = args.resume is not None
-    cfg.load_from = args.load_from or cfg.get("load_from")
-    if args.resume is not None:
-        cfg.load_from = None if args.resume == "auto" else args.resume
+    choose_start(cfg, args.resume, args.load_from)
     if cfg.get("randomness", {}).get("seed") is not None:
         hook = dict(type="mmsparse.SeedHook", seed=cfg.randomness.seed)  # a resumed run draws what it would have drawn
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]

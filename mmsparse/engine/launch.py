@@ -11,12 +11,13 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
-from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint, load_checkpoint
 from torch import nn
 
 from mmsparse import compat, env
 from mmsparse.apis import set_keep_ratio
 
+COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
 AMP_ONLY = {"loss_scale", "dtype", "use_fsdp"}  # arguments that mmengine's AmpOptimWrapper has besides
 
 
@@ -91,6 +92,18 @@ def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> Non
         raise PermissionError(f"Argument `work_dir`: cannot write to {cfg.work_dir!r}. Choose another with --work-dir")
 
 
+def choose_start(cfg: Config, resume: str | None, load_from: str | None) -> None:
+    """Where a training begins: ``resume`` is a checkpoint, 'auto' for the latest of the work dir, or None."""
+    cfg.load_from = load_from or cfg.get("load_from")
+    cfg.resume = resume is not None
+    if resume == "auto" and find_latest_checkpoint(cfg.work_dir):
+        cfg.load_from = None  # mmengine resumes from that
+    elif resume == "auto":
+        cfg.resume = False  # the first start of a training that may be stopped
+    elif resume is not None:
+        cfg.load_from = resume
+
+
 def check_checkpoint(path: str) -> str:
     if "://" not in path and not Path(path).is_file():
         raise FileNotFoundError(f"Expected argument `checkpoint` to be a file, but got {path!r}")
@@ -101,7 +114,9 @@ def load_weights(model: nn.Module, path: str) -> None:
     """Load a checkpoint; a dense one may lack what is new, another model's is refused."""
     own = model.state_dict()
     state = load_checkpoint_state(check_checkpoint(path))
-    missing = [key for key in own if key not in state and ".router." not in f".{key}"]
+    absent = [key for key in own if key not in state and not key.endswith(COMPUTED)]
+    dense = not any(".router." in f".{key}" for key in state)
+    missing = [key for key in absent if not (dense and ".router." in f".{key}")]
     misshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or misshaped:
         raise RuntimeError(

@@ -1,5 +1,6 @@
 """Puts the ratio loss and the measured keep ratios into any model's loss dict, and runs the budget's schedule."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ class SparsityHook(Hook):
         for name, weight in (("loss_weight", loss_weight), ("score_weight", score_weight)):
             if weight < 0:
                 raise ValueError(f"SparsityHook: expected argument `{name}` to be >= 0, but got {weight}")
-        if anneal is not None and not (len(anneal) == 2 and 0.0 <= anneal[0] <= anneal[1] <= 1.0):
+        pair = isinstance(anneal, Sequence) and len(anneal) == 2
+        if anneal is not None and not (pair and 0.0 <= anneal[0] <= anneal[1] <= 1.0):
             raise ValueError(
                 f"SparsityHook: expected argument `anneal` to be None or (begin, end) with 0 <= begin <= end <= 1, "
                 f"but got {anneal}"
@@ -67,15 +69,31 @@ class SparsityHook(Hook):
                 f"SparsityHook: {type(model).__name__} has no dynamic part. Give its backbone "
                 "type='mmsparse.DynamicConvNeXt' and sparsity=dict(keep_ratio=0.7), or remove the hook."
             )
-        if not any(decision.collected for decision in decisions):
-            model.register_forward_hook(self._add_losses, with_kwargs=True)
+        if any(decision.collected for decision in decisions):
+            raise RuntimeError(
+                "SparsityHook: another one collects from this model already. Keep one, or build the model anew"
+            )
+        frozen = [decision.name for decision in decisions if _is_frozen(decision.scorer)]
+        if frozen:
+            warnings.warn(
+                f"SparsityHook: the scorers of the places {frozen} are frozen with their stages and learn nothing; "
+                "they should have been trained before",
+                stacklevel=2,
+            )
+        self._handle = model.register_forward_hook(self._add_losses, with_kwargs=True)
         for decision in decisions:
             decision.collected = True
+
+    def after_train(self, runner: Runner) -> None:
+        self._handle.remove()
+        for decision in find_decisions(runner.model):
+            decision.collected = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         progress = self.progress(runner.iter, runner.max_iters)
         for decision in find_decisions(runner.model):
             decision.progress = progress
+            decision.pop_aux()  # what a forward outside of a training step has left
 
     def progress(self, iteration: int, max_iters: int) -> float:
         """How far the budget has come from all-dense (0) to its target (1); a function of the iteration alone."""
@@ -89,6 +107,12 @@ class SparsityHook(Hook):
     def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
         decided = pop_aux(model)
         mode = kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+        learning = torch.is_grad_enabled() and any(decision.training for decision in find_decisions(model))
+        if mode == "loss" and learning and not decided:
+            raise RuntimeError(
+                "SparsityHook: nothing was decided in a training step. If the config sets activation_checkpointing for "
+                "the backbone, remove it there and set with_cp=True in the backbone"
+            )
         if mode != "loss" or not decided:
             return None
         with torch.autocast(device_type=decided[0].scores.device.type, enabled=False):
@@ -107,6 +131,11 @@ class SparsityHook(Hook):
             if grid not in targets:
                 targets[grid] = score_targets(samples, grid, size, d.scores.device)
         return sum(score_loss(d.scores, targets[d.selection.grid]) for d in decided) / len(decided)
+
+
+def _is_frozen(scorer: nn.Module) -> bool:
+    parameters = list(scorer.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def _batch(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Sequence[Any]]:

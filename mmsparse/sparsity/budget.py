@@ -44,7 +44,7 @@ def expand_keep_ratio(
     if first == 1.0:
         return (1.0,) * len(places)
     if geometric:
-        return tuple(round(first ** (index + 1), 6) for index in range(len(places)))
+        return tuple(max(round(first ** (index + 1), 6), EPS) for index in range(len(places)))
     ratios = []
     for index, (stage, block) in enumerate(places):
         order = sum(1 for earlier_stage, _ in places[:index] if earlier_stage == stage)

@@ -197,8 +197,11 @@ class Router(BaseModule):
         cumulative: bool = False,
     ) -> None:
         super().__init__()
-        if not 0.0 < explore <= 1.0:
-            raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore}")
+        for name, flag in dict(detach=detach, share_scorer=share_scorer, cumulative=cumulative).items():
+            if not isinstance(flag, bool):
+                raise TypeError(f"Expected argument `{name}` to be True or False, but got {flag!r}")
+        if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
+            raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
         if cumulative and not plain:
             raise ValueError(
                 "Argument `sparsity`: cumulative=True drops locations for good, but a hierarchical backbone keeps its "
@@ -212,7 +215,7 @@ class Router(BaseModule):
         self.fast_paths = ModuleDict()
         scorer = scorer or dict(type="LocalGlobalScorer")
         narrow = min(channels[stage] for stage, _ in self.places)
-        shared = build(scorer, channels=narrow) if share_scorer else None
+        self.shared_scorer = shared = build(scorer, channels=narrow) if share_scorer else None
         for index, (stage, block) in enumerate(self.places):
             if shared is None:
                 part = build(scorer, channels=channels[stage])
@@ -332,7 +335,7 @@ def _check_places(places: Sequence[Place], depths: Sequence[int]) -> tuple[Place
     allowed = f"(stage, block) pairs with stage < {len(depths)} and block < {list(depths)} of that stage"
     pairs = []
     for place in places:
-        if not isinstance(place, Sequence) or len(place) != 2 or not all(isinstance(n, int) for n in place):
+        if not isinstance(place, Sequence) or len(place) != 2 or not all(type(n) is int for n in place):
             raise TypeError(f"Expected argument `places` to hold {allowed}, but got {place!r}")
         stage, block = place
         if not (0 <= stage < len(depths) and 0 <= block < depths[stage]):

@@ -13,7 +13,7 @@ from mmsparse.registry import MODELS
 
 
 class Attention(Protocol):
-    """What a transformer lets scorers read of the block to come. Windows are the block's own."""
+    """What a transformer lets scorers read of the block to come."""
 
     def keys(self) -> Tensor:
         """(B, N, C)."""
@@ -22,7 +22,7 @@ class Attention(Protocol):
         """What the class token (the mean query, if there is none) gives each location, (B, N), sums to 1."""
 
     def column_mass(self, alive: Tensor | None) -> Tensor:
-        """What each location gets from all, averaged over its window, (B, N)."""
+        """What each location gets from all in its window (of the block's own), (B, N); 1 on average."""
 
 
 class Scorer(BaseModule):
@@ -194,7 +194,7 @@ class SharedScorer(Scorer):
     """One place's share of a scorer that serves all: a linear layer first if its stage has more channels.
 
     Args:
-        body: The scorer that all places share.
+        body: The scorer that all places share; the router owns it.
         channels: Number of channels of this place's tokens.
     """
 
@@ -203,8 +203,12 @@ class SharedScorer(Scorer):
         if body.reads_attention:
             raise ValueError(f"Argument `share_scorer`: a {type(body).__name__} has nothing to share. Remove it")
         self.adapt = nn.Linear(channels, body.channels) if channels != body.channels else nn.Identity()
-        self.body = body
+        self._shared = (body,)  # no child: its parameters are in the state dict once
         self.init_weights()
+
+    @property
+    def body(self) -> Scorer:
+        return self._shared[0]
 
     def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
         return self.body(self.adapt(tokens), alive)

@@ -65,7 +65,9 @@ class Selection:
         """Only what an earlier selection kept too: what it dropped never returns."""
         if before is None:
             return self
-        gate = None if self.gate is None or before.gate is None else self.gate * before.gate
+        gate = self.gate
+        if gate is not None:
+            gate = gate * (before.keep_mask if before.gate is None else before.gate)
         # The scores of dropped locations are buried, so the smaller count is reached whatever the order was.
         count = None if self.count is None or before.count is None else min(self.count, before.count)
         return Selection(self.grid, self.keep_mask & before.keep_mask, gate, count)

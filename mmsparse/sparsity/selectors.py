@@ -9,7 +9,7 @@ from mmsparse.registry import MODELS
 from .budget import num_keep
 from .selection import Selection
 
-BURIED = -1e4  # score of a location that may not be chosen
+BURIED = torch.finfo(torch.float32).min  # score of a location that may not be chosen
 
 
 class Selector(BaseModule):
@@ -43,12 +43,15 @@ class Selector(BaseModule):
             before: Choose only among what it kept.
         """
         scores = scores.float()  # log-odds and their noise need more than half precision
-        if before is not None:
-            scores = self.bury(scores, ~before.keep_mask)
+        dropped = None if before is None else ~before.keep_mask
+        if dropped is not None:
+            scores = self.bury(scores, dropped)
+        if self.training:
+            self.observe(scores.detach())
         if keep_ratio >= 1.0:
             mask, logits, count = torch.ones_like(scores, dtype=torch.bool), scores, scores.shape[1]
         elif self.training:
-            mask, logits, count = self.sample(scores, keep_ratio, noise)
+            mask, logits, count = self.sample(scores, keep_ratio, noise, dropped)
         else:
             mask, logits, count = self.decide(scores, keep_ratio)
         if not self.training:
@@ -56,11 +59,16 @@ class Selector(BaseModule):
         soft = torch.sigmoid(logits / self.tau)
         return Selection(grid, mask, gate=mask + (soft - soft.detach()), count=count).within(before)
 
+    def observe(self, scores: Tensor) -> None:
+        """Look at the scores of a training step before it is decided."""
+
     def bury(self, scores: Tensor, dropped: Tensor) -> Tensor:
         """Make sure that dropped locations take nothing of the budget."""
         return scores.masked_fill(dropped, BURIED)
 
-    def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
+    def sample(
+        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None
+    ) -> tuple[Tensor, Tensor, int | None]:
         """The training rule: mask, logits of the gate, count of every image if it is known."""
         raise NotImplementedError
 
@@ -72,14 +80,21 @@ class Selector(BaseModule):
 
 @MODELS.register_module()
 class GumbelSelector(Selector):
-    """The paper's: a location is drawn with the probability of its score; only the ratio loss holds the count."""
+    """The paper's: a location is drawn with the probability of its score; only the ratio loss holds the count.
+
+    While the budget is annealed, a shift holds the count as well; it fades in the second half of that.
+    """
 
     def bury(self, scores: Tensor, dropped: Tensor) -> Tensor:
         """While training each location is drawn by itself; what happens to a dropped one still teaches its gates."""
         return scores if self.training else super().bury(scores, dropped)
 
-    def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
+    def sample(
+        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None
+    ) -> tuple[Tensor, Tensor, int | None]:
         logits = scores + _logistic(scores)  # Gumbel-softmax over two classes is a logistic draw
+        if noise > 0:
+            logits = logits - min(1.0, 2.0 * noise) * _quantile(logits, keep_ratio, dropped)
         return logits > 0, logits, None
 
 
@@ -87,7 +102,9 @@ class GumbelSelector(Selector):
 class TopKSelector(Selector):
     """Exact counts in training too. Its noise is annealed to zero, so training ends with the rule of evaluation."""
 
-    def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
+    def sample(
+        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None
+    ) -> tuple[Tensor, Tensor, int | None]:
         noisy = scores + noise * _logistic(scores) if noise > 0 else scores
         mask, count, threshold = _top_k(noisy, keep_ratio)
         return mask, noisy - threshold, count
@@ -120,16 +137,20 @@ class ThresholdSelector(Selector):
         low = min(int(position), self.LEVELS - 2)
         return torch.lerp(self.quantiles[low], self.quantiles[low + 1], position - low)
 
-    def sample(self, scores: Tensor, keep_ratio: float, noise: float) -> tuple[Tensor, Tensor, int | None]:
-        self._observe(scores.detach())
-        noisy = scores + noise * _logistic(scores) if noise > 0 else scores
-        logits = noisy - self.threshold(keep_ratio)
+    def sample(
+        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None
+    ) -> tuple[Tensor, Tensor, int | None]:
+        if noise > 0:  # the running quantiles are those of scores without noise
+            noisy = scores + noise * _logistic(scores)
+            logits = noisy - _quantile(noisy, keep_ratio, dropped)
+        else:
+            logits = scores - self.threshold(keep_ratio)
         return logits > 0, logits, None
 
     def decide(self, scores: Tensor, keep_ratio: float) -> tuple[Tensor, Tensor, int | None]:
         return scores > self.threshold(keep_ratio), scores, None
 
-    def _observe(self, scores: Tensor) -> None:
+    def observe(self, scores: Tensor) -> None:
         ranked = scores.flatten().sort().values
         levels = torch.linspace(0, ranked.numel() - 1, self.LEVELS, device=scores.device).round().long()
         seen = ranked[levels]
@@ -139,6 +160,13 @@ class ThresholdSelector(Selector):
         first = self.num_updates == 0
         self.quantiles.lerp_(seen, torch.where(first, 1.0, self.momentum).to(seen))
         self.num_updates += 1
+
+
+def _quantile(scores: Tensor, keep_ratio: float, dropped: Tensor | None) -> Tensor:
+    """What the given fraction of a batch's scores lies above, where dropped ones count as lowest."""
+    scores = scores.detach()
+    ranked = (scores if dropped is None else scores.masked_fill(dropped, BURIED)).flatten().sort().values
+    return ranked[min(int((1.0 - keep_ratio) * ranked.numel()), ranked.numel() - 1)]
 
 
 def _logistic(like: Tensor) -> Tensor:

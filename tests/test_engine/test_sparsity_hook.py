@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 
 from mmsparse.apis import find_decisions
 from mmsparse.engine import SparsityHook
@@ -58,13 +59,35 @@ def test_checkpoint_keys_do_not_change():
     assert list(model.state_dict()) == keys
 
 
-def test_attaching_twice_adds_once_and_two_passes_in_one_step_are_fine():
+def test_a_second_hook_is_refused():
     model = toy()
     SparsityHook().attach(model)
+    with pytest.raises(RuntimeError, match="another one collects from this model already"):
+        SparsityHook(loss_weight=0.0).attach(model)
+
+
+def test_two_passes_in_one_step_are_fine():
+    model = toy()
     SparsityHook().attach(model)
     model.backbone(torch.randn(1, 3, 64, 64))  # a second pass of the same step, as in semi-supervised detectors
     losses = model(torch.randn(1, 3, 64, 64), mode="loss")
     assert sum("sparsity" in name for name in losses) == 1
+
+
+def test_checkpointing_from_outside_is_refused():
+    """mmengine's activation_checkpointing runs the forward without gradients first: nothing could be learned."""
+    model = toy().train()
+    SparsityHook().attach(model)
+    turn_on_activation_checkpointing(model, ["backbone"])
+    with pytest.raises(RuntimeError, match="nothing was decided in a training step.*with_cp=True"):
+        model(torch.randn(1, 3, 64, 64, requires_grad=True), mode="loss")
+
+
+def test_scorers_frozen_with_their_stages_are_named():
+    model = toy()
+    model.backbone.router.freeze_before((9, 0))
+    with pytest.warns(UserWarning, match="are frozen with their stages and learn nothing"):
+        SparsityHook().attach(model)
 
 
 def test_other_modes_are_left_alone():

@@ -4,6 +4,7 @@ from mmdet.models.backbones.swin import SwinTransformer as DetSwin
 from mmdet.models.backbones.swin import swin_converter
 
 from mmsparse.analysis import count_macs
+from mmsparse.apis import record_selections
 from mmsparse.models import DynamicSwin
 from mmsparse.models.backbones.swin_weights import from_original_swin
 
@@ -147,7 +148,24 @@ def test_column_attention_is_that_of_the_stock_block(block):
     with torch.no_grad():
         model(torch.randn(2, 3, 224, 448))  # 14 x 28 locations: whole windows
         mass = seen["attention"].column_mass(None)
-    windows = seen["weights"].mean(dim=1).mean(dim=1).view(2, 2, 4, 7, 7)
+    windows = seen["weights"].mean(dim=1).sum(dim=1).view(2, 2, 4, 7, 7)
     expected = windows.transpose(2, 3).reshape(2, 14, 28)
     expected = torch.roll(expected, (attn.shift_size, attn.shift_size), (1, 2)).flatten(1)
     torch.testing.assert_close(mass, expected, rtol=0, atol=1e-6)
+
+
+def test_windows_at_the_border_get_no_more_than_others():
+    """Of 15 x 30 cells the last row and the last two columns lie in windows of few."""
+    sparsity = dict(places=[(2, 0)], keep_ratio=[0.3], scorer=dict(type="AttentionScorer", kind="column"))
+    model = DynamicSwin(embed_dims=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), sparsity=sparsity).eval()
+    with torch.no_grad(), record_selections(model) as taken:
+        model(torch.randn(4, 3, 240, 480))
+    kept = taken[0][1].keep_mask.view(4, 15, 30).float()
+    border = torch.zeros(15, 30, dtype=torch.bool)
+    border[14:], border[:, 28:] = True, True
+    assert 0.1 < kept[:, border].mean() < 0.5
+
+
+def test_skip_windows_is_true_or_false():
+    with pytest.raises(TypeError, match="`skip_windows` to be True or False, but got 'yes'"):
+        backbone(sparsity=dict(skip_windows="yes"))

@@ -11,6 +11,7 @@ from mmsparse import pop_aux, set_keep_ratio
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.models import DynamicViT
 from mmsparse.models.backbones.routed_attention import Groups, Windows, masked_attention, packed_attention
+from mmsparse.sparsity import Selection
 
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
 
@@ -140,7 +141,7 @@ def test_class_and_column_attention_are_those_of_the_block():
         query, key, _ = layer.attn.qkv(layer.ln1(inputs[0])).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
         logits = query @ key.transpose(-1, -2) / 4
         row = logits[:, :, :1, 1:].softmax(-1).mean(1).squeeze(1)
-        column = logits[:, :, 1:, 1:].softmax(-1).mean(1).mean(1)
+        column = logits[:, :, 1:, 1:].softmax(-1).mean(1).sum(1)
         torch.testing.assert_close(seen["attention"].class_row(None), row, rtol=0, atol=1e-6)
         torch.testing.assert_close(seen["attention"].column_mass(None), column, rtol=0, atol=1e-6)
     assert torch.equal(seen["scores"].argsort(), row.argsort())
@@ -160,6 +161,41 @@ def test_checkpoint_of_mmseg_loads_and_gives_its_maps():
     with torch.no_grad():
         for actual, expected in zip(model(x), stock(x), strict=True):
             torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+
+
+def test_stochastic_depth_drops_images_not_windows():
+    model = build(
+        with_cls_token=False, window_size=3, drop_path_rate=0.5, sparsity=dict(keep_ratio=1.0, places=[3])
+    ).train()
+    x = torch.randn(16, 36, 48)
+    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), keep_all(16))):
+        with torch.no_grad():
+            model.layers[3].ffn.dropout_layer.eval()
+            attended = run() - model.layers[3].ffn(model.layers[3].ln2(x), identity=x)
+        still = (attended.abs().amax(-1) < 1e-6).float().mean(1)
+        assert set(still.tolist()) == {0.0, 1.0}
+
+
+def keep_all(batch):
+    return Selection((6, 6), torch.ones(batch, 36, dtype=torch.bool))
+
+
+def test_a_norm_before_the_layers_loads_from_mmseg():
+    stock = SegViT(img_size=(96, 96), embed_dims=48, num_layers=4, num_heads=3, mlp_ratio=2, pre_norm=True,
+                   norm_cfg=dict(type="LN", eps=1e-6), patch_bias=False)  # fmt: skip
+    result = build(pre_norm=True, final_norm=False).load_state_dict(stock.state_dict(), strict=False)
+    assert result.missing_keys == [] and result.unexpected_keys == []
+
+
+def test_a_shallow_network_has_the_places_that_it_can():
+    assert build(arch={**MICRO, "num_layers": 2}, sparsity={}).router.places == ((0, 1),)
+
+
+def test_frozen_blocks_and_cumulative_gates_train():
+    model = build(frozen_stages=2, sparsity=dict(cumulative=True, places=[1, 3], keep_ratio=[0.7, 0.3])).train()
+    model(torch.randn(1, 3, 96, 96))[0].sum().backward()
+    (decided,) = pop_aux(model)
+    assert decided.name == "b3" and decided.selection.gate.requires_grad
 
 
 def test_attributes():
@@ -184,7 +220,9 @@ def test_frozen_blocks_freeze_their_places():
         (dict(arch="deit-huge"), ValueError, r"expected argument `arch` to be one of .* but got 'deit-huge'"),
         (dict(arch=dict(embed_dims=48)), ValueError, "needs the keys .* but got"),
         (dict(window_size=7), ValueError, "`with_cls_token` to be False with `window_size`"),
-        (dict(window_size=-1, with_cls_token=False), ValueError, "`window_size` >= 0"),
+        (dict(window_size=-1, with_cls_token=False), ValueError, "`window_size` to be a whole number >= 0"),
+        (dict(window_size=7.0, with_cls_token=False), ValueError, "`window_size` to be a whole number .* but got 7.0"),
+        (dict(global_attn_indexes=[1]), ValueError, "if there are windows, but got 0"),
         (dict(sparsity=dict(explore=0.5)), ValueError, "`explore` can only be 1.0, but got 0.5"),
         (dict(sparsity=dict(keep_ratio=1.5)), ValueError, r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
         (dict(sparsity=dict(places=[4])), ValueError, "block < .* but got"),

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from mmsparse.sparsity import Decision, GumbelSelector, LocalGlobalScorer, Router, Selection, TopKSelector, route
+from mmsparse.sparsity import (
+    Decision,
+    GumbelSelector,
+    LocalGlobalScorer,
+    Router,
+    Selection,
+    ThresholdSelector,
+    TopKSelector,
+    route,
+)
 
 
 def case(explore=1.0):
@@ -103,7 +112,7 @@ def test_training_starts_dense_and_ends_at_the_budget():
 
 def test_gumbel_draws_with_the_probability_of_its_score():
     scores = torch.tensor([[-1.5, 0.0, 2.0]]).expand(4000, 3)
-    mask = GumbelSelector().train()(scores, (1, 3), 0.5).keep_mask.float().mean(0)
+    mask = GumbelSelector().train()(scores, (1, 3), 0.5, noise=0.0).keep_mask.float().mean(0)
     torch.testing.assert_close(mask, torch.sigmoid(scores[0]), rtol=0, atol=0.03)
 
 
@@ -134,9 +143,9 @@ def test_what_was_dropped_takes_nothing_of_the_budget():
 
 def test_a_late_gate_passes_its_gradient_to_the_early_one():
     """Cumulative gates multiply, so that what happens to a dropped location teaches the place that dropped it."""
-    first = GumbelSelector().train()(torch.zeros(1, 64, requires_grad=True), (8, 8), 0.5)
+    first = GumbelSelector().train()(torch.zeros(1, 64, requires_grad=True), (8, 8), 0.5, noise=0.0)
     scores = torch.zeros(1, 64, requires_grad=True)
-    second = GumbelSelector().train()(scores, (8, 8), 0.5, before=first)
+    second = GumbelSelector().train()(scores, (8, 8), 0.5, noise=0.0, before=first)
     assert not (second.keep_mask & ~first.keep_mask).any()
     (grad,) = torch.autograd.grad(second.gate.sum(), first.gate)
     assert grad[~first.keep_mask].any()  # where the second would have kept it
@@ -160,3 +169,40 @@ def test_a_plain_backbone_keeps_r_and_its_powers():
     router = Router([12], [16], [(0, 3), (0, 6), (0, 9)], plain=True, keep_ratio=0.7)
     assert router.keep_ratio == (0.7, 0.49, 0.343)
     assert [decision.name for decision in router.decisions.values()] == ["b3", "b6", "b9"]
+
+
+@pytest.mark.parametrize("cumulative", [False, True])
+@pytest.mark.parametrize("selector", ["TopKSelector", "GumbelSelector", "ThresholdSelector"])
+def test_annealing_keeps_its_promise(selector, cumulative):
+    """From all-dense to the budget: what is measured is what the schedule says, whatever the scores are."""
+    places, target = [(0, 0), (0, 2)], [0.7, 0.3]
+    router = Router([4], [16], places, plain=True, cumulative=cumulative, keep_ratio=target,
+                    selector=dict(type=selector)).train()  # fmt: skip
+    tokens = torch.randn(8, 400, 16)
+    for progress in (0.0, 0.01, 0.1, 0.3):
+        selection = None
+        for place, ratio in zip(places, target, strict=True):
+            router.decisions[f"0_{place[1]}"].progress = progress
+            selection = router.decide(*place, tokens, (20, 20), before=selection)
+            promised = 1.0 + (ratio - 1.0) * progress
+            assert selection.keep_mask.float().mean().item() == pytest.approx(promised, abs=0.03 * progress + 5e-3)
+        router.decisions["0_0"].pop_aux(), router.decisions["0_2"].pop_aux()
+
+
+def test_a_threshold_learns_what_it_sees_in_the_dense_phase():
+    selector = ThresholdSelector().train()
+    scores = torch.linspace(0, 1, 100).view(1, 100)
+    selector(scores, (10, 10), 1.0)
+    assert selector.eval()(scores, (10, 10), 0.25).keep_mask.sum().item() == 25
+
+
+def test_a_frozen_place_leaves_the_gates_of_later_ones():
+    before = Selection((1, 4), torch.tensor([[True, True, False, True]]))
+    after = GumbelSelector().train()(torch.zeros(1, 4, requires_grad=True), (1, 4), 0.5, before=before)
+    assert after.gate.requires_grad and torch.equal(after.gate.detach().bool(), after.keep_mask)
+
+
+@pytest.mark.parametrize("flag", ["detach", "share_scorer", "cumulative"])
+def test_flags_are_true_or_false(flag):
+    with pytest.raises(TypeError, match=f"`{flag}` to be True or False, but got 'no'"):
+        Router([4], [16], [(0, 1)], plain=True, **{flag: "no"})

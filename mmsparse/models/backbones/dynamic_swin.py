@@ -54,6 +54,8 @@ class DynamicSwin(SwinTransformer):
         if isinstance(sparsity, dict) and "skip_windows" in sparsity:
             sparsity = dict(sparsity)
             self.skip_windows = sparsity.pop("skip_windows")
+            if not isinstance(self.skip_windows, bool):
+                raise TypeError(f"Expected argument `skip_windows` to be True or False, but got {self.skip_windows!r}")
         self.router = build_router(sparsity, self.depths, self.num_features, paper_places(self.depths, deep_step=2))
         self._freeze_stages()
 

@@ -2,8 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import IdentityFastPath, Selection, build_router
 
-from .routed_attention import BlockAttention, Grid, Groups, Windows, masked_attention, packed_attention
+from .routed_attention import BlockAttention, Grid, Groups, Windows, dense_attention, masked_attention, packed_attention
 
 
 @MODELS.register_module()
@@ -57,10 +56,12 @@ class DynamicViT(VisionTransformer):
                 "DynamicViT: expected argument `with_cls_token` to be False with `window_size`, because a class token "
                 "belongs to no window, but got True"
             )
-        if window_size < 0 or not all(0 <= i < self.num_layers for i in global_attn_indexes):
+        fits = type(window_size) is int and window_size >= (1 if global_attn_indexes else 0)
+        if not fits or not all(0 <= i < self.num_layers for i in global_attn_indexes):
             raise ValueError(
-                f"DynamicViT: expected `window_size` >= 0 and `global_attn_indexes` in [0, {self.num_layers}), "
-                f"but got {window_size} and {list(global_attn_indexes)}"
+                "DynamicViT: expected `window_size` to be a whole number >= 0, and `global_attn_indexes` to hold "
+                f"blocks in [0, {self.num_layers}) if there are windows, but got {window_size!r} and "
+                f"{list(global_attn_indexes)}"
             )
         self.windows = [0 if i in global_attn_indexes else window_size for i in range(self.num_layers)]
         self.with_cp = with_cp
@@ -131,11 +132,6 @@ class DynamicViT(VisionTransformer):
             total += slow * sum(p.numel() for p in layer.ffn.parameters() if p.dim() == 2)
         return total + (0 if self.router is None else self.router.overhead_of_stage(0, locations, locations**2))
 
-    def init_weights(self) -> None:
-        super().init_weights()  # redraws every linear layer of the tree, the router's too
-        if self.router is not None:
-            self.router.init_weights()
-
     def train(self, mode: bool = True) -> "DynamicViT":
         super().train(mode)  # the parent returns nothing
         if self.frozen_stages > 0:
@@ -163,7 +159,7 @@ class DynamicViT(VisionTransformer):
             if not size:
                 return layer(x)
             windows = Windows(grid, size)
-            x = x + windows.join(layer.attn(windows.split(layer.ln1(x))))
+            x = x + layer.attn.out_drop(windows.join(dense_attention(layer.attn, windows.split(layer.ln1(x)))))
             return layer.ffn(layer.ln2(x), identity=x)
 
         return self._run(run, x)
@@ -181,9 +177,10 @@ class DynamicViT(VisionTransformer):
             if size:
                 windows = Windows(grid, size)
                 gates = windows.split(gate.unsqueeze(-1), missing=1.0).squeeze(-1)
-                slow = x + windows.join(masked_attention(layer.attn, windows.split(h), gates.detach() > 0.5, gates))
+                mixed = windows.join(masked_attention(layer.attn, windows.split(h), gates.detach() > 0.5, gates))
             else:
-                slow = x + masked_attention(layer.attn, h, keep, gate)
+                mixed = masked_attention(layer.attn, h, keep, gate)
+            slow = x + layer.attn.out_drop(mixed)
             slow = layer.ffn(layer.ln2(slow), identity=slow)
             weight = gate.unsqueeze(-1)
             return (weight * slow + (1.0 - weight) * (x + fast(x))).to(slow.dtype)
@@ -210,6 +207,7 @@ class _Packed:
     selection: Selection  # of all tokens, extra ones included
     grid: Grid
     shape: torch.Size
+    groups: dict[int, Groups | int] = field(default_factory=dict)  # by the size of windows
 
     @classmethod
     def of(cls, x: Tensor, selection: Selection, extra: int) -> "_Packed":
@@ -218,7 +216,9 @@ class _Packed:
         return cls(kept, rest, extended, selection.grid, x.shape)
 
     def run(self, layer: nn.Module, fast: nn.Module, window: int) -> None:
-        groups = self._windows(window) if window else self._images
+        if window not in self.groups:
+            self.groups[window] = self._windows(window) if window else self._images()
+        groups = self.groups[window]
         x = self.kept + packed_attention(layer.attn, layer.ln1(self.kept), groups)
         self.kept = layer.ffn(layer.ln2(x), identity=x)
         if not isinstance(fast, IdentityFastPath):
@@ -227,7 +227,6 @@ class _Packed:
     def whole(self) -> Tensor:
         return self.selection.join(self.kept, self.rest).view(self.shape)
 
-    @cached_property
     def _images(self) -> Groups | int:
         if self.selection.count is not None:
             return self.selection.count
@@ -246,7 +245,7 @@ class _Packed:
 def _paper_places(depth: int) -> list[tuple[int, int]]:
     """Before a quarter, a half and three quarters of the blocks: 3, 6, 9 of 12."""
     step = max(depth // 4, 1)
-    return [(0, step), (0, 2 * step), (0, 3 * step)]
+    return [(0, i * step) for i in (1, 2, 3) if i * step < depth]
 
 
 def _with_defaults(sparsity: Any) -> Any:
@@ -264,6 +263,8 @@ def _accept_mmseg_layout(state: dict[str, Tensor], prefix: str, *args: Any) -> N
     for key in [key for key in state if key.startswith(f"{prefix}layers.") and ".attn.attn." in key]:
         name = key.replace(".attn.attn.in_proj_", ".attn.qkv.").replace(".attn.attn.out_proj.", ".attn.proj.")
         state[name] = state.pop(key)
+    for key in [key for key in state if key.startswith(f"{prefix}ln_pre.")]:
+        state[key.replace("ln_pre.", "pre_norm.")] = state.pop(key)
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

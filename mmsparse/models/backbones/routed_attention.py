@@ -28,8 +28,8 @@ def merge_heads(mixed: Tensor) -> Tensor:
 
 
 def project(attn: nn.Module, rows: Tensor) -> Tensor:
-    """What the stock layer does behind its attention."""
-    return attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(rows))))
+    """What the stock layer does behind its attention, up to the stochastic depth of whole images."""
+    return attn.gamma1(attn.proj_drop(attn.proj(rows)))
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,17 @@ class _KeyGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mixed, query, key, value, seen = ctx.saved_tensors
-        logits = ((query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)).float()
-        total = logits.masked_fill(~seen, -torch.inf).logsumexp(dim=-1, keepdim=True)
-        weight = logits.sub_(total).clamp_(max=MAX_LOGIT).exp_()  # of a masked key: what it would have, had it a gate
-        grad_weight = (grad @ value.transpose(-1, -2)).float()
-        grad_weight -= (grad * mixed).float().sum(dim=-1, keepdim=True)
-        grad_gate = weight.mul_(grad_weight).sum(dim=1)  # (G, n, n); a token always sees itself
-        grad_gate.diagonal(dim1=-2, dim2=-1).zero_()
-        return grad, grad_gate.sum(dim=1), None, None, None, None
+        query = query / math.sqrt(query.shape[-1])
+        grad_gate = grad.new_zeros(grad.shape[0], grad.shape[2], dtype=torch.float32)
+        for head in range(grad.shape[1]):  # one at a time: the matrices (G, n, n) are large
+            logits = (query[:, head] @ key[:, head].transpose(-1, -2)).float()
+            total = logits.masked_fill(~seen[:, 0], -torch.inf).logsumexp(dim=-1, keepdim=True)
+            weight = logits.sub_(total).clamp_(max=MAX_LOGIT).exp_()  # of a masked key: what it would have
+            grad_weight = (grad[:, head] @ value[:, head].transpose(-1, -2)).float()
+            grad_weight -= (grad[:, head] * mixed[:, head]).float().sum(dim=-1, keepdim=True)
+            weight.mul_(grad_weight).diagonal(dim1=-2, dim2=-1).zero_()  # a token always sees itself
+            grad_gate += weight.sum(dim=1)
+        return grad, grad_gate, None, None, None, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +126,12 @@ class Groups:
         width = int(counts.max()) if len(counts) else 0
         places = (starts[:, None] + torch.arange(width, device=number.device)).clamp(max=max(len(number) - 1, 0))
         return cls(order[places], counts, None if padding is None else padding[present])
+
+
+def dense_attention(attn: nn.Module, tokens: Tensor) -> Tensor:
+    """Self-attention of all tokens (G, n, C)."""
+    dropout = attn.attn_drop if attn.training else 0.0
+    return project(attn, merge_heads(F.scaled_dot_product_attention(*split_heads(attn, tokens), dropout_p=dropout)))
 
 
 def packed_attention(attn: nn.Module, rows: Tensor, groups: Groups | int) -> Tensor:
@@ -216,4 +225,4 @@ class BlockAttention:
 
     def _mass(self, query: Tensor, key: Tensor, alive: Tensor, bias: Tensor | None) -> Tensor:
         rows = self._weights(query, key, alive, bias) * alive[:, None, :, None]
-        return rows.mean(dim=1).sum(dim=1) / alive.sum(dim=1, keepdim=True).clamp_min(1)
+        return rows.mean(dim=1).sum(dim=1)  # not the mean: smaller windows would weigh more

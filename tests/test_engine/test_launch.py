@@ -1,0 +1,67 @@
+"""What every tool starts with: where a training begins, and which checkpoints fit a model."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmsparse.engine.launch import choose_start, load_weights
+from mmsparse.models import DynamicConvNeXt, DynamicSwin
+
+
+@pytest.mark.parametrize(
+    "resume, load_from, there, expected",
+    [
+        (None, None, False, (False, "config.pth")),
+        (None, "dense.pth", False, (False, "dense.pth")),
+        ("auto", "dense.pth", False, (False, "dense.pth")),  # the first start of a training that may be stopped
+        ("auto", "dense.pth", True, (True, None)),
+        ("auto", None, True, (True, None)),
+        ("stopped.pth", None, True, (True, "stopped.pth")),
+    ],
+)
+def test_where_a_training_begins(resume, load_from, there, expected, tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), load_from="config.pth"))
+    if there:
+        (tmp_path / "last_checkpoint").write_text("iter_2.pth")
+    choose_start(cfg, resume, load_from)
+    assert (cfg.resume, cfg.load_from) == expected
+
+
+class Model(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+
+def swin():
+    return Model(
+        DynamicSwin(embed_dims=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), sparsity=dict(places=[(2, 1)]))
+    )
+
+
+def convnext(*places):
+    sparsity = dict(places=list(places), keep_ratio=[0.5] * len(places))
+    return Model(DynamicConvNeXt(arch="atto", gap_before_final_norm=False, sparsity=sparsity))
+
+
+def saved(state, tmp_path):
+    torch.save({"state_dict": state}, tmp_path / "weights.pth")
+    return str(tmp_path / "weights.pth")
+
+
+def test_a_swin_checkpoint_may_leave_out_what_is_computed(tmp_path):
+    trained = swin().state_dict()
+    state = {key: torch.rand_like(value) for key, value in trained.items() if value.is_floating_point()}
+    assert trained.keys() - state.keys()
+    model = swin()
+    load_weights(model, saved(state, tmp_path))
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+
+
+def test_a_checkpoint_of_other_places_is_refused_and_a_dense_one_not(tmp_path):
+    trained = convnext((2, 1), (2, 2)).state_dict()
+    with pytest.raises(RuntimeError, match=r"does not fit this model: \d+ keys are missing .*2_0"):
+        load_weights(convnext((2, 0), (2, 2)), saved(trained, tmp_path))
+    dense = {key: value for key, value in trained.items() if "router" not in key}
+    load_weights(convnext((2, 0), (2, 2)), saved(dense, tmp_path))
