@@ -209,8 +209,8 @@ SUPPORTED: dict[str, tuple[str, Callable[[Backbone], None]]] = {
 }
 REFUSED = {
     "mmpretrain.SwinTransformer": (
-        "mmsparse.DynamicSwin is mmdet's and mmseg's class, with other arguments, and it shifts windows on maps of one "
-        "window too; take mmdet.SwinTransformer"
+        "its arguments are not those of mmdet's and mmseg's class, which mmsparse.DynamicSwin takes; its weights fit, "
+        "with shift_one_window=False"
     ),
     "mmseg.BEiT": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
     "mmseg.MAE": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",

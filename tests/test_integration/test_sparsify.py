@@ -238,7 +238,7 @@ REFUSALS = [
     (of(dict(type="ResNet")), {}, "model.backbone is mmdet.ResNet.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
     (of(dict(type="MAE"), "mmseg"), {}, "mmseg.MAE: its attention adds a relative position bias"),
     (of(dict(type="BEiT"), "mmseg"), {}, "mmseg.BEiT: its attention adds a relative position bias"),
-    (of(dict(type="SwinTransformer"), "mmpretrain"), {}, "take mmdet.SwinTransformer"),
+    (of(dict(type="SwinTransformer"), "mmpretrain"), {}, "with shift_one_window=False"),
     (of(dict(type="mmsparse.DynamicSwin")), {}, "it is dynamic already"),
     (of(dict(type="VisionTransformer", output_cls_token=True), "mmseg"), {}, "`output_cls_token`: its head wants"),
     (dict(model=dict(type="YOLO")), {}, r"the model \(YOLO\) has no `backbone`"),

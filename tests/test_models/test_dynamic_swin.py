@@ -2,6 +2,7 @@ import pytest
 import torch
 from mmdet.models.backbones.swin import SwinTransformer as DetSwin
 from mmdet.models.backbones.swin import swin_converter
+from mmpretrain.models import SwinTransformer as PretrainSwin
 
 from mmsparse.analysis import count_macs
 from mmsparse.apis import record_selections
@@ -169,3 +170,18 @@ def test_windows_at_the_border_get_no_more_than_others():
 def test_skip_windows_is_true_or_false():
     with pytest.raises(TypeError, match="`skip_windows` to be True or False, but got 'yes'"):
         backbone(sparsity=dict(skip_windows="yes"))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (224, 320), (448, 448)], ids=str)
+def test_mmpretrains_maps_of_one_window_are_not_shifted(size):
+    arch = dict(embed_dims=16, depths=[1, 1, 2, 2], num_heads=[1, 2, 2, 4])
+    stock = PretrainSwin(arch=arch, img_size=224, pad_small_map=False)
+    for name, p in stock.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            torch.nn.init.normal_(p)
+    model = DynamicSwin(**arch, out_indices=(3,), shift_one_window=False)
+    model.load_state_dict(stock.state_dict())
+    stock.eval(), model.eval()
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[0], stock(x)[0], rtol=0, atol=1e-5)

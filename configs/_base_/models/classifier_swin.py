@@ -8,6 +8,7 @@ model = dict(
         depths=[2, 2, 6, 2],
         num_heads=[3, 6, 12, 24],
         window_size=7,
+        shift_one_window=False,  # as in the original release
         out_indices=(3,),
         drop_path_rate=0.2,
     ),

@@ -37,16 +37,24 @@ class DynamicSwin(SwinTransformer):
             the dense network. One more is ``skip_windows``: windows without a selected location skip their attention
             (beyond the paper, which keeps attention dense).
         convert_weights: As in mmdet: the initial weights are those of the original Swin release.
+        shift_one_window: Whether a map of one window's height or width is shifted, as in mmdet and mmseg. False is the
+            way of the original release and of mmpretrain; it matters for classifiers (the last stage at 224x224).
         kwargs: Arguments of the stock ``SwinTransformer``.
     """
 
     def __init__(
-        self, *args: Any, sparsity: dict[str, Any] | None = None, convert_weights: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        sparsity: dict[str, Any] | None = None,
+        convert_weights: bool = False,
+        shift_one_window: bool = True,
+        **kwargs: Any,
     ) -> None:
         arguments = inspect.signature(SwinTransformer.__init__).bind(self, *args, **kwargs)
         arguments.apply_defaults()
         super().__init__(*args, **kwargs)
         self.convert_weights = convert_weights
+        self.shift_one_window = shift_one_window
         size = to_2tuple(arguments.arguments["pretrain_img_size"])
         self._pretrain_grid = tuple(length // self._patch_size for length in size)
         self.depths = [len(stage.blocks) for stage in self.stages]
@@ -86,6 +94,9 @@ class DynamicSwin(SwinTransformer):
         for i, stage in enumerate(self.stages):
             selection = None
             for j, block in enumerate(stage.blocks):
+                if not self.shift_one_window:
+                    size = block.attn.window_size
+                    block.attn.shift_size = size // 2 if j % 2 and min(grid) > size else 0
                 if self.router is not None and (i, j) in self.router.places:
                     layer = block.attn.w_msa
                     windows = _ShiftedWindows.of(block.attn, grid)
