@@ -1,6 +1,7 @@
 """A dense config in, its dynamic twin out: what ``mmsparse.sparsify`` does to a config of any OpenMMLab library."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,7 @@ def sparsify(
         arguments = dict(teacher=teacher) if isinstance(teacher, str) else dict(teacher)
         cfg.custom_hooks = _with_hook(cfg.custom_hooks, dict(type="mmsparse.TeacherHook", **arguments))
     _set_param_groups(cfg, dict(param_groups or {}))
+    _check_arguments(cfg, family, sparsity)
     return cfg
 
 
@@ -152,6 +154,29 @@ def _set_param_groups(cfg: Config, more: dict[str, Any]) -> None:
             f"sparsify: argument `param_groups`={more} cannot be applied, because the config has {what}; the "
             f"constructors that can be replaced are {', '.join(STOCK_CONSTRUCTORS)}"
         )
+
+
+def _check_arguments(cfg: Config, family: str, sparsity: dict[str, Any]) -> None:
+    """Mistakes surface here, not when the written config is trained."""
+    from mmsparse.engine.optim_constructor import check_paramwise_cfg
+    from mmsparse.registry import HOOKS
+    from mmsparse.sparsity import Router
+
+    own = {"DynamicSwin": {"skip_windows"}, "DynamicViT": {"cumulative"}}.get(family, set())
+    given = inspect.signature(Router.__init__).parameters
+    allowed = {name for name, p in given.items() if p.kind is p.KEYWORD_ONLY} - {"plain", "cumulative"} | own
+    unknown = sorted(sparsity.keys() - allowed)
+    if unknown:
+        raise ValueError(f"sparsify: argument `sparsity` has unknown keys {unknown}; {family} knows {sorted(allowed)}")
+    for hook in cfg.custom_hooks:
+        if isinstance(hook, dict) and _name(hook.get("type")).startswith("mmsparse."):
+            try:
+                HOOKS.build(dict(hook))
+            except TypeError as error:
+                raise ValueError(f"sparsify: {hook['type']}: {error}") from error
+    wrapper = cfg.get("optim_wrapper")
+    if wrapper and wrapper.get("constructor") == "mmsparse.SparsityOptimWrapperConstructor":
+        check_paramwise_cfg(wrapper.get("paramwise_cfg") or {})
 
 
 def _keep(backbone: Backbone) -> None:

@@ -1,6 +1,6 @@
 """Parameter groups of a dynamic network: what is new learns at its own rate, what is pretrained rests, then follows."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmengine.logging import print_log
@@ -57,7 +57,7 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         given = dict(paramwise_cfg or {})
-        _check(given)
+        check_paramwise_cfg(given)
         self.own = {key: given.pop(key) for key in OWN if key in given}
         given.setdefault("bypass_duplicate", True)  # a parameter that two modules share is stepped once
         if "decay_rate" in self.own:
@@ -211,7 +211,8 @@ class _Freeze:
             group["lr"] = lr
 
 
-def _check(given: dict[str, Any]) -> None:
+def check_paramwise_cfg(given: Mapping[str, Any]) -> None:
+    """Say what is wrong with a ``paramwise_cfg`` before a model is built."""
     unknown = sorted(set(given) - set(STOCK) - set(OWN))
     if unknown:
         raise ValueError(f"Argument `paramwise_cfg`: unknown keys {unknown}; known are {sorted(STOCK + OWN)}")

@@ -1,6 +1,7 @@
 """A dense teacher beside the student: its features and logits become two losses more, and nothing of it is saved."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,14 @@ class TeacherHook(Hook):
                 "TeacherHook: the checkpoint to resume from holds no teacher, so it was trained without one. Give the "
                 "teacher's weights as `checkpoint`, or start a new training with load_from"
             )
-        self.attach(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if self.in_checkpoints and not resumed and not _has_source(runner, model):
+            warnings.warn(
+                "TeacherHook: the twin has random weights, because training starts from none. Give load_from, a "
+                "pretrained init_cfg or the hook's `checkpoint`",
+                stacklevel=2,
+            )
+        self.attach(model)
         if resumed:
             self.parts.load_state_dict(weights)
 
@@ -253,3 +261,9 @@ def _check(teacher: Any, checkpoint: str | None, levels: Any, module: str) -> No
         raise ValueError(
             f"TeacherHook: expected argument `module` to begin with 'backbone' or 'neck', but got {module!r}"
         )
+
+
+def _has_source(runner: Runner, model: nn.Module) -> bool:
+    """Whether the weights that training starts from were trained before."""
+    inits = [getattr(module, "init_cfg", None) for module in model.modules()]
+    return bool(runner._load_from) or any(isinstance(i, dict) and i.get("type") == "Pretrained" for i in inits)

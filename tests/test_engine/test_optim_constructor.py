@@ -270,7 +270,7 @@ class Pictures(Dataset):
         return dict(inputs=torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(index)))
 
 
-class CpuAmpOptimWrapper(OptimWrapper):
+class ScaledCpuOptimWrapper(OptimWrapper):
     """AmpOptimWrapper, which mmengine refuses to build without a GPU."""
 
     def __init__(self, **kwargs):
@@ -332,7 +332,7 @@ def train(work_dir, amp=False, by_epoch=False, resume=None, **paramwise):
         train_dataloader=loader,
         train_cfg=loop,
         optim_wrapper=dict(
-            type=CpuAmpOptimWrapper if amp else OptimWrapper,
+            type=ScaledCpuOptimWrapper if amp else OptimWrapper,
             constructor="mmsparse.SparsityOptimWrapperConstructor",
             optimizer=dict(type="AdamW", lr=LR, weight_decay=WD),
             paramwise_cfg=paramwise,

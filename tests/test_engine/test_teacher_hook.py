@@ -588,6 +588,7 @@ def test_a_detector_learns_from_its_dense_twin_on_scenes(scenes, tmp_path):
         },
     )
     cfg.work_dir = str(tmp_path / "work")
+    cfg.visualizer.name = cfg.work_dir  # of one name there is one a process
     cfg.experiment_name = os.path.basename(tmp_path)
     runner = Runner.from_cfg(Config(cfg._cfg_dict))
     runner.train()

@@ -1,6 +1,7 @@
 """`mmsparse.sparsify`: a stock dense config in, a dynamic one out."""
 
 import copy
+import runpy
 import subprocess
 import sys
 
@@ -168,8 +169,11 @@ def test_parameter_groups_keep_the_configs_own_keys():
 def test_a_teacher():
     cfg = mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher="self")
     assert cfg.custom_hooks == [HOOK, dict(type="mmsparse.TeacherHook", teacher="self")]
-    cfg = mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher=dict(teacher="dense.py", feature_weight=0.1))
-    assert cfg.custom_hooks[1] == dict(type="mmsparse.TeacherHook", teacher="dense.py", feature_weight=0.1)
+    other = dict(teacher="mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py", checkpoint="dense.pth")
+    cfg = mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher=other)
+    assert cfg.custom_hooks[1] == dict(type="mmsparse.TeacherHook", **other)
+    with pytest.raises(ValueError, match="expected `teacher` to be .* but got 'nowhere.py'"):
+        mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher="nowhere.py")
 
 
 @pytest.mark.parametrize("more", [{}, dict(final_norm=True, patch_bias=True, patch_norm=True)], ids=["plain", "full"])
@@ -252,6 +256,19 @@ REFUSALS = [
     (of(dict(type="SwinTransformer")), dict(keep_ratio=0.3), "`keep_ratio`=0.3 leaves -0.1"),
     (of(dict(type="SwinTransformer")), dict(keep_ratio=[0.5, 0.5]), "one for each of the 3 places"),
     (of(dict(type="SwinTransformer")), dict(sparsity=dict(keep_ratio=0.5)), "Give the argument `keep_ratio` instead"),
+    (of(dict(type="SwinTransformer")), dict(sparsity=dict(ratio=1)), r"unknown keys \['ratio'\]; DynamicSwin knows"),
+    (of(dict(type="SwinTransformer")), dict(sparsity=dict(cumulative=True)), r"unknown keys \['cumulative'\]"),
+    (
+        of(dict(type="SwinTransformer")),
+        dict(hook=dict(weight=3)),
+        "SparsityHook: .*unexpected keyword argument 'weight'",
+    ),
+    (of(dict(type="SwinTransformer")), dict(hook=dict(loss_weight=-1.0)), "`loss_weight` to be >= 0"),
+    (
+        {**of(dict(type="SwinTransformer")), "optim_wrapper": dict(optimizer=dict(type="AdamW", lr=1.0))},
+        dict(param_groups=dict(new=2)),
+        r"`paramwise_cfg`: unknown keys \['new'\]",
+    ),
 ]
 
 
@@ -289,11 +306,18 @@ def test_the_tool_writes_a_file_that_stands_alone_and_says_what_changed(tmp_path
     assert out.read_text() == before
 
 
-def test_the_tool_refuses_in_one_sentence(tmp_path):
+@pytest.mark.parametrize(
+    "config, sentence",
+    [
+        ("mmdet::atss/atss_r50_fpn_1x_coco.py", "model.backbone is mmdet.ResNet"),
+        ("nowhere.py", "`IN` to be a config file or lib::path, but got 'nowhere.py'"),
+        ("mmdet::swin/nowhere.py", "mmdet::swin/nowhere.py"),
+    ],
+)
+def test_the_tool_refuses_in_one_sentence(config, sentence, tmp_path, monkeypatch, capsys):
     out = tmp_path / "dynamic.py"
-    code, _, error = run_tool("mmdet::atss/atss_r50_fpn_1x_coco.py", out)
-    assert code == 2 and "model.backbone is mmdet.ResNet" in error[0] and not out.exists()
-    code, _, error = run_tool("nowhere.py", out)
-    assert code == 2 and "`IN` to be a config file or lib::path, but got 'nowhere.py'" in error[0]
-    code, _, error = run_tool("mmdet::swin/nowhere.py", out)
-    assert code == 2 and "mmdet::swin/nowhere.py" in error[0]
+    monkeypatch.setattr("sys.argv", ["sparsify_config.py", config, str(out)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools/misc/sparsify_config.py"), run_name="__main__")
+    (_line,) = [text for text in capsys.readouterr().err.splitlines() if sentence in text]
+    assert ended.value.code == 2 and not out.exists()

@@ -118,6 +118,7 @@ def test_two_processes(scenes, tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a core for each
     short = options(scenes, iters=32, **{"optim_wrapper.optimizer.lr": 5e-4})
     run("bash", "tools/dist_train.sh", DEMO, "2", "--work-dir", str(tmp_path), *short)
     found = losses(tmp_path)
