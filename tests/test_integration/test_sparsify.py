@@ -166,10 +166,11 @@ def test_parameter_groups_keep_the_configs_own_keys():
         mmsparse.sparsify(of(dict(type="SwinTransformer")), param_groups=dict(backbone_mult=0.2))
 
 
-def test_a_teacher():
+def test_a_teacher(tmp_path):
+    (tmp_path / "dense.pth").touch()
     cfg = mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher="self")
     assert cfg.custom_hooks == [HOOK, dict(type="mmsparse.TeacherHook", teacher="self")]
-    other = dict(teacher="mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py", checkpoint="dense.pth")
+    other = dict(teacher="mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py", checkpoint=str(tmp_path / "dense.pth"))
     cfg = mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher=other)
     assert cfg.custom_hooks[1] == dict(type="mmsparse.TeacherHook", **other)
     with pytest.raises(ValueError, match="expected `teacher` to be .* but got 'nowhere.py'"):

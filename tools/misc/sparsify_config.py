@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--sparsity", nargs="+", action=DictAction, help="key=value pairs of the backbone's argument `sparsity`"
     )
-    parser.add_argument("--teacher", help="add a TeacherHook: 'twin', 'self' or the teacher's config")
+    parser.add_argument("--teacher", choices=["twin", "self"], help="add a TeacherHook: who teaches")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     return parser.parse_args()
 
