@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 from mmsparse import compat
@@ -17,9 +18,10 @@ compat.prepare()
 
 @pytest.fixture(autouse=True)
 def alone():
-    """The same random numbers, and no default scope of an earlier test's Runner."""
+    """The same random numbers, and no default scope or logger (to a stream that is closed) of an earlier test."""
     torch.manual_seed(0)
     DefaultScope._instance_dict.clear()
+    MMLogger._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")
