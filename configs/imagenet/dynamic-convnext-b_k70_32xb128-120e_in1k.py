@@ -1,24 +1,3 @@
-_base_ = "./convnext-b_32xb128-120e_in1k.py"
-model = dict(
-    backbone=dict(
-        type="mmsparse.DynamicConvNeXt",
-        sparsity=dict(
-            keep_ratio=0.7,
-            selector=dict(type="GumbelSelector"),
-            detach=False,
-        ),
-    )
-)
-optim_wrapper = dict(
-    constructor="mmsparse.SparsityOptimWrapperConstructor",
-    paramwise_cfg=dict(
-        pretrained=("backbone", "head"),
-        backbone_mult=0.2,
-        freeze_epochs=5,
-    ),
-)
-custom_hooks = [
-    dict(type="EMAHook", momentum=1e-4, priority="ABOVE_NORMAL"),
-    dict(type="mmsparse.SparsityHook", loss_weight=10.0, anneal=None),
-    dict(type="mmsparse.TeacherHook"),
-]
+_base_ = "./dynamic-convnext-t_k70_32xb128-120e_in1k.py"
+model = dict(backbone=dict(arch="base", drop_path_rate=0.5), head=dict(in_channels=1024))
+load_from = "https://mmassets.onedl.ai/mmclassification/v0/convnext/convnext-base_32xb128_in1k_20221207-fbdb5eb9.pth"

@@ -2,20 +2,12 @@ _base_ = "./convnext-t_32xb128-120e_in1k.py"
 model = dict(
     backbone=dict(
         type="mmsparse.DynamicConvNeXt",
-        sparsity=dict(
-            keep_ratio=0.7,
-            selector=dict(type="GumbelSelector"),
-            detach=False,
-        ),
+        sparsity=dict(keep_ratio=0.7, selector=dict(type="GumbelSelector"), detach=False),
     )
 )
 optim_wrapper = dict(
     constructor="mmsparse.SparsityOptimWrapperConstructor",
-    paramwise_cfg=dict(
-        pretrained=("backbone", "head"),
-        backbone_mult=0.2,
-        freeze_epochs=5,
-    ),
+    paramwise_cfg=dict(pretrained=("backbone", "head"), backbone_mult=0.2, freeze_epochs=5),
 )
 custom_hooks = [
     dict(type="EMAHook", momentum=1e-4, priority="ABOVE_NORMAL"),

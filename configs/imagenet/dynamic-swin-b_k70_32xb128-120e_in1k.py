@@ -1,26 +1,8 @@
-_base_ = "./swin-b_32xb128-120e_in1k.py"
+_base_ = "./dynamic-swin-t_k70_32xb128-120e_in1k.py"
 model = dict(
-    backbone=dict(
-        type="mmsparse.DynamicSwin",
-        sparsity=dict(
-            keep_ratio=0.7,
-            selector=dict(type="GumbelSelector"),
-            scorer=dict(type="LocalGlobalScorer", eps=1e-5),
-            fast_path=dict(type="LinearFastPath", eps=1e-5),
-            detach=False,
-        ),
-    )
+    backbone=dict(depths=[2, 2, 18, 2], embed_dims=128, num_heads=[4, 8, 16, 32], drop_path_rate=0.5),
+    head=dict(in_channels=1024),
 )
-optim_wrapper = dict(
-    constructor="mmsparse.SparsityOptimWrapperConstructor",
-    paramwise_cfg=dict(
-        pretrained=("backbone", "head"),
-        backbone_mult=0.2,
-        freeze_epochs=5,
-    ),
+load_from = (
+    "https://mmassets.onedl.ai/mmclassification/v0/swin-transformer/convert/swin_base_patch4_window7_224-4670dd19.pth"
 )
-custom_hooks = [
-    dict(type="EMAHook", momentum=1e-4, priority="ABOVE_NORMAL"),
-    dict(type="mmsparse.SparsityHook", loss_weight=10.0, anneal=None),
-    dict(type="mmsparse.TeacherHook"),
-]

@@ -13,11 +13,7 @@ model = dict(
 )
 optim_wrapper = dict(
     constructor="mmsparse.SparsityOptimWrapperConstructor",
-    paramwise_cfg=dict(
-        pretrained=("backbone", "head"),
-        backbone_mult=0.2,
-        freeze_epochs=5,
-    ),
+    paramwise_cfg=dict(pretrained=("backbone", "head"), backbone_mult=0.2, freeze_epochs=5),
 )
 custom_hooks = [
     dict(type="EMAHook", momentum=1e-4, priority="ABOVE_NORMAL"),

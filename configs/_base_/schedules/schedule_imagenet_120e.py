@@ -5,14 +5,7 @@ val_cfg = dict()
 test_cfg = dict()
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-6, by_epoch=True, begin=0, end=20, convert_to_iter_based=True),
-    dict(
-        type="CosineAnnealingLR",
-        eta_min=1e-6,
-        by_epoch=True,
-        begin=20,
-        end=max_epochs,
-        convert_to_iter_based=True,
-    ),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=True, begin=20, end=max_epochs, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(
     type="OptimWrapper",
