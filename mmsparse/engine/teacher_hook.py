@@ -30,7 +30,7 @@ class TeacherHook(Hook):
     """Adds ``loss_distill_feat`` and, for mmpretrain's classifiers, ``loss_distill_cls`` to a model's losses.
 
     The teacher is no part of the model: not of its state dict, its EMA or its optimizer. It sees the pictures that the
-    student's backbone sees, in evaluation mode and with everything kept. Works beside SparsityHook, in any order.
+    student's backbone sees, in evaluation mode and with everything kept. Works beside SparsityHook, in any order; one a model.
 
     Args:
         teacher: Who teaches.
@@ -106,10 +106,14 @@ class TeacherHook(Hook):
         if resumed:
             self.parts.load_state_dict(weights)
 
+    def after_train(self, runner: Runner) -> None:
+        self._detach()
+
     def attach(self, model: nn.Module) -> None:
         """Teach a model whose ``forward(..., mode='loss')`` returns a dict of losses."""
-        while self._handles:
-            self._handles.pop().remove()
+        self._detach()
+        if any(isinstance(getattr(hook, "__self__", None), TeacherHook) for hook in model._forward_hooks.values()):
+            raise RuntimeError("TeacherHook: another one teaches this model already. Keep one, or build the model anew")
         names = self._names(model)
         student = parts_of(model, names, "the model")
         self.parts = self._build(student)
@@ -124,6 +128,10 @@ class TeacherHook(Hook):
         ]
         if "head" in names:
             self._handles.append(model.head.register_forward_hook(self._see_logits))
+
+    def _detach(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
 
     def _names(self, model: nn.Module) -> list[str]:
         """The parts of the model that are run."""
@@ -253,7 +261,7 @@ def _check(teacher: Any, checkpoint: str | None, levels: Any, module: str) -> No
         )
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-    if not isinstance(levels, Sequence) or not levels or not all(isinstance(level, int) for level in levels):
+    if not isinstance(levels, Sequence) or not levels or not all(type(level) is int for level in levels):
         raise TypeError(
             f"TeacherHook: expected argument `levels` to be whole numbers such as (-1,), but got {levels!r}"
         )

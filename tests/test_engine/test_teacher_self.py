@@ -106,6 +106,13 @@ def test_attaching_twice_adds_once():
     assert before == (len(model._forward_hooks), len(model.backbone._forward_hooks)) == (1, 1)
 
 
+def test_a_second_hook_is_refused():
+    model = toy()
+    TeacherHook("self").attach(model)
+    with pytest.raises(RuntimeError, match="another one teaches this model already. Keep one"):
+        TeacherHook("twin", module="backbone").attach(model)
+
+
 @pytest.mark.parametrize("teacher", ["twin", "self"])
 def test_checkpointing_changes_nothing(teacher):
     results = []

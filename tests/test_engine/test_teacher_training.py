@@ -118,6 +118,14 @@ def test_resuming_without_a_teacher_is_refused(tmp_path):
         train(tmp_path / "again", silent(), TeacherHook(), resume=tmp_path / "iter_3.pth")
 
 
+def test_one_teacher_a_training(tmp_path):
+    """A second one would overwrite the first one's losses; after the training another may come."""
+    with pytest.raises(RuntimeError, match="another one teaches this model already"):
+        train(tmp_path / "two", silent(), TeacherHook(), custom=[TeacherHook("self")])
+    _, runner = train(tmp_path, silent(), TeacherHook("self"), iters=3)
+    TeacherHook("self").attach(runner.model)
+
+
 def test_a_detector_learns_from_its_dense_twin_on_scenes(scenes, tmp_path):
     """The recipe as a user writes it: dense checkpoint, both hooks, the optimizer's constructor."""
     from mmengine.registry import MODELS, init_default_scope

@@ -40,7 +40,8 @@ def test_every_parameter_learns():
     "arguments, message",
     [
         (dict(in_channels=30), "`in_channels` to be divisible by 4, but got 30"),
-        (dict(in_channels=32, num_outs=3), "`num_outs` to be at least 4, but got 3"),
+        (dict(in_channels=32, num_outs=3), "`num_outs` to be a whole number >= 4, but got 3"),
+        (dict(in_channels=32, num_outs=5.0), "`num_outs` to be a whole number >= 4, but got 5.0"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -29,8 +29,10 @@ class SimpleFeaturePyramid(BaseModule):
             raise ValueError(
                 f"SimpleFeaturePyramid: expected argument `in_channels` to be divisible by 4, but got {in_channels}"
             )
-        if num_outs < 4:
-            raise ValueError(f"SimpleFeaturePyramid: expected argument `num_outs` to be at least 4, but got {num_outs}")
+        if not isinstance(num_outs, int) or num_outs < 4:
+            raise ValueError(
+                f"SimpleFeaturePyramid: expected argument `num_outs` to be a whole number >= 4, but got {num_outs!r}"
+            )
         self.num_outs = num_outs
         resize = [
             nn.Sequential(_double(width), LayerNorm2d(width // 2), nn.GELU(), _double(width // 2)),
