@@ -30,7 +30,7 @@ class TeacherHook(Hook):
     """Adds ``loss_distill_feat`` and, for mmpretrain's classifiers, ``loss_distill_cls`` to a model's losses.
 
     The teacher is no part of the model: not of its state dict, its EMA or its optimizer. It sees the pictures that the
-    student's backbone sees, in evaluation mode and with everything kept. Works beside SparsityHook, in any order; one a model.
+    student's backbone sees, in evaluation mode and with everything kept. One a model, beside SparsityHook in any order.
 
     Args:
         teacher: Who teaches.
