@@ -3,7 +3,7 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 
-from mmsparse.apis import find_decisions
+from mmsparse.apis import find_decisions, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.engine.score_targets import score_targets
 from mmsparse.models import DynamicConvNeXt
@@ -30,13 +30,14 @@ def toy(**sparsity):
 def test_losses_and_measured_ratios_arrive():
     model = toy()
     SparsityHook(loss_weight=3.0).attach(model)
-    losses = model(torch.randn(2, 3, 64, 64), mode="loss")
+    with record_selections(model) as taken:
+        losses = model(torch.randn(2, 3, 64, 64), mode="loss")
+    counted = {f"keep_ratio/{place}": sum(selection.num_keep) / (2 * 16) for place, selection in taken}  # of 4x4 cells
     assert set(losses) == {"loss_toy", "loss_sparsity", "keep_ratio/s2b1", "keep_ratio/s2b2", "keep_ratio/s2b3"}
-    ratios = [losses[f"keep_ratio/s2b{i}"] for i in (1, 2, 3)]
-    assert all(0 <= r <= 1 for r in ratios)
+    assert {name: losses[name].item() for name in counted} == counted
     total, logged = model.parse_losses(losses)
     torch.testing.assert_close(total, losses["loss_toy"] + losses["loss_sparsity"])
-    assert "keep_ratio/s2b1" in logged
+    assert logged["keep_ratio/s2b1"] == counted["keep_ratio/s2b1"]
 
 
 def test_loss_value_is_the_papers_formula():
@@ -69,9 +70,13 @@ def test_a_second_hook_is_refused():
 def test_two_passes_in_one_step_are_fine():
     model = toy()
     SparsityHook().attach(model)
-    model.backbone(torch.randn(1, 3, 64, 64))  # a second pass of the same step, as in semi-supervised detectors
-    losses = model(torch.randn(1, 3, 64, 64), mode="loss")
-    assert sum("sparsity" in name for name in losses) == 1
+    with record_selections(model) as taken:
+        model.backbone(torch.randn(1, 3, 64, 64))  # a second pass of the same step, as in semi-supervised detectors
+        losses = model(torch.randn(1, 3, 64, 64), mode="loss")
+    measured = torch.tensor([s.keep_mask.float().mean() for _, s in taken])  # three places, twice
+    expected = 10 * (measured - torch.tensor([0.7, 0.5, 0.3] * 2)).square().mean()
+    torch.testing.assert_close(losses["loss_sparsity"], expected)
+    torch.testing.assert_close(losses["keep_ratio/s2b1"], (measured[0] + measured[3]) / 2)
 
 
 def test_checkpointing_from_outside_is_refused():
@@ -93,8 +98,13 @@ def test_scorers_frozen_with_their_stages_are_named():
 def test_other_modes_are_left_alone():
     model = toy()
     SparsityHook().attach(model)
-    assert isinstance(model(torch.randn(1, 3, 64, 64), mode="tensor"), tuple)
-    assert isinstance(model.eval()(torch.randn(1, 3, 64, 64), mode="predict"), tuple)
+    x = torch.randn(1, 3, 64, 64)
+    for training, mode in ((True, "tensor"), (False, "predict")):
+        model.train(training)
+        torch.manual_seed(1)
+        (found,) = model(x, mode=mode)
+        torch.manual_seed(1)
+        assert torch.equal(found, model.backbone(x)[0])
 
 
 def test_forgotten_hook():

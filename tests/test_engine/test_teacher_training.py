@@ -160,6 +160,10 @@ def test_a_detector_learns_from_its_dense_twin_on_scenes(scenes, tmp_path):
     cfg.visualizer.name = cfg.work_dir  # of one name there is one a process
     cfg.experiment_name = os.path.basename(tmp_path)
     runner = Runner.from_cfg(Config(cfg._cfg_dict))
+    seen = []
+    runner.model.backbone.register_forward_hook(
+        lambda m, args, out: seen.append((args[0], out[-1].detach())) if m.training else None
+    )
     runner.train()
     entries = [
         json.loads(line)
@@ -167,10 +171,14 @@ def test_a_detector_learns_from_its_dense_twin_on_scenes(scenes, tmp_path):
         for line in file.read_text().splitlines()
         if "loss_distill_feat" in line
     ]
-    assert len(entries) == 6
-    for entry in entries:
-        assert entry["loss_distill_feat"] > 0 and math.isfinite(entry["loss"])
-        assert entry["keep_ratio/s2b0"] == pytest.approx(0.5, abs=0.03)
+    assert len(entries) == len(seen) == 6
+    detector.to(seen[0][1].device).eval()
+    for entry, (pictures, features) in zip(entries, seen, strict=True):
+        with torch.no_grad():
+            expected = 0.5 * (features - detector.backbone(pictures)[-1]).square().mean().item()
+        assert entry["loss_distill_feat"] == pytest.approx(expected, rel=1e-4) and expected > 1e-4
+        assert math.isfinite(entry["loss"])
+        assert [entry[f"keep_ratio/{place}"] for place in ("s0b0", "s1b0", "s1b2", "s2b0")] == [0.5] * 4  # exact counts
     start, middle, end = (
         {k: v for k, v in torch.load(path, weights_only=False)["state_dict"].items() if ".router." not in k}
         for path in (tmp_path / "dense.pth", tmp_path / "work/iter_3.pth", tmp_path / "work/iter_6.pth")

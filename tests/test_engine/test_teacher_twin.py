@@ -13,6 +13,19 @@ from mmsparse.models import DynamicSwin
 from mmsparse.sparsity.losses import feature_distillation, logit_distillation
 
 
+def divergence(mine, theirs):
+    """KL of the student's class distribution from the teacher's."""
+    mine, theirs = mine.log_softmax(1), theirs.log_softmax(1)
+    return (theirs.exp() * (theirs - mine)).sum() / len(mine)
+
+
+def student_logits(model):
+    """What the head gives the student in training."""
+    logits = []
+    model.head.register_forward_hook(lambda m, a, out: logits.append(out.detach()) if m.training else None)
+    return logits
+
+
 def test_losses_by_hand():
     student, teacher = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     mask = torch.tensor([[True, False, True], [False, False, True]])
@@ -67,30 +80,35 @@ def test_classifier_that_pools_compares_all_positions_and_logits():
     hook, x = TeacherHook(), torch.randn(2, 3, 64, 64)
     hook.attach(model)
     shaken(model)
-    maps, logits = [], []
+    maps, logits = [], student_logits(model)
     model.backbone.stages[3][-1].register_forward_hook(lambda m, a, out: maps.append(out) if m.training else None)
-    model.head.register_forward_hook(lambda m, a, out: logits.append(out) if m.training else None)
     losses = model(x, labels(2), mode="loss")
     with torch.no_grad():
         twin.backbone.gap_before_final_norm = False
         target = twin.backbone(x)[-1]
         twin.backbone.gap_before_final_norm = True
         feature = 0.5 * (model.backbone.norm3(maps[0]) - target).square().mean()
-        mine, theirs = logits[0].log_softmax(1), twin(x).log_softmax(1)
-        logit = 0.5 * (theirs.exp() * (theirs - mine)).sum() / 2
+        logit = 0.5 * divergence(logits[0], twin(x))
     assert target.shape == (2, 64, 2, 2)
     assert set(losses) == {"loss", "loss_distill_feat", "loss_distill_cls"}
     torch.testing.assert_close(losses["loss_distill_feat"], feature)
     torch.testing.assert_close(losses["loss_distill_cls"], logit)
     total, logged = model.parse_losses(losses)
     torch.testing.assert_close(total, sum(losses.values()))
-    assert "loss_distill_cls" in logged
+    assert logged["loss_distill_cls"] == losses["loss_distill_cls"]
 
 
 def test_classifier_with_a_pooling_neck():
     model = classifier(DynamicSwin(**SWIN, sparsity={}), LinearClsHead(5, 128), GlobalAveragePooling())
+    twin, x = frozen_copy(model), torch.randn(2, 3, 64, 64)
     TeacherHook().attach(model)
-    assert model(torch.randn(2, 3, 64, 64), labels(2), mode="loss")["loss_distill_cls"] >= 0
+    shaken(model)
+    logits = student_logits(model)
+    found = model(x, labels(2), mode="loss")["loss_distill_cls"]
+    with torch.no_grad():
+        expected = 0.5 * divergence(logits[0], twin(x))
+    assert expected > 1e-4
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("cumulative", [True, False])
@@ -105,7 +123,7 @@ def test_vit_compares_what_survives(cumulative, out_type):
     hook, x = TeacherHook(), torch.randn(3, 3, 64, 64)
     hook.attach(model)
     shaken(model)
-    tokens = []
+    tokens, logits = [], student_logits(model) if out_type == "cls_token" else []
     for m in (model, twin):
         m.backbone.ln1.register_forward_hook(
             lambda m, a, out: tokens.append(out[:, 1:]) if torch.is_grad_enabled() else None
@@ -119,3 +137,6 @@ def test_vit_compares_what_survives(cumulative, out_type):
     expected = error[mask].mean() if cumulative else error.mean()
     torch.testing.assert_close(losses["loss_distill_feat"], 0.5 * expected)
     assert ("loss_distill_cls" in losses) == (out_type == "cls_token")
+    if out_type == "cls_token":
+        with torch.no_grad():
+            torch.testing.assert_close(losses["loss_distill_cls"], 0.5 * divergence(logits[0], twin(x)))

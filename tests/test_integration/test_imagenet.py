@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmsparse.apis import get_keep_ratio, record_selections
+
 CONFIGS = Path(__file__).parents[2] / "configs/imagenet"
 MICRO = {
     "dynamic-convnext-t_k70_32xb128-120e_in1k": (dict(arch="atto"), 320),
@@ -70,12 +72,16 @@ def test_two_epochs(name: str, imagenet: Path, tmp_path: Path):
         return logged[-1]
 
     model.parse_losses = watch
-    runner.train()
+    with record_selections(model) as taken:
+        runner.train()
     states.append(dict(model.named_parameters()))
     assert len(logged) == 4
-    for total, log in logged:
-        assert total.isfinite()
-        assert {"loss", "loss_sparsity", "loss_distill_feat", "loss_distill_cls"} <= log.keys()
+    targets, weight = get_keep_ratio(model), 2.0 if "deit" in name else 10.0
+    for step, (total, log) in enumerate(logged):
+        places = taken[3 * step : 3 * step + 3]
+        errors = [(s.keep_mask.float().mean(1) - targets[place]).square().mean().item() for place, s in places]
+        assert log["loss_sparsity"].item() == pytest.approx(weight * sum(errors) / 3, rel=1e-4)
+        assert total.isfinite() and {"loss", "loss_distill_feat", "loss_distill_cls"} <= log.keys()
     moved = [
         {key for key, value in after.items() if not torch.equal(value, before[key])}
         for before, after in pairwise(states)
