@@ -1,11 +1,12 @@
 """What users call from Python."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
-from .sparsity import Decided, Decision, Router, Selection
+from .sparsity import Budgeted, Decided, Decision, Selection
 
 
 def find_decisions(model: nn.Module) -> list[Decision]:
@@ -13,18 +14,45 @@ def find_decisions(model: nn.Module) -> list[Decision]:
     return [module for module in model.modules() if isinstance(module, Decision)]
 
 
-def set_keep_ratio(model: nn.Module, keep_ratio: float | Sequence[float]) -> None:
+def find_routers(model: nn.Module) -> dict[str, Budgeted]:
+    """The routers of a model by the part that holds them (``backbone``, ``neck``, ``bbox_head``); '' is the model."""
+    return {
+        name.removesuffix("router").removesuffix("."): module
+        for name, module in model.named_modules()
+        if isinstance(module, Budgeted)
+    }
+
+
+def set_keep_ratio(model: nn.Module, keep_ratio: float | Sequence[float] | Mapping[str, Any]) -> None:
     """Change the budget of a model; nothing is trained or copied.
 
     Args:
         model: A detector, segmenter, classifier or backbone with dynamic parts.
-        keep_ratio: One number in (0, 1], expanded by the paper's rule, or one per place. 1.0 is the dense network.
+        keep_ratio: One number in (0, 1], expanded by the rule of each part (in backbones the paper's, in necks and
+            heads the same everywhere). 1.0 is the dense network. Or one per place, if only one part is dynamic. Or
+            one of these for each part, by its name; ``head`` means all parts but backbone and neck.
     """
-    routers = [module for module in model.modules() if isinstance(module, Router)]
+    routers = find_routers(model)
     if not routers:
         raise ValueError(f"set_keep_ratio: {type(model).__name__} has no dynamic part (was it built with `sparsity`?)")
-    for router in routers:
-        router.set_keep_ratio(keep_ratio)
+    if not isinstance(keep_ratio, Mapping):
+        if len(routers) > 1 and isinstance(keep_ratio, Sequence):
+            raise ValueError(
+                f"set_keep_ratio: expected argument `keep_ratio` to be one number, or a dict of the parts "
+                f"{list(routers)}, because {type(model).__name__} has several, but got {keep_ratio}"
+            )
+        keep_ratio = dict.fromkeys(routers, keep_ratio)
+    if "head" in keep_ratio and "head" not in routers:
+        heads = [part for part in routers if part.split(".")[0] not in ("backbone", "neck")]
+        keep_ratio = {**dict.fromkeys(heads, keep_ratio["head"]), **keep_ratio}
+        del keep_ratio["head"]
+    unknown = sorted(keep_ratio.keys() - routers.keys())
+    if unknown:
+        raise ValueError(
+            f"set_keep_ratio: argument `keep_ratio` names {unknown}, but the dynamic parts are {list(routers)}"
+        )
+    for part, ratio in keep_ratio.items():
+        routers[part].set_keep_ratio(ratio)
 
 
 @contextmanager

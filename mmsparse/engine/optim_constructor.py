@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmsparse.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmsparse.sparsity import Decision, Router
+from mmsparse.sparsity import Budgeted
 
 STOCK = (
     "custom_keys",
@@ -88,7 +88,7 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _merged(self, params: list[dict], model: nn.Module) -> list[dict]:
         """The groups of one parameter each that mmengine makes, with our factors, and equal ones joined."""
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        parts = [module for module in model.modules() if isinstance(module, Router | Decision)]
+        parts = [module for module in model.modules() if isinstance(module, Budgeted)]
         new = {id(parameter) for part in parts for parameter in part.parameters()}
         prefixes = tuple(f"{part}." for part in self.own.get("pretrained", ("backbone",)))
         self._check_model(model, names.values())

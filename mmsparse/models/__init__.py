@@ -4,7 +4,6 @@ from mmsparse.env import require
 
 require("mmengine", "mmcv", "mmpretrain")
 
-from .backbones import DynamicConvNeXt, DynamicSwin, DynamicViT  # noqa: E402
-from .necks import SimpleFeaturePyramid  # noqa: E402
-
-__all__ = ["DynamicConvNeXt", "DynamicSwin", "DynamicViT", "SimpleFeaturePyramid"]
+from .backbones import DynamicConvNeXt, DynamicSwin, DynamicViT  # noqa: E402, F401
+from .heads import *  # noqa: E402, F403
+from .necks import *  # noqa: E402, F403

@@ -1,9 +1,10 @@
 """The idea: score, select, route. Knows tensors; knows no backbone, no mmdet, no mmseg."""
 
 from .budget import check_keep_ratio, expand_keep_ratio, num_keep, paper_places
+from .conv_routing import ConvRouter, RoutedConv2d
 from .fast_paths import IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
-from .routing import Decided, Decision, Router, build_router, route, routed_blocks
+from .routing import Budgeted, Decided, Decision, Router, build_router, route, routed_blocks
 from .scorers import (
     AttentionScorer,
     FeatureNormScorer,
@@ -19,6 +20,8 @@ from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
 
 __all__ = [
     "AttentionScorer",
+    "Budgeted",
+    "ConvRouter",
     "Decided",
     "Decision",
     "FeatureNormScorer",
@@ -29,6 +32,7 @@ __all__ = [
     "LocalGlobalScorer",
     "MLPScorer",
     "RandomScorer",
+    "RoutedConv2d",
     "Router",
     "Scorer",
     "Selection",

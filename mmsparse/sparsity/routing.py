@@ -58,7 +58,8 @@ class _GateGradient(torch.autograd.Function):
     def forward(ctx: Any, joined: Tensor, gate: Tensor, gain: Tensor, where: Tensor) -> Tensor:
         ctx.save_for_backward(gain, where)
         ctx.gate_shape = gate.shape
-        return joined.view_as(joined)
+        ctx.mark_dirty(joined)  # the very tensor, not a view, so that an activation behind may work in place
+        return joined
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -158,7 +159,43 @@ class Decision(BaseModule):
         return waiting
 
 
-class Router(BaseModule):
+class Budgeted(BaseModule):
+    """Base class of routers: decisions, and a budget for each of them.
+
+    Args:
+        explore: Fraction of unselected rows whose slow value informs the scorer in training.
+        detach: Whether scorers read detached features.
+    """
+
+    def __init__(self, explore: float, detach: bool) -> None:
+        super().__init__()
+        check_flags(detach=detach)
+        if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
+            raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
+        self.explore = explore
+        self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
+
+    @property
+    def keep_ratio(self) -> tuple[float, ...]:
+        """The budget of each place."""
+        return tuple(decision.keep_ratio for decision in self.decisions.values())
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        """One number, expanded by this router's rule, or one per decision."""
+        for decision, ratio in zip(self.decisions.values(), self.expand(keep_ratio), strict=True):
+            decision.keep_ratio = ratio
+
+    def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
+        raise NotImplementedError
+
+
+def check_flags(**flags: bool) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"Expected argument `{name}` to be True or False, but got {flag!r}")
+
+
+class Router(Budgeted):
     """All that a backbone needs besides its dense parameters: decisions, fast paths and their budgets.
 
     A decision taken at a place holds for its block and the later blocks of the stage, until the next place.
@@ -196,22 +233,16 @@ class Router(BaseModule):
         plain: bool = False,
         cumulative: bool = False,
     ) -> None:
-        super().__init__()
-        for name, flag in dict(detach=detach, share_scorer=share_scorer, cumulative=cumulative).items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"Expected argument `{name}` to be True or False, but got {flag!r}")
-        if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
-            raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
+        super().__init__(explore, detach)
+        check_flags(share_scorer=share_scorer, cumulative=cumulative)
         if cumulative and not plain:
             raise ValueError(
                 "Argument `sparsity`: cumulative=True drops locations for good, but a hierarchical backbone keeps its "
                 "maps whole. Remove it, or use mmsparse.DynamicViT"
             )
         self.places = _check_places(default_places if places is None else places, depths)
-        self.explore = explore
         self.plain = plain
         self.cumulative = cumulative
-        self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
         self.fast_paths = ModuleDict()
         scorer = scorer or dict(type="LocalGlobalScorer")
         narrow = min(channels[stage] for stage, _ in self.places)
@@ -232,20 +263,14 @@ class Router(BaseModule):
             )
         self.set_keep_ratio(keep_ratio)
 
-    @property
-    def keep_ratio(self) -> tuple[float, ...]:
-        """The budget of each place."""
-        return tuple(decision.keep_ratio for decision in self.decisions.values())
-
-    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+    def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
         ratios = expand_keep_ratio(keep_ratio, self.places, geometric=self.plain)
         if self.cumulative and list(ratios) != sorted(ratios, reverse=True):
             raise ValueError(
                 f"Expected argument `keep_ratio` to fall from place to place, because cumulative=True never brings a "
                 f"location back, but got {list(ratios)}"
             )
-        for decision, ratio in zip(self.decisions.values(), ratios, strict=True):
-            decision.keep_ratio = ratio
+        return ratios
 
     def decide(self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int], **more: Any) -> Selection | None:
         """The selection from one of the places on; see :meth:`Decision.forward`."""

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.models import dense_heads, necks
 from mmdet.models.backbones import SwinTransformer as DetSwin
 from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
+from mmseg.models import decode_heads
 from mmseg.models.backbones import SwinTransformer as SegSwin
-from torch import nn
+from torch import Tensor, nn
 
+from mmsparse import models as ours
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 
 SIZES = [(224, 224), (512, 512), (200, 333)]
@@ -27,9 +30,10 @@ class Network:
     name: str
     stock: Callable[..., nn.Module]
     dynamic: Callable[..., nn.Module]  # takes sparsity=
-    deep_stage: int = 2  # one with at least four blocks
     everywhere: dict[str, Any] = field(default_factory=lambda: EVERYWHERE)
+    some: dict[str, Any] = field(default_factory=lambda: dict(places=[(2, 1), (2, 3)], keep_ratio=[0.7, 0.3]))
     explore: tuple[float, ...] = (1.0, 0.25)  # what it can
+    attends: bool = False  # has attention that scorers may read
 
     def pair(self, sparsity: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
         """The stock network with lively weights, and a dynamic one with the same dense weights."""
@@ -78,7 +82,7 @@ def swin(arch: str, stock: type[nn.Module] = SegSwin, skip_windows: bool = False
         return DynamicSwin(**kwargs, **switches, sparsity=None if sparsity is None else {**sparsity, **more})
 
     name = f"swin-{arch}-{stock.__module__.split('.')[0]}{'-skip' if skip_windows else ''}"
-    return Network(name, partial(stock, **kwargs), dynamic)
+    return Network(name, partial(stock, **kwargs), dynamic, attends=True)
 
 
 VIT = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
@@ -92,7 +96,7 @@ def vit(everywhere: dict[str, Any], out_type: str = "featmap", **more: Any) -> N
     name = f"vit-micro-{out_type}{'' if more.get('with_cls_token', True) else '-no-class'}"
     name += "-cumulative" if "cumulative" in everywhere else ""
     dynamic = partial(_dynamic_vit, cumulative="cumulative" in everywhere, **kwargs)
-    return Network(name, partial(VisionTransformer, **kwargs), dynamic, 0, everywhere, explore=(1.0,))
+    return _plain(name, partial(VisionTransformer, **kwargs), dynamic, everywhere)
 
 
 def vit_windows() -> Network:
@@ -107,11 +111,16 @@ def vit_windows() -> Network:
 
     own: dict[str, Any] = dict(global_attn_indexes=[1], out_type="featmap", with_cls_token=False, final_norm=False)
     dynamic = partial(_dynamic_vit, arch=VIT, **shared, **own)
-    return Network("vit-micro-windows", stock, dynamic, 0, VIT_EVERYWHERE, explore=(1.0,))
+    return _plain("vit-micro-windows", stock, dynamic, VIT_EVERYWHERE)
 
 
 def deit(arch: str) -> Network:
-    return Network(arch, partial(VisionTransformer, arch=arch), partial(_dynamic_vit, arch=arch, cumulative=True), 0)
+    return _plain(arch, partial(VisionTransformer, arch=arch), partial(_dynamic_vit, arch=arch, cumulative=True), {})
+
+
+def _plain(name: str, stock: Callable, dynamic: Callable, everywhere: dict[str, Any]) -> Network:
+    some = dict(places=[1, 3], keep_ratio=[0.7, 0.3])
+    return Network(name, stock, dynamic, everywhere, some, explore=(1.0,), attends=True)
 
 
 def _dynamic_vit(sparsity: dict[str, Any] | None, cumulative: bool = False, **kwargs: Any) -> nn.Module:
@@ -123,6 +132,64 @@ def _flat_positions(model: nn.Module, state: dict[str, torch.Tensor], *_: Any) -
     state["pos_embed"] = state["pos_embed"].flatten(1, 2)
 
 
+class OnPyramid(nn.Module):
+    """A neck or head behind a plain stem that makes maps of strides 4, 8, 16, ... from a picture."""
+
+    def __init__(self, part: nn.Module, levels: int, channels: int) -> None:
+        super().__init__()
+        convs = [nn.Conv2d(3, channels, 5, stride=4, padding=2)]
+        convs += [nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(levels - 1)]
+        self.stem = nn.ModuleList(convs)
+        self.part = part
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = []
+        for conv in self.stem:
+            x = conv(x).tanh()
+            maps.append(x)
+        return tuple(_tensors(self.part(tuple(maps))))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [tree] if isinstance(tree, Tensor) else [t for part in tree for t in _tensors(part)]
+
+
+def on_pyramid(part: str, room: Any, levels: int, decisions: int, tile: int = 2, **kwargs: Any) -> Network:
+    """A stock neck or head of ``room`` beside ours; it takes so many levels and takes so many decisions."""
+
+    def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
+        return OnPyramid(getattr(ours, f"Dynamic{part}")(**kwargs, sparsity=sparsity), levels, 8)
+
+    def stock() -> nn.Module:
+        return OnPyramid(getattr(room, part)(**kwargs), levels, 8)
+
+    ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5][:decisions]
+    quick = dict(type="MLPScorer", hidden=64)  # the default of so few channels would learn too slowly for a test
+    some = dict(keep_ratio=ratios, tile=1, scorer=quick)
+    return Network(part, stock, dynamic, dict(keep_ratio=ratios, tile=tile), some)
+
+
+ANCHORS = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[4, 8, 16, 32])
+_neck = dict(in_channels=[8, 8, 8, 8], out_channels=12)
+_dense = dict(num_classes=3, in_channels=8, feat_channels=8)
+_norm = dict(type="GN", num_groups=2)
+_decode: dict[str, Any] = dict(in_index=[0, 1, 2, 3], dropout_ratio=0.0, num_classes=3, norm_cfg=_norm)
+NECKS = [
+    on_pyramid("FPN", necks, 4, 3, **_neck, num_outs=6, add_extra_convs="on_input"),
+    on_pyramid("PAFPN", necks, 4, 5, **_neck, num_outs=5, norm_cfg=_norm),
+    on_pyramid("ChannelMapper", necks, 4, 3, tile=1, **_neck, num_outs=5),
+]
+HEADS = [
+    on_pyramid("RPNHead", dense_heads, 4, 3, in_channels=8, feat_channels=8, anchor_generator=ANCHORS),
+    on_pyramid("RetinaHead", dense_heads, 4, 3, **_dense, stacked_convs=2, anchor_generator=ANCHORS),
+    on_pyramid("FCOSHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, strides=[4, 8, 16, 32]),
+    on_pyramid("ATSSHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS),
+    on_pyramid("GFLHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS),
+    on_pyramid("UPerHead", decode_heads, 4, 4, **_decode, in_channels=[8] * 4, channels=8, pool_scales=(1, 2)),
+    on_pyramid(
+        "FPNHead", decode_heads, 4, 6, **_decode, in_channels=[8] * 4, channels=8, feature_strides=[4, 8, 16, 32]
+    ),
+]
 CONVNEXTS = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")]
 SWINS = [swin("micro"), swin("micro", DetSwin), swin("micro", skip_windows=True), swin("tiny")]
 VITS = [
@@ -132,8 +199,9 @@ VITS = [
     vit(CUMULATIVE, out_type="cls_token"),
     vit_windows(),
 ]
-ALL = CONVNEXTS + [convnext("atto", v2=True)] + SWINS + VITS
-LIGHT = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
+ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]
+BACKBONES = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
+LIGHT = [*BACKBONES, *NECKS, *HEADS]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
 
 
@@ -147,5 +215,5 @@ def with_scorers(*scorers: str) -> list[Any]:
         pytest.param(network, scorer, id=f"{network.name}-{scorer}")
         for network in LIGHT
         for scorer in scorers
-        if scorer != "AttentionScorer" or not network.name.startswith("convnext")
+        if scorer != "AttentionScorer" or network.attends
     ]

@@ -72,7 +72,7 @@ def test_official_table(network, ratio, official):
 def test_closed_form_is_what_runs(network, scorer, size):
     for fast in ("LinearFastPath", "IdentityFastPath"):
         sparsity = dict(**network.everywhere, scorer=scorer, fast_path=dict(type=fast))
-        if scorer["type"] in ("AttentionScorer", "KeyNormScorer") and network.name.startswith("convnext"):
+        if scorer["type"] in ("AttentionScorer", "KeyNormScorer") and not network.attends:
             with pytest.raises(ValueError, match=f"{scorer['type']} reads attention, which this backbone lacks"):
                 network.dynamic(sparsity=sparsity)
             return

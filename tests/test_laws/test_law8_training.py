@@ -5,6 +5,7 @@ import torch
 from networks import LIGHT, SELECTORS, ids
 
 from mmsparse import pop_aux
+from mmsparse.apis import find_decisions
 from mmsparse.sparsity import ratio_loss
 
 
@@ -14,7 +15,7 @@ from mmsparse.sparsity import ratio_loss
 def test_every_parameter_gets_a_gradient(network, selector, progress):
     _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector)))
     model.train()
-    for decision in model.router.decisions.values():
+    for decision in find_decisions(model):
         decision.progress = progress
     sum((m * torch.randn_like(m)).mean() for m in model(torch.randn(2, 3, 96, 128))).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
@@ -26,14 +27,9 @@ def test_every_parameter_gets_a_gradient(network, selector, progress):
 @pytest.mark.parametrize("per_image", [True, False])
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_ratio_loss_alone_reaches_the_target(network, per_image):
-    sparsity = dict(
-        places=[(network.deep_stage, 1), (network.deep_stage, 3)],
-        keep_ratio=[0.7, 0.3],
-        selector=dict(type="GumbelSelector"),
-    )
-    _, model = network.pair(sparsity)
+    _, model = network.pair(dict(**network.some, selector=dict(type="GumbelSelector")))
     model.train()
-    optimizer = torch.optim.Adam(model.router.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam([p for d in find_decisions(model) for p in d.parameters()], lr=3e-3)
     x = torch.randn(4, 3, 192, 192)
     history = []
     for _ in range(60):
@@ -45,4 +41,4 @@ def test_ratio_loss_alone_reaches_the_target(network, per_image):
         optimizer.step()
         history.append([d.selection.keep_mask.float().mean().item() for d in decided])
     measured = torch.tensor(history[-15:]).mean(dim=0)
-    torch.testing.assert_close(measured, torch.tensor([0.7, 0.3]), rtol=0, atol=0.05)
+    torch.testing.assert_close(measured, torch.tensor(network.some["keep_ratio"]), rtol=0, atol=0.05)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from networks import LIGHT, ids, swin, vit_windows
+from networks import BACKBONES, LIGHT, ids, swin, vit_windows
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_decisions, record_selections
@@ -19,7 +19,7 @@ def run(model, x):
 
 
 @pytest.mark.parametrize(
-    "network, explore", [(n, e) for n in LIGHT for e in n.explore], ids=lambda v: getattr(v, "name", v)
+    "network, explore", [(n, e) for n in BACKBONES for e in n.explore], ids=lambda v: getattr(v, "name", v)
 )
 def test_checkpointing_changes_nothing(network, explore):
     plain, saving = (

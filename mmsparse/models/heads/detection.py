@@ -1,0 +1,54 @@
+"""Stock dense heads whose towers are routed; a level decides once for both towers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RetinaHead, RPNHead
+from torch import nn
+
+from mmsparse.models.routed_convs import RoutedTowers
+from mmsparse.registry import MODELS
+
+
+@MODELS.register_module()
+class DynamicRPNHead(RoutedTowers, RPNHead):
+    """RPNHead whose shared convolution is routed."""
+
+    prefix = "rpn"
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        if isinstance(self.rpn_conv, nn.Sequential):
+            return [f"rpn_conv.{i}.conv" for i in range(len(self.rpn_conv))]
+        return ["rpn_conv"]
+
+
+@MODELS.register_module()
+class DynamicRetinaHead(RoutedTowers, RetinaHead):
+    """RetinaHead whose towers are routed.
+
+    Args:
+        route_predictors: Whether its last, predicting convolutions (a seventh of a RetinaNet) are routed as well.
+    """
+
+    def __init__(self, *args: Any, route_predictors: bool = False, **kwargs: Any) -> None:
+        self.route_predictors = route_predictors
+        super().__init__(*args, **kwargs)
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        predictors = ["retina_cls", "retina_reg"] if self.route_predictors else []
+        return [*super().routed_convs(levels), *predictors]
+
+
+@MODELS.register_module()
+class DynamicFCOSHead(RoutedTowers, FCOSHead):
+    """FCOSHead whose towers are routed."""
+
+
+@MODELS.register_module()
+class DynamicATSSHead(RoutedTowers, ATSSHead):
+    """ATSSHead whose towers are routed."""
+
+
+@MODELS.register_module()
+class DynamicGFLHead(RoutedTowers, GFLHead):
+    """GFLHead whose towers are routed."""

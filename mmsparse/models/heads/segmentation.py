@@ -1,0 +1,37 @@
+"""Stock decode heads whose 3x3 convolutions are routed; each decides from what it reads."""
+
+import math
+from collections.abc import Sequence
+
+from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads import FPNHead, UPerHead
+
+from mmsparse.models.routed_convs import RoutedConvs
+from mmsparse.registry import MODELS
+
+
+@MODELS.register_module()
+class DynamicUPerHead(RoutedConvs, UPerHead):
+    """UPerHead whose pyramid and fusion convolutions are routed; pooling module and laterals stay dense."""
+
+    prefix = "decode_head"
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return [f"fpn_convs.{i}.conv" for i in range(len(self.fpn_convs))][:levels] + ["fpn_bottleneck.conv"]
+
+
+@MODELS.register_module()
+class DynamicFPNHead(RoutedConvs, FPNHead):
+    """FPNHead whose convolutions are routed where their map is one of the finest levels."""
+
+    prefix = "decode_head"
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        names = []
+        for i, (stride, scale_head) in enumerate(zip(self.feature_strides, self.scale_heads, strict=True)):
+            level = round(math.log2(stride / self.feature_strides[0]))
+            for j, layer in enumerate(scale_head):
+                if isinstance(layer, ConvModule):
+                    names += [f"scale_heads.{i}.{j}.conv"] if level < levels else []
+                    level -= 1  # what follows is twice as large
+        return names

@@ -1,0 +1,54 @@
+"""What every neck and head with routed convolutions has in common."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mmsparse.sparsity import ConvRouter
+
+
+class RoutedConvs:
+    """Mixin in front of a stock neck or head: its convolutions are dense only where it matters, 1x1 elsewhere.
+
+    Parameters of the stock class keep their names, everything new lives under ``router``. The argument ``sparsity``
+    holds those of :class:`mmsparse.sparsity.ConvRouter`; None is the stock class.
+    """
+
+    prefix: str  # of the decisions' names in logs
+    router: ConvRouter | None
+
+    def __init__(self, *args: Any, sparsity: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.router = None
+        if sparsity is not None:
+            try:
+                self.router = ConvRouter(self, self.routed_convs, self.shared_by(), self.prefix, **sparsity)
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__}: argument `sparsity`: {error}") from error
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        """Names of the convolutions that work on the so many finest levels."""
+        raise NotImplementedError
+
+    def shared_by(self) -> int | None:
+        """How many levels each convolution is applied to; None if they have their own."""
+        return None
+
+
+class RoutedTowers(RoutedConvs):
+    """The same for a head that is applied to every level of a pyramid: a decision a level, shared by all towers."""
+
+    prefix = "head"
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return [f"{tower}.{i}.conv" for tower in ("cls_convs", "reg_convs") for i in range(len(getattr(self, tower)))]
+
+    def shared_by(self) -> int:
+        return self.prior_generator.num_levels
+
+    def forward(self, x: Sequence[Tensor]) -> Any:
+        if self.router is None:
+            return super().forward(x)
+        with self.router.decided(x):
+            return super().forward(x)

@@ -1,0 +1,5 @@
+"""Operators on chosen locations. Tensors in, tensors out; nothing here decides anything."""
+
+from .sparse_conv import from_tiles, slow_fast_conv2d, sparse_conv2d, sparse_conv2d_reference, tile_grid, to_tiles
+
+__all__ = ["from_tiles", "slow_fast_conv2d", "sparse_conv2d", "sparse_conv2d_reference", "tile_grid", "to_tiles"]

@@ -1,0 +1,205 @@
+"""Routing of stock convolutions: dense at the tiles that matter, 1x1 everywhere else.
+
+A neck or head keeps its class, its forward and its parameter names; its convolutions are replaced by ones that ask
+the module's router where to be evaluated.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule, ModuleDict
+from torch import Tensor, nn
+
+from mmsparse.ops import from_tiles, slow_fast_conv2d, sparse_conv2d, tile_grid, to_tiles
+from mmsparse.registry import build
+
+from .budget import check_keep_ratio
+from .routing import Budgeted, Decision, route
+from .selection import Selection
+
+
+class RoutedConv2d(nn.Conv2d):
+    """A convolution evaluated where its router says; it takes over the parameters of a stock one.
+
+    Norm and activation behind it see the whole map, so batch and group statistics stay what they were.
+    """
+
+    def __init__(self, conv: nn.Conv2d, name: str, router: "ConvRouter") -> None:
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        super().__init__(*shape, bias=conv.bias is not None, device="meta")
+        self.weight, self.bias = conv.weight, conv.bias
+        self.name = name
+        self._router = (router,)  # no child: what is new lives under the module's `router` alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        router = self._router[0]
+        selection = router.selection_for(self.name, x)
+        if selection is None:
+            return super().forward(x)
+        tile, fast_path = router.tile, router.fast_path(self.name)
+        if selection.gate is None:
+            slow, fast = (self.weight, self.bias), fast_path.effective(self.weight, self.bias)
+            return slow_fast_conv2d(x, slow, fast, selection.keep_idx, selection.rest_idx, tile, self.dilation[0])
+
+        def slow(_: Tensor, idx: Tensor) -> Tensor:
+            return sparse_conv2d(x, self.weight, self.bias, idx, tile, self.dilation[0])
+
+        def fast(tiles: Tensor, _: Tensor) -> Tensor:
+            rows = tiles.unflatten(1, (-1, self.in_channels))
+            return F.linear(rows, *fast_path.effective(self.weight, self.bias)).flatten(1)
+
+        return from_tiles(route(to_tiles(x, tile), selection, slow, fast, router.explore), x.shape, tile)
+
+
+class ConvFastPath(BaseModule):
+    """A 1x1 convolution. It starts as what the dense kernel does to a locally constant map, and learns the rest.
+
+    The kernel's sum is taken anew in each forward, so a dense checkpoint brings its own fast paths.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def effective(self, kernel: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weight (D, C) and bias, given those of the dense convolution."""
+        return kernel.sum(dim=(2, 3)) + self.weight, self.bias if bias is None else bias + self.bias
+
+
+class ConvRouter(Budgeted):
+    """Decisions and fast paths of the convolutions of a neck or head.
+
+    Args:
+        module: The neck or head; its convolutions are replaced in place.
+        convs: Names of those that work on the so many finest levels of the pyramid.
+        shared_by: Number of levels that all convolutions are applied to: each level decides once for all of them
+            (see ``decided``). None: every convolution decides for itself.
+        prefix: What the names of the decisions in logs begin with.
+        keep_ratio: One number, or one for each decision.
+        levels: How many levels of the pyramid are routed, from the finest. The coarser ones are too small to pay for
+            a scorer (three hold 98 % of the locations) and stay dense.
+        tile: Locations along a side of the tiles that are chosen.
+        scorer: Config of the scorers; they see a tile as one token, the mean of its locations.
+        selector: Config of the selectors.
+        explore: Fraction of unselected tiles whose slow value informs the scorer in training.
+        detach: Whether scorers read detached features.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        convs: Callable[[int], Sequence[str]],
+        shared_by: int | None,
+        prefix: str,
+        *,
+        keep_ratio: float | Sequence[float] = 0.5,
+        levels: int = 3,
+        tile: int = 4,
+        scorer: dict[str, Any] | None = None,
+        selector: dict[str, Any] | None = None,
+        explore: float = 1.0,
+        detach: bool = True,
+    ) -> None:
+        super().__init__(explore, detach)
+        for name, number in dict(levels=levels, tile=tile).items():
+            if type(number) is not int or number < 1:
+                raise ValueError(f"Expected argument `{name}` to be a positive whole number, but got {number!r}")
+        self.tile = tile
+        self.shared = shared_by is not None
+        self.fast_paths = ModuleDict()
+        stock = {name: _routable(module, name) for name in convs(levels)}
+        if self.shared:
+            width = next(iter(stock.values())).in_channels
+            names = {f"level{level}": width for level in range(min(levels, shared_by))}
+        else:
+            names = {name: conv.in_channels for name, conv in stock.items()}
+        for index, (name, channels) in enumerate(names.items()):
+            part = build(scorer or dict(type="LocalGlobalScorer", hidden=max(channels // 16, 1) * 4), channels=channels)
+            part.index = index
+            choice = build(selector or dict(type="TopKSelector"))
+            self.decisions[_key(name)] = Decision(f"{prefix}.{name}", part, choice, detach)
+        for name, conv in stock.items():
+            self.fast_paths[_key(name)] = ConvFastPath(conv.in_channels, conv.out_channels)
+            _replace(module, name, RoutedConv2d(conv, name, self))
+        self._decided: dict[tuple[int, int], Selection | None] | None = None
+        self.set_keep_ratio(keep_ratio)
+
+    def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
+        count = len(self.decisions)
+        if not isinstance(keep_ratio, Sequence) or isinstance(keep_ratio, str):
+            return [check_keep_ratio(keep_ratio)] * count
+        if len(keep_ratio) != count:
+            raise ValueError(
+                f"Expected argument `keep_ratio` to be one number or one for each of "
+                f"{[d.name for d in self.decisions.values()]}, but got {len(keep_ratio)} numbers: {list(keep_ratio)}"
+            )
+        return [check_keep_ratio(ratio) for ratio in keep_ratio]
+
+    def fast_path(self, name: str) -> ConvFastPath:
+        return self.fast_paths[_key(name)]
+
+    def selection_for(self, name: str, x: Tensor) -> Selection | None:
+        """Where a convolution is evaluated densely; None means everywhere."""
+        if not self.shared:
+            return self._decide(self.decisions[_key(name)], x)
+        grid = tuple(x.shape[-2:])
+        if self._decided is None or grid not in self._decided:
+            raise RuntimeError(
+                f"The convolution {name} was called outside of its module's forward, or on a map of another size "
+                f"{grid} than the levels that were decided"
+            )
+        return self._decided[grid]
+
+    @contextmanager
+    def decided(self, maps: Sequence[Tensor]) -> Iterator[None]:
+        """Decide for the levels of a pyramid; it holds for all convolutions inside a with-block."""
+        self._decided = {}
+        try:
+            for decision, x in zip(self.decisions.values(), maps, strict=False):
+                self._decided[tuple(x.shape[-2:])] = self._decide(decision, x)
+            for x in maps[len(self.decisions) :]:
+                self._decided.setdefault(tuple(x.shape[-2:]), None)
+            yield
+        finally:
+            self._decided = None
+
+    def _decide(self, decision: Decision, x: Tensor) -> Selection | None:
+        if not self.training and decision.keep_ratio >= 1.0:
+            return None
+        tokens = F.avg_pool2d(x, self.tile, ceil_mode=True, count_include_pad=False).flatten(2).transpose(1, 2)
+        return decision(tokens, tile_grid(x.shape[-2:], self.tile))
+
+
+def _routable(module: nn.Module, name: str) -> nn.Conv2d:
+    conv = module.get_submodule(name)
+    if type(conv) is not nn.Conv2d:
+        what = f"is a {type(conv).__name__}"
+    elif conv.stride != (1, 1):
+        what = f"has stride {conv.stride}"
+    elif conv.groups != 1:
+        what = f"has {conv.groups} groups"
+    elif conv.kernel_size[0] != conv.kernel_size[1] or conv.kernel_size[0] % 2 == 0 or conv.kernel_size == (1, 1):
+        what = f"has a kernel of {conv.kernel_size}"
+    elif conv.dilation[0] != conv.dilation[1] or conv.padding_mode != "zeros":
+        what = f"has dilation {conv.dilation} and padding mode {conv.padding_mode!r}"
+    elif conv.padding != (conv.dilation[0] * (conv.kernel_size[0] // 2),) * 2:
+        what = f"has padding {conv.padding}, which changes the size of its map"
+    else:
+        return conv
+    raise ValueError(
+        f"{type(module).__name__}: its layer {name} {what}, but only plain square convolutions of odd size, stride 1 "
+        "and one group can be routed. Use the stock class, or remove `sparsity`"
+    )
+
+
+def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, new)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "_")
