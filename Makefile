@@ -28,8 +28,9 @@ $(ENV)/.ready: pyproject.toml setup.py | .uv/bin/uv
 	$(PY) -m mmsparse.env
 	@touch $@
 
+# A process a core, of one thread each: most of the time goes to starting the tools as a user would.
 test: setup
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal
 
 demo: setup
 	$(PY) tools/demo.py
