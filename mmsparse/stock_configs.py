@@ -1,14 +1,16 @@
 """A dense config in, its dynamic twin out: what ``mmsparse.sparsify`` does to a config of any OpenMMLab library."""
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 
 from mmsparse.sparsity.budget import Place, check_keep_ratio, expand_keep_ratio
+
+from .stock_parts import check_keys, kind_name, route_parts, router_arguments
 
 DEFAULT_PLACES: list[Place] = [(2, 1), (2, 2), (2, 3)]  # three in the third stage; their count is what matters here
 
@@ -33,8 +35,10 @@ class Backbone:
 
 def sparsify(
     cfg: Config | Mapping[str, Any],
-    keep_ratio: float | Sequence[float] = 0.7,
+    keep_ratio: float | Sequence[float] | Mapping[str, Any] = 0.7,
     *,
+    neck: bool | Mapping[str, Any] = False,
+    head: bool | Mapping[str, Any] = False,
     sparsity: Mapping[str, Any] | None = None,
     hook: Mapping[str, Any] | None = None,
     param_groups: Mapping[str, Any] | None = None,
@@ -43,8 +47,13 @@ def sparsify(
     """The dynamic twin of a dense config, as a new config; the one given stays as it is.
 
     Args:
-        cfg: A config with a ``model`` whose backbone is a stock ConvNeXt, Swin or ViT.
-        keep_ratio: One number in (0, 1], expanded by the paper's rule, or one per place.
+        cfg: A config with a ``model`` whose backbone is a stock ConvNeXt, Swin or ViT. With ``neck`` or ``head`` it
+            may be any, and stays as it is if it is another.
+        keep_ratio: One number in (0, 1], expanded by the paper's rule, or one per place. Or a dict of such for
+            ``backbone``, ``neck`` and ``head``; a backbone that it does not name stays dense.
+        neck: Whether the 3x3 convolutions of the neck are routed; a dict gives more of its argument ``sparsity``,
+            such as ``tile``.
+        head: The same for the dense heads (RPN, RetinaNet and its kin, UPerHead, FPNHead).
         sparsity: More of the backbone's argument ``sparsity``, such as ``places`` or ``scorer``.
         hook: Arguments of ``SparsityHook``.
         param_groups: More keys of ``paramwise_cfg`` for ``SparsityOptimWrapperConstructor``, such as
@@ -59,19 +68,53 @@ def sparsify(
             f"{sparsity['keep_ratio']!r} in it. Give the argument `keep_ratio` instead"
         )
     cfg = _new_config(cfg)
-    backbone = find_backbone(cfg)
-    family, translate = SUPPORTED[backbone.kind]
-    _check_keep_ratio(keep_ratio, family, sparsity.get("places"))
-    translate(backbone)
-    backbone.cfg.type = f"mmsparse.{family}"
-    backbone.cfg.sparsity = dict(keep_ratio=keep_ratio, **sparsity)
+    parts = {name: more for name, more in dict(neck=neck, head=head).items() if more is not False}
+    ratios = _ratio_of_parts(keep_ratio, parts)
+    if "backbone" in ratios:
+        _route_backbone(cfg, ratios.pop("backbone"), sparsity, optional=bool(parts))
+    for name, ratio in ratios.items():
+        more = {} if parts[name] is True else parts[name]
+        route_parts(cfg.model, name, cfg.get("default_scope"), dict(keep_ratio=check_keep_ratio(ratio), **more))
     cfg.custom_hooks = _with_hook(cfg.get("custom_hooks"), dict(type="mmsparse.SparsityHook", **(hook or {})))
     if teacher is not None:
         arguments = dict(teacher=teacher) if isinstance(teacher, str) else dict(teacher)
         cfg.custom_hooks = _with_hook(cfg.custom_hooks, dict(type="mmsparse.TeacherHook", **arguments))
     _set_param_groups(cfg, dict(param_groups or {}))
-    _check_arguments(cfg, family, sparsity)
+    _check_arguments(cfg)
     return cfg
+
+
+def _ratio_of_parts(keep_ratio: Any, parts: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(keep_ratio, Mapping):
+        if keep_ratio.keys() - {"backbone"} != parts.keys():
+            raise ValueError(
+                f"sparsify: expected argument `keep_ratio` to name the routed parts {['backbone', *parts]}, but got "
+                f"{dict(keep_ratio)}. The arguments `neck` and `head` say whether they are routed"
+            )
+        return dict(keep_ratio)
+    if parts and isinstance(keep_ratio, Sequence):
+        raise ValueError(
+            f"sparsify: expected argument `keep_ratio` to be one number, or a dict of {['backbone', *parts]}, because "
+            f"several parts are routed, but got {keep_ratio}"
+        )
+    return dict.fromkeys(["backbone", *parts], keep_ratio)
+
+
+def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], optional: bool) -> None:
+    try:
+        backbone = find_backbone(cfg)
+    except ValueError as error:
+        if not optional or sparsity:
+            raise
+        print_log(f"The backbone stays dense. {error}", "current")
+        return
+    family, translate = SUPPORTED[backbone.kind]
+    own = {"DynamicSwin": {"skip_windows"}, "DynamicViT": {"cumulative"}}.get(family, set())
+    check_keys("sparsity", family, sparsity, (router_arguments("Router") - {"plain", "cumulative"}) | own)
+    _check_keep_ratio(keep_ratio, family, sparsity.get("places"))
+    translate(backbone)
+    backbone.cfg.type = f"mmsparse.{family}"
+    backbone.cfg.sparsity = dict(keep_ratio=keep_ratio, **sparsity)
 
 
 def find_backbone(cfg: Config) -> Backbone:
@@ -87,7 +130,7 @@ def find_backbone(cfg: Config) -> Backbone:
         places = " and ".join(f"{b.path} ({b.kind})" for b in fitting)
         raise ValueError(f"sparsify: the model has several backbones, {places}. Change the type of one by hand")
     if not found:
-        raise ValueError(f"sparsify: the model ({_name(cfg.model.get('type'))}) has no `backbone`. {allowed}")
+        raise ValueError(f"sparsify: the model ({kind_name(cfg.model.get('type'))}) has no `backbone`. {allowed}")
     reasons = [f"{b.path} is {b.kind}" + (f": {REFUSED[b.kind]}" if b.kind in REFUSED else "") for b in found]
     raise ValueError(f"sparsify: no backbone of the model can be made dynamic ({'; '.join(reasons)}). {allowed}")
 
@@ -98,18 +141,13 @@ def _backbones(tree: Any, path: str, scope: str | None) -> Iterator[Backbone]:
         scope = tree.get("_scope_", scope)
         for key, value in tree.items():
             if key == "backbone" and isinstance(value, dict):
-                kind = _name(value.get("type"))
+                kind = kind_name(value.get("type"))
                 scoped = kind if "." in kind or scope is None else f"{value.get('_scope_', scope)}.{kind}"
                 yield Backbone(f"{path}.{key}", scoped, value, tree)
             yield from _backbones(value, f"{path}.{key}", scope)
     elif isinstance(tree, list | tuple):
         for index, value in enumerate(tree):
             yield from _backbones(value, f"{path}.{index}", scope)
-
-
-def _name(kind: Any) -> str:
-    """'Class', 'scope.Class', or the same of a class that a new-style config imported."""
-    return f"{kind.__module__.split('.')[0]}.{kind.__name__}" if isinstance(kind, type) else str(kind)
 
 
 def _new_config(cfg: Config | Mapping[str, Any]) -> Config:
@@ -120,21 +158,22 @@ def _new_config(cfg: Config | Mapping[str, Any]) -> Config:
     return Config(copy.deepcopy(dict(cfg)))
 
 
-def _check_keep_ratio(keep_ratio: Any, family: str, places: Sequence[Place] | None) -> None:
+def _check_keep_ratio(keep_ratio: Any, family: str, places: Sequence[Place] | str | None) -> None:
     if family == "DynamicViT" and not isinstance(keep_ratio, Sequence):
         check_keep_ratio(keep_ratio)  # its rule, r, r^2, r^3, fits any number
     elif family == "DynamicViT" and places is None:
         for ratio in keep_ratio:
             check_keep_ratio(ratio)
     else:
-        expand_keep_ratio(keep_ratio, DEFAULT_PLACES if places is None else places)
+        stages = [(stage, 1) for stage in (0, 1, 3)] if places == "every_stage" else []
+        expand_keep_ratio(keep_ratio, sorted(DEFAULT_PLACES + stages) if places is None or stages else places)
 
 
 def _with_hook(hooks: Sequence[Any] | None, hook: dict[str, Any]) -> list[Any]:
     """The hooks and this one; one of its type that is there already takes its arguments."""
     hooks = list(hooks or [])
     for present in hooks:
-        kind = _name(present.get("type")) if isinstance(present, dict) else ""
+        kind = kind_name(present.get("type")) if isinstance(present, dict) else ""
         if kind.rpartition(".")[2] == hook["type"].rpartition(".")[2]:
             present.update(hook)
             return hooks
@@ -143,7 +182,7 @@ def _with_hook(hooks: Sequence[Any] | None, hook: dict[str, Any]) -> list[Any]:
 
 def _set_param_groups(cfg: Config, more: dict[str, Any]) -> None:
     wrapper = cfg.get("optim_wrapper")
-    constructor = _name(wrapper.get("constructor", STOCK_CONSTRUCTORS[0])) if wrapper else None
+    constructor = kind_name(wrapper.get("constructor", STOCK_CONSTRUCTORS[0])) if wrapper else None
     if wrapper and constructor.rpartition(".")[2] in STOCK_CONSTRUCTORS:
         wrapper.constructor = "mmsparse.SparsityOptimWrapperConstructor"
         if more:
@@ -156,20 +195,13 @@ def _set_param_groups(cfg: Config, more: dict[str, Any]) -> None:
         )
 
 
-def _check_arguments(cfg: Config, family: str, sparsity: dict[str, Any]) -> None:
+def _check_arguments(cfg: Config) -> None:
     """Mistakes surface here, not when the written config is trained."""
     from mmsparse.engine.optim_constructor import check_paramwise_cfg
     from mmsparse.registry import HOOKS
-    from mmsparse.sparsity import Router
 
-    own = {"DynamicSwin": {"skip_windows"}, "DynamicViT": {"cumulative"}}.get(family, set())
-    given = inspect.signature(Router.__init__).parameters
-    allowed = {name for name, p in given.items() if p.kind is p.KEYWORD_ONLY} - {"plain", "cumulative"} | own
-    unknown = sorted(sparsity.keys() - allowed)
-    if unknown:
-        raise ValueError(f"sparsify: argument `sparsity` has unknown keys {unknown}; {family} knows {sorted(allowed)}")
     for hook in cfg.custom_hooks:
-        if isinstance(hook, dict) and _name(hook.get("type")).startswith("mmsparse."):
+        if isinstance(hook, dict) and kind_name(hook.get("type")).startswith("mmsparse."):
             try:
                 HOOKS.build(dict(hook))
             except TypeError as error:

@@ -21,6 +21,10 @@ class RoutedConvs:
     def __init__(self, *args: Any, sparsity: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.router = None
+        if sparsity is not None and not isinstance(sparsity, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}: expected argument `sparsity` to be a dict or None, but got {sparsity!r}"
+            )
         if sparsity is not None:
             try:
                 self.router = ConvRouter(self, self.routed_convs, self.shared_by(), self.prefix, **sparsity)

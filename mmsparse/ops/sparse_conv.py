@@ -86,11 +86,17 @@ def slow_fast_conv2d(
     high, wide = (tile * n for n in tile_grid((height, width), tile))
     reach = _reach(slow[0], dilation)
     padded = _padded(x, tile, reach)
-    kept = _conv_tiles(padded, x.shape, *slow, keep_idx, tile, dilation).view(-1, len(slow[0]))
-    rest = F.linear(padded.index_select(0, _window_rows(x.shape, rest_idx, tile, reach, 0)), *fast)
-    rows = kept.new_empty(batch * high * wide, len(slow[0]))
-    rows.index_copy_(0, _window_rows(x.shape, keep_idx, tile, 0, 0), kept)
-    rows.index_copy_(0, _window_rows(x.shape, rest_idx, tile, 0, 0), rest.to(kept.dtype))
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    rows = x.new_empty(batch * high * wide, len(slow[0]), dtype=dtype)
+    # Few tiles at a time stay in the processor's caches; each call packs the kernel anew, so not too few.
+    count = max(1, 4 * slow[0].numel() // ((tile + 2 * reach) ** 2 * padded.shape[1]))
+    for part in keep_idx.split(count):
+        kept = _conv_tiles(padded, x.shape, *slow, part, tile, dilation)
+        rows.index_copy_(0, _window_rows(x.shape, part, tile, 0, 0), kept.view(-1, len(slow[0])))
+    for part in rest_idx.split(count):
+        rest = F.linear(padded.index_select(0, _window_rows(x.shape, part, tile, reach, 0)), *fast)
+        rows.index_copy_(0, _window_rows(x.shape, part, tile, 0, 0), rest)
     return rows.view(batch, high, wide, -1)[:, :height, :width].permute(0, 3, 1, 2)
 
 

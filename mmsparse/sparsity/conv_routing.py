@@ -119,6 +119,11 @@ class ConvRouter(Budgeted):
             names = {name: conv.in_channels for name, conv in stock.items()}
         for index, (name, channels) in enumerate(names.items()):
             part = build(scorer or dict(type="LocalGlobalScorer", hidden=max(channels // 16, 1) * 4), channels=channels)
+            if part.reads_attention:
+                raise ValueError(
+                    f"Argument `sparsity`: {type(part).__name__} reads attention, which a convolution lacks. "
+                    "Use FeatureNormScorer, or any other scorer"
+                )
             part.index = index
             choice = build(selector or dict(type="TopKSelector"))
             self.decisions[_key(name)] = Decision(f"{prefix}.{name}", part, choice, detach)
@@ -146,7 +151,7 @@ class ConvRouter(Budgeted):
         """Where a convolution is evaluated densely; None means everywhere."""
         if not self.shared:
             return self._decide(self.decisions[_key(name)], x)
-        grid = tuple(x.shape[-2:])
+        grid = _size(x)
         if self._decided is None or grid not in self._decided:
             raise RuntimeError(
                 f"The convolution {name} was called outside of its module's forward, or on a map of another size "
@@ -160,9 +165,9 @@ class ConvRouter(Budgeted):
         self._decided = {}
         try:
             for decision, x in zip(self.decisions.values(), maps, strict=False):
-                self._decided[tuple(x.shape[-2:])] = self._decide(decision, x)
+                self._decided[_size(x)] = self._decide(decision, x)
             for x in maps[len(self.decisions) :]:
-                self._decided.setdefault(tuple(x.shape[-2:]), None)
+                self._decided.setdefault(_size(x), None)
             yield
         finally:
             self._decided = None
@@ -172,6 +177,11 @@ class ConvRouter(Budgeted):
             return None
         tokens = F.avg_pool2d(x, self.tile, ceil_mode=True, count_include_pad=False).flatten(2).transpose(1, 2)
         return decision(tokens, tile_grid(x.shape[-2:], self.tile))
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    """Height and width as plain numbers, while tracing too."""
+    return int(x.shape[-2]), int(x.shape[-1])
 
 
 def _routable(module: nn.Module, name: str) -> nn.Conv2d:

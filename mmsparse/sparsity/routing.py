@@ -16,6 +16,7 @@ from .scorers import SharedScorer
 from .selection import Selection
 from .selectors import BURIED
 
+EVERY_STAGE = "every_stage"
 Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
 
 
@@ -205,7 +206,8 @@ class Router(Budgeted):
         channels: Number of channels of each stage.
         default_places: Where decisions are taken unless ``places`` says otherwise.
         keep_ratio: One number (expanded by the paper's rule, see ``expand_keep_ratio``) or one per place.
-        places: (stage, block) pairs, counted from 0.
+        places: (stage, block) pairs, counted from 0. Or "every_stage": the default ones, and of all other stages the
+            second block.
         scorer: Config of the scorers.
         selector: Config of the selectors.
         fast_path: Config of the fast paths.
@@ -223,7 +225,7 @@ class Router(Budgeted):
         default_places: Sequence[Place],
         *,
         keep_ratio: float | Sequence[float] = 0.7,
-        places: Sequence[Place] | None = None,
+        places: Sequence[Place] | str | None = None,
         scorer: dict[str, Any] | None = None,
         selector: dict[str, Any] | None = None,
         fast_path: dict[str, Any] | None = None,
@@ -240,7 +242,10 @@ class Router(Budgeted):
                 "Argument `sparsity`: cumulative=True drops locations for good, but a hierarchical backbone keeps its "
                 "maps whole. Remove it, or use mmsparse.DynamicViT"
             )
-        self.places = _check_places(default_places if places is None else places, depths)
+        if places is None or places == EVERY_STAGE:
+            others = set(range(len(depths))) - {stage for stage, _ in default_places} if places else ()
+            places = sorted([*default_places, *((stage, 1) for stage in others if depths[stage] > 1)])
+        self.places = _check_places(places, depths)
         self.plain = plain
         self.cumulative = cumulative
         self.fast_paths = ModuleDict()
@@ -358,6 +363,8 @@ def routed_blocks(places: Sequence[Place], depths: Sequence[int]) -> list[Place]
 
 def _check_places(places: Sequence[Place], depths: Sequence[int]) -> tuple[Place, ...]:
     allowed = f"(stage, block) pairs with stage < {len(depths)} and block < {list(depths)} of that stage"
+    if isinstance(places, str):
+        raise ValueError(f"Expected argument `places` to be {EVERY_STAGE!r} or {allowed}, but got {places!r}")
     pairs = []
     for place in places:
         if not isinstance(place, Sequence) or len(place) != 2 or not all(type(n) is int for n in place):

@@ -2,11 +2,10 @@
 
 import copy
 import runpy
-import subprocess
-import sys
 
 import pytest
 import torch
+from commands import run_tool
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
@@ -287,15 +286,10 @@ def test_wrong_types():
         mmsparse.sparsify(of(dict(type="SwinTransformer")), "0.7")
 
 
-def run_tool(*args):
-    command = [sys.executable, ROOT / "tools/misc/sparsify_config.py", *args]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr.strip().splitlines()[-1:]
-
-
 def test_the_tool_writes_a_file_that_stands_alone_and_says_what_changed(tmp_path):
     out = tmp_path / "new" / "dynamic.py"
-    code, printed, _ = run_tool(STOCK["swin-det"], out, "--keep-ratio", "0.8", "--teacher", "twin")
+    options = ["--keep-ratio", "0.8", "--teacher", "twin"]
+    code, printed, _ = run_tool("misc/sparsify_config", STOCK["swin-det"], out, *options)
     assert code == 0
     assert "model.backbone.type: 'SwinTransformer' -> 'mmsparse.DynamicSwin'" in printed
     assert "model.backbone.sparsity.keep_ratio: 'absent' -> 0.8" in printed
@@ -303,8 +297,8 @@ def test_the_tool_writes_a_file_that_stands_alone_and_says_what_changed(tmp_path
     assert written.to_dict() == mmsparse.sparsify(get_config(STOCK["swin-det"]), 0.8, teacher="twin").to_dict()
     assert written.env_cfg.dist_cfg.backend == "nccl" and "_base_" not in out.read_text()  # not fitted to this machine
     before = out.read_text()
-    code, _, error = run_tool(STOCK["swin-det"], out)
-    assert code == 2 and "is there already. Name another file, or add --overwrite" in error[0]
+    code, _, error = run_tool("misc/sparsify_config", STOCK["swin-det"], out)
+    assert code == 2 and "is there already. Name another file, or add --overwrite" in error.splitlines()[-1]
     assert out.read_text() == before
 
 
@@ -323,3 +317,62 @@ def test_the_tool_refuses_in_one_sentence(config, sentence, tmp_path, monkeypatc
         runpy.run_path(str(ROOT / "tools/misc/sparsify_config.py"), run_name="__main__")
     (_line,) = [text for text in capsys.readouterr().err.splitlines() if sentence in text]
     assert ended.value.code == 2 and not out.exists()
+
+
+def test_the_whole_network_by_one_line():
+    dense = stock(STOCK["swin-det"])
+    dynamic = mmsparse.sparsify(dense, 0.5, neck=True, head=dict(tile=8), sparsity=dict(places="every_stage"))
+    old, new = flat(dense.to_dict()), flat(dynamic.to_dict())
+    changed = {key: new[key] for key in new if old.get(key, "absent") != new[key] and key.startswith("model.")}
+    assert changed == {
+        "model.backbone.type": "mmsparse.DynamicSwin",
+        "model.backbone.sparsity.keep_ratio": 0.5,
+        "model.backbone.sparsity.places": "every_stage",
+        "model.neck.type": "mmsparse.DynamicFPN",
+        "model.neck.sparsity.keep_ratio": 0.5,
+        "model.rpn_head.type": "mmsparse.DynamicRPNHead",
+        "model.rpn_head.sparsity.keep_ratio": 0.5,
+        "model.rpn_head.sparsity.tile": 8,
+    }
+
+
+def test_a_ratio_for_each_part_and_a_backbone_that_stays_dense():
+    dense = stock("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    for ratio in (0.6, dict(neck=0.6, head=0.6)):
+        dynamic = mmsparse.sparsify(dense, ratio, neck=True, head=True)
+        assert dynamic.model.backbone == dense.model.backbone
+        assert dynamic.model.neck.sparsity == dynamic.model.bbox_head.sparsity == dict(keep_ratio=0.6)
+    dynamic = mmsparse.sparsify(stock(STOCK["swin-seg"]), dict(backbone=0.8, head=0.4), head=True)
+    assert dynamic.model.backbone.sparsity == dict(keep_ratio=0.8)
+    assert dynamic.model.decode_head == dict(
+        stock(STOCK["swin-seg"]).model.decode_head, type="mmsparse.DynamicUPerHead", sparsity=dict(keep_ratio=0.4)
+    )
+    assert dynamic.model.auxiliary_head.type == "FCNHead"
+
+
+@pytest.mark.parametrize(
+    "path, arguments, sentence",
+    [
+        (
+            "mmdet::yolox/yolox_s_8xb8-300e_coco.py",
+            dict(neck=True),
+            "argument `neck`: model.neck is mmdet.YOLOXPAFPN. Supported are mmdet.FPN",
+        ),
+        ("mmseg::swin/" + STOCK["swin-seg"].split("/")[1], dict(neck=True), "argument `neck`: the model has no neck"),
+        (
+            STOCK["swin-det"],
+            dict(keep_ratio=[0.7, 0.5, 0.3], neck=True),
+            r"one number, or a dict of \['backbone', 'neck'\]",
+        ),
+        (
+            STOCK["swin-det"],
+            dict(keep_ratio=dict(backbone=0.7, head=0.5), neck=True),
+            r"to name the routed parts \['backbone', 'neck'\], but got {'backbone': 0.7, 'head': 0.5}",
+        ),
+        (STOCK["swin-det"], dict(neck=dict(tiles=4)), r"argument `neck` has unknown keys \['tiles'\]"),
+        (STOCK["swin-det"], dict(keep_ratio=1.5, head=True), r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
+    ],
+)
+def test_parts_that_cannot_be_routed_are_named(path, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        mmsparse.sparsify(stock(path), **arguments)

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer
-from networks import CUMULATIVE, VIT_EVERYWHERE, convnext, deit, ids, swin, vit
+from networks import CUMULATIVE, HEADS, NECKS, VIT_EVERYWHERE, convnext, deit, ids, swin, vit
 
 from mmsparse.analysis import count_macs
+from mmsparse.apis import dense_twin
+from mmsparse.sparsity import ConvRouter, RoutedConv2d
 
 README = Path(__file__).parents[2] / "README.md"
 # released model zoo of DynamicViT, GFLOPs at 224x224
@@ -79,6 +81,40 @@ def test_closed_form_is_what_runs(network, scorer, size):
         model = network.dynamic(sparsity=sparsity).eval()
         x = torch.randn(1, 3, *size)
         assert model.macs(*size) == count_macs(model, lambda: model(x)).total == traced(model, x)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (75, 101)])
+@pytest.mark.parametrize("network", NECKS + HEADS, ids=ids)
+def test_necks_and_heads_run_what_their_selections_say(network, size):
+    """Dense arithmetic, less what the unselected tiles save, and the scorers'."""
+    _, model = network.pair(network.everywhere)
+    model.eval()
+    x = torch.randn(1, 3, *size)
+    convs = [module for module in model.modules() if isinstance(module, RoutedConv2d)]
+    chosen = []  # (convolution, its map, selection) of each call
+    for conv in convs:
+        conv.register_forward_pre_hook(lambda conv, args: chosen.append((conv, args[0], None)))
+    find = ConvRouter.selection_for
+
+    def noted(router, name, x):
+        conv, x, _ = chosen.pop()
+        chosen.append((conv, x, find(router, name, x)))
+        return chosen[-1][2]
+
+    with dense_twin(model):
+        dense = count_macs(model, lambda: model(x)).total
+    chosen.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConvRouter, "selection_for", noted)
+        executed = count_macs(model, lambda: model(x))
+    tile, expected = network.everywhere["tile"], dense + executed.scorers
+    for conv, image, selection in chosen:
+        if selection is None:
+            continue
+        locations = image.shape[-2] * image.shape[-1]
+        kept, rest = (tile**2 * len(idx) for idx in (selection.keep_idx, selection.rest_idx))
+        expected += (kept - locations) * conv.weight.numel() + rest * conv.in_channels * conv.out_channels
+    assert executed.total == expected == traced(model, x)
 
 
 def test_every_number_of_the_readme():

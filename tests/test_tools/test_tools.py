@@ -13,6 +13,7 @@ from statistics import mean
 
 import pytest
 import torch
+from commands import run_tool
 from scenes import ROOT, at
 
 DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
@@ -34,15 +35,10 @@ def options(data: Path, iters: int = 4, **more) -> list[str]:
     return ["--cfg-options", *(f"{key}={value}" for key, value in pairs.items())]
 
 
-def run(*command: str, ok: bool = True) -> str:
-    env = {**os.environ, "PYTHON": sys.executable}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
-    assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
 def tool(name: str, *args: str, ok: bool = True) -> str:
-    return run(sys.executable, f"tools/{name}.py", *args, ok=ok)
+    code, out, err = run_tool(name, *args)
+    assert (code == 0) == ok, out[-3000:] + err[-3000:]
+    return out + err
 
 
 def losses(work_dir: Path) -> dict[int, float]:
@@ -120,7 +116,10 @@ def test_two_processes(scenes, tmp_path, monkeypatch):
         monkeypatch.setenv("PORT", str(free.getsockname()[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a core for each
     short = options(scenes, iters=32, **{"optim_wrapper.optimizer.lr": 5e-4})
-    run("bash", "tools/dist_train.sh", DEMO, "2", "--work-dir", str(tmp_path), *short)
+    command = ["bash", "tools/dist_train.sh", DEMO, "2", "--work-dir", str(tmp_path), *short]
+    env = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = losses(tmp_path)
     values = [found[i] for i in range(1, 33)]
     assert all(math.isfinite(value) for value in values)

@@ -1,7 +1,9 @@
 """Make every installed stock config with a ConvNeXt, Swin or ViT dynamic: does it build, train a step and predict?
 
-Each config runs in a process of its own, with its real network, on two small generated pictures. Those that passed or
-have a stated reason are kept in --out and skipped the next time. Exit status 1 if something fails without one.
+With --whole, every installed config whose neck or dense head can be routed, whatever its backbone. Each config runs in
+a process of its own, with its real network, on two small generated pictures; configs of one and the same model run
+once. Those that passed or have a stated reason are kept in --out and skipped the next time. Exit status 1 if something
+fails without one.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from tqdm import tqdm
 from mmsparse import apis, compat, sparsify
 from mmsparse.engine.launch import read_config, without_pretrained
 from mmsparse.sparsity.budget import num_keep
+from mmsparse.stock_parts import parts_to_route
 
 FAMILIES = ("ConvNeXt", "SwinTransformer", "VisionTransformer", "MAE", "BEiT")
 ENCODERS = ("backbone", "image_encoder")
@@ -48,6 +51,7 @@ CONTEXT.set_forkserver_preload(
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="which ones, such as 'mmseg::swin/*'")
+    parser.add_argument("--whole", action="store_true", help="route necks and heads, too; take all configs with such")
     parser.add_argument("--out", default="work_dirs/stock_configs.json", help="where results are kept")
     parser.add_argument("--again", action="store_true", help="run finished ones anew")
     parser.add_argument("--list", action="store_true", help="print the configs and stop")
@@ -58,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     compat.prepare()
-    configs = stock_configs(args.only)
+    configs = stock_configs(args.only, args.whole)
     if args.list:
         print("\n".join(configs))
         return 0
@@ -66,10 +70,17 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(out.read_text()) if out.is_file() else {}
     todo = [n for n in configs if args.again or results.get(n, {}).get("status", FAILS) == FAILS]
+    first: dict[str, str] = {}  # model -> the config that was run with it
     for name in (bar := tqdm(todo)):
         bar.set_description(name)
-        reason = stated_reason(read_config(name))
-        results[name] = dict(status=REASON, why=reason, seconds=0) if reason else run(name, args.timeout)
+        cfg = read_config(name)
+        twin = first.setdefault(json.dumps(cfg.model, sort_keys=True, default=str) + str(cfg.optim_wrapper), name)
+        if twin != name:
+            results[name] = dict(results[twin], why=f"as {twin}", seconds=0)
+        elif reason := stated_reason(cfg, args.whole):
+            results[name] = dict(status=REASON, why=reason, seconds=0)
+        else:
+            results[name] = run(name, args.whole, args.timeout)
         out.write_text(json.dumps(results, indent=1))
     results = {name: results[name] for name in configs}
     for name, result in results.items():
@@ -79,8 +90,11 @@ def main() -> int:
     return 1 if counts[FAILS] else 0
 
 
-def stock_configs(globs: list[str]) -> list[str]:
-    """Names (lib::path) of the configs that hold a backbone of one of the families, children included."""
+def stock_configs(globs: list[str], whole: bool) -> list[str]:
+    """Names (lib::path) of the configs that hold a backbone of one of the families, children included.
+
+    Of the ``whole`` network those that hold a neck or a head that can be routed.
+    """
     names = []
     for lib in ("mmdet", "mmseg"):
         root = Path(importlib.util.find_spec(lib).submodule_search_locations[0]) / ".mim" / "configs"
@@ -92,7 +106,11 @@ def stock_configs(globs: list[str]) -> list[str]:
                 cfg = Config.fromfile(path)
             except FileNotFoundError:  # a base that the library did not ship: nothing can be said of it
                 continue
-            if any(kind in FAMILIES for kind in encoders(cfg.get("model"))):
+            if whole and isinstance(cfg.get("model"), dict):
+                fits = any(parts_to_route(cfg.model, cfg.get("default_scope")).values())
+            else:
+                fits = any(kind in FAMILIES for kind in encoders(cfg.get("model")))
+            if fits:
                 names.append(name)
     return names
 
@@ -108,10 +126,10 @@ def encoders(tree: Any) -> Iterator[str]:
             yield from encoders(value)
 
 
-def run(name: str, timeout: int) -> dict[str, Any]:
+def run(name: str, whole: bool, timeout: int) -> dict[str, Any]:
     start = time.perf_counter()
     ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=answer, args=(name, theirs))
+    process = CONTEXT.Process(target=answer, args=(name, whole, theirs))
     process.start()
     theirs.close()
     result = dict(status=FAILS, why=f"not finished after {timeout} s")
@@ -126,14 +144,14 @@ def run(name: str, timeout: int) -> dict[str, Any]:
     return dict(**result, seconds=round(time.perf_counter() - start))
 
 
-def answer(name: str, pipe: Connection) -> None:
+def answer(name: str, whole: bool, pipe: Connection) -> None:
     """In the process of one config. What it prints is of no use."""
     logging.disable(logging.CRITICAL)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
         compat.prepare()
         try:
-            result = check(name)
+            result = check(name, whole)
         except Exception as error:
             result = dict(status=FAILS, why=describe(error))
             try:
@@ -149,10 +167,15 @@ def describe(error: Exception) -> str:
     return " ".join(text.split())[:500]
 
 
-def stated_reason(cfg: Config) -> str | None:
+def dynamic_twin(cfg: Config, whole: bool) -> Config:
+    parts = parts_to_route(cfg.model, cfg.get("default_scope")) if whole else {}
+    return sparsify(cfg, 0.7, **parts, hook=dict(anneal=None))
+
+
+def stated_reason(cfg: Config, whole: bool) -> str | None:
     """Why a config cannot be tried here, in a sentence that is true."""
     try:
-        sparsify(cfg)
+        dynamic_twin(cfg, whole)
     except ValueError as error:
         return str(error)
     if "language_model" in cfg.model and importlib.util.find_spec("transformers") is None:
@@ -160,11 +183,16 @@ def stated_reason(cfg: Config) -> str | None:
     return None
 
 
-def check(name: str) -> dict[str, str]:
+def check(name: str, whole: bool) -> dict[str, str]:
     torch.manual_seed(0)
-    cfg = sparsify(read_config(name), hook=dict(anneal=None))
+    cfg = dynamic_twin(read_config(name), whole)
     init_default_scope(cfg.default_scope)
-    model = build(cfg)
+    try:
+        model = build(cfg)
+    except ValueError as error:
+        if "can be routed" in str(error):
+            return dict(status=REASON, why=str(error))
+        raise
     keep = train_one_step(model, cfg)
     predict(model, cfg)
     return dict(status=PASSES, why=f"{keep} decisions")

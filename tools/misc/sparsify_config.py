@@ -19,6 +19,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--sparsity", nargs="+", action=DictAction, help="key=value pairs of the backbone's argument `sparsity`"
     )
+    parser.add_argument("--neck", action="store_true", help="route the 3x3 convolutions of the neck, too")
+    parser.add_argument("--head", action="store_true", help="route the 3x3 convolutions of the dense heads, too")
     parser.add_argument("--teacher", choices=["twin", "self"], help="add a TeacherHook: who teaches")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     return parser.parse_args()
@@ -32,7 +34,7 @@ def main() -> int:
     try:
         out = writable(args.out, args.overwrite)
         dense = read(args.config)
-        dynamic = sparsify(dense, ratio, sparsity=args.sparsity, teacher=args.teacher)
+        dynamic = sparsify(dense, ratio, neck=args.neck, head=args.head, sparsity=args.sparsity, teacher=args.teacher)
     except (ValueError, TypeError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,0 +1,99 @@
+"""Which necks and heads of a dense config can be routed, and under which names."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import ConfigDict
+
+KEYS = {"neck": ("neck",), "head": ("rpn_head", "bbox_head", "decode_head")}  # RoI and auxiliary heads stay dense
+
+
+@dataclass(frozen=True)
+class Part:
+    """A neck or head of a config: where it is and what it is."""
+
+    path: str
+    kind: str  # the scoped class name
+    cfg: ConfigDict
+
+
+def kind_name(kind: Any) -> str:
+    """'Class', 'scope.Class', or the same of a class that a new-style config imported."""
+    return f"{kind.__module__.split('.')[0]}.{kind.__name__}" if isinstance(kind, type) else str(kind)
+
+
+def router_arguments(router: str) -> set[str]:
+    """What users may give a router in ``sparsity``."""
+    from mmsparse import sparsity
+
+    parameters = inspect.signature(getattr(sparsity, router).__init__).parameters
+    return {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def check_keys(argument: str, what: str, given: Mapping[str, Any], allowed: set[str]) -> None:
+    unknown = sorted(given.keys() - allowed)
+    if unknown:
+        raise ValueError(f"sparsify: argument `{argument}` has unknown keys {unknown}; {what} knows {sorted(allowed)}")
+
+
+def route_parts(model: ConfigDict, which: str, scope: str | None, sparsity: Mapping[str, Any]) -> None:
+    """Make the ``neck`` or the heads (``head``) of a model's config dynamic, or say in a sentence why not."""
+    check_keys(which, "it", sparsity, router_arguments("ConvRouter"))
+    found = list(_parts(model, which, scope))
+    fitting = [part for part in found if part.kind in SUPPORTED[which]]
+    if not fitting:
+        what = ", ".join(f"{part.path} is {part.kind}" for part in found) or f"the model has no {which}"
+        raise ValueError(f"sparsify: argument `{which}`: {what}. Supported are {', '.join(SUPPORTED[which])}")
+    for part in fitting:
+        if part.kind == "mmseg.FPN":
+            _check_mmseg_fpn(part)
+        part.cfg.type = f"mmsparse.{SUPPORTED[which][part.kind]}"
+        part.cfg.sparsity = dict(sparsity)
+
+
+def parts_to_route(model: ConfigDict, scope: str | None) -> dict[str, bool]:
+    """Whether ``neck`` and ``head`` of a model's config can be routed."""
+    return {which: any(p.kind in known for p in _parts(model, which, scope)) for which, known in SUPPORTED.items()}
+
+
+def _parts(model: ConfigDict, which: str, scope: str | None) -> Iterator[Part]:
+    scope = model.get("_scope_", scope)
+    for key in KEYS[which]:
+        value = model.get(key)
+        for index, cfg in enumerate(value if isinstance(value, list | tuple) else [value]):
+            if isinstance(cfg, dict):
+                kind = kind_name(cfg.get("type"))
+                path = f"model.{key}" if value is cfg else f"model.{key}.{index}"
+                yield Part(path, kind if "." in kind else f"{cfg.get('_scope_', scope)}.{kind}", cfg)
+
+
+def _check_mmseg_fpn(part: Part) -> None:
+    """mmdet's class, which ours extends, means something else by these arguments."""
+    part.cfg.pop("extra_convs_on_inputs", None)
+    for name, same in (("end_level", -1), ("add_extra_convs", False)):
+        if part.cfg.get(name, same) != same:
+            raise ValueError(
+                f"sparsify: argument `neck`: {part.path} is mmseg.FPN with {name}={part.cfg[name]}, which means "
+                "something else to mmsparse.DynamicFPN (mmdet's). Write the neck by hand"
+            )
+
+
+SUPPORTED = {
+    "neck": {
+        "mmdet.FPN": "DynamicFPN",
+        "mmdet.PAFPN": "DynamicPAFPN",
+        "mmdet.ChannelMapper": "DynamicChannelMapper",
+        "mmseg.FPN": "DynamicFPN",
+    },
+    "head": {
+        "mmdet.RPNHead": "DynamicRPNHead",
+        "mmdet.RetinaHead": "DynamicRetinaHead",
+        "mmdet.FCOSHead": "DynamicFCOSHead",
+        "mmdet.ATSSHead": "DynamicATSSHead",
+        "mmdet.GFLHead": "DynamicGFLHead",
+        "mmseg.UPerHead": "DynamicUPerHead",
+        "mmseg.FPNHead": "DynamicFPNHead",
+    },
+}

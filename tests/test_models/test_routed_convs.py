@@ -1,0 +1,144 @@
+"""Necks and heads with routed convolutions: what the laws do not say."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.models.necks import FPN
+from torch import nn
+
+import mmsparse
+from mmsparse.apis import find_decisions, record_selections
+from mmsparse.models import DynamicChannelMapper, DynamicFPN, DynamicFPNHead, DynamicRetinaHead, DynamicRPNHead
+from mmsparse.sparsity import RoutedConv2d
+
+FPN_ARGS = dict(in_channels=[8, 16, 32, 64], out_channels=12, num_outs=5)
+ANCHORS = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[4, 8, 16, 32])
+RETINA = dict(num_classes=3, in_channels=8, feat_channels=8, stacked_convs=2, anchor_generator=ANCHORS)
+
+
+def maps(channels, size=(48, 64)):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, c, size[0] >> i, size[1] >> i, generator=generator) for i, c in enumerate(channels)]
+
+
+def routed(module):
+    return [name for name, child in module.named_modules() if isinstance(child, RoutedConv2d)]
+
+
+def test_which_convolutions_are_routed():
+    fpn = DynamicFPN(**FPN_ARGS, add_extra_convs="on_input", sparsity={})
+    assert routed(fpn) == [f"fpn_convs.{i}.conv" for i in range(3)]  # not P5, laterals and the strided one
+    assert len(routed(DynamicFPN(**FPN_ARGS, sparsity=dict(levels=9)))) == 4
+    towers = [f"{tower}.{i}.conv" for tower in ("cls_convs", "reg_convs") for i in range(2)]
+    assert routed(DynamicRetinaHead(**RETINA, sparsity={})) == towers
+    head = DynamicRetinaHead(**RETINA, route_predictors=True, sparsity={})
+    assert routed(head) == [*towers, "retina_cls", "retina_reg"]
+    rpn = DynamicRPNHead(in_channels=8, feat_channels=8, anchor_generator=ANCHORS, sparsity={})
+    assert routed(rpn) == ["rpn_conv"]
+    decode = dict(in_channels=[8] * 4, in_index=[0, 1, 2, 3], channels=8, num_classes=3, feature_strides=[4, 8, 16, 32])
+    assert routed(DynamicFPNHead(**decode, sparsity=dict(levels=2))) == [
+        f"scale_heads.{name}.conv" for name in ("0.0", "1.0", "2.2", "3.4")
+    ]
+
+
+def test_a_level_decides_once_for_all_towers():
+    head = DynamicRetinaHead(**RETINA, sparsity=dict(keep_ratio=0.5)).eval()
+    feats = maps([8] * 4)
+    with torch.no_grad(), record_selections(head) as taken:
+        head(feats)
+    assert [name for name, _ in taken] == ["head.level0", "head.level1", "head.level2"]
+    assert [s.grid for _, s in taken] == [(12, 16), (6, 8), (3, 4)]
+    assert [s.num_keep for _, s in taken] == [[96, 96], [24, 24], [6, 6]]
+
+
+def test_unselected_tiles_see_the_sum_of_the_kernel():
+    fpn = DynamicFPN(**FPN_ARGS, sparsity=dict(keep_ratio=0.5)).eval()
+    conv = fpn.fpn_convs[0].conv
+    with torch.no_grad():
+        conv.weight.normal_()
+        conv.bias.normal_()
+        constant = torch.randn(1, 12, 1, 1).expand(1, 12, 40, 40)
+        out = conv(constant)
+        dense = nn.functional.conv2d(constant, conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(out[..., 4:-4, 4:-4], dense[..., 4:-4, 4:-4], rtol=0, atol=1e-4)
+
+
+def test_one_number_or_one_per_part():
+    model = nn.ModuleDict(
+        dict(neck=DynamicFPN(**FPN_ARGS, sparsity={}), bbox_head=DynamicRetinaHead(**RETINA, sparsity={}))
+    )
+    mmsparse.set_keep_ratio(model, 0.25)
+    assert [d.keep_ratio for d in find_decisions(model)] == [0.25] * 6
+    mmsparse.set_keep_ratio(model, dict(neck=[0.9, 0.8, 0.7], head=0.5))
+    assert [d.keep_ratio for d in find_decisions(model)] == [0.9, 0.8, 0.7, 0.5, 0.5, 0.5]
+    mmsparse.set_keep_ratio(model, dict(bbox_head=1.0))
+    assert [d.keep_ratio for d in find_decisions(model)] == [0.9, 0.8, 0.7, 1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match=r"one number, or a dict of the parts \['neck', 'bbox_head'\]"):
+        mmsparse.set_keep_ratio(model, [0.5] * 3)
+    with pytest.raises(ValueError, match=r"names \['backbone'\], but the dynamic parts are \['neck', 'bbox_head'\]"):
+        mmsparse.set_keep_ratio(model, dict(backbone=0.5))
+    with pytest.raises(ValueError, match=r"one for each of \['neck.fpn_convs.0.conv', .*but got 2 numbers: \[0.5, 1\]"):
+        mmsparse.set_keep_ratio(model, dict(neck=[0.5, 1]))
+
+
+def test_a_copy_has_its_own_router():
+    fpn = DynamicFPN(**FPN_ARGS, sparsity={})
+    twin = copy.deepcopy(fpn)
+    mmsparse.set_keep_ratio(twin, 0.1)
+    assert fpn.router.keep_ratio == (0.5, 0.5, 0.5)
+    with record_selections(twin) as taken, torch.no_grad():
+        twin.eval()(maps([8, 16, 32, 64]))
+    assert [s.count for _, s in taken] == [19, 5, 1]
+
+
+def test_dense_initialisation_reaches_routed_convolutions():
+    torch.manual_seed(0)
+    stock = FPN(**FPN_ARGS)
+    stock.init_weights()
+    dynamic = DynamicFPN(**FPN_ARGS, sparsity={})
+    torch.manual_seed(0)
+    dynamic.init_weights()
+    limit = (6 / (12 * 9 + 12 * 9)) ** 0.5  # Xavier, uniform
+    for module in (stock, dynamic):
+        weight = module.fpn_convs[0].conv.weight
+        assert 0.95 * limit < weight.abs().max().item() <= limit
+        assert not module.fpn_convs[0].conv.bias.any()
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(tile=0)), "`tile` to be a positive whole number, but got 0"),
+        (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(levels=1.5)), "`levels` to be a positive whole number, .* 1.5"),
+        (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(keep_ratio=1.5)), r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
+        (
+            lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(scorer=dict(type="AttentionScorer"))),
+            "AttentionScorer reads attention, which a convolution lacks",
+        ),
+        (
+            lambda: DynamicFPN(**FPN_ARGS, conv_cfg=dict(type="DCNv2", deform_groups=1), sparsity={}),
+            "DynamicFPN: its layer fpn_convs.0.conv is a ModulatedDeformConv2dPack, but only plain",
+        ),
+        (
+            lambda: DynamicChannelMapper(in_channels=[8, 8], out_channels=8, kernel_size=1, sparsity={}),
+            r"DynamicChannelMapper: its layer convs.0.conv has a kernel of \(1, 1\), but only plain",
+        ),
+    ],
+)
+def test_what_cannot_be_routed_is_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_unknown_keys_are_named():
+    with pytest.raises(TypeError, match="DynamicFPN: argument `sparsity`: .*unexpected keyword argument 'ratio'"):
+        DynamicFPN(**FPN_ARGS, sparsity=dict(ratio=0.5))
+    with pytest.raises(TypeError, match="DynamicFPN: expected argument `sparsity` to be a dict or None, but got 0.5"):
+        DynamicFPN(**FPN_ARGS, sparsity=0.5)
+
+
+def test_outside_of_its_forward():
+    head = DynamicRetinaHead(**RETINA, sparsity={}).eval()
+    with pytest.raises(RuntimeError, match="cls_convs.0.conv was called outside of its module's forward"):
+        head.forward_single(torch.randn(1, 8, 8, 8))
