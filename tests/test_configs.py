@@ -31,6 +31,10 @@ FAMILIES = {
     "retinanet": "retinanet_dynamic-convnext-t_k70_fpn_amp-ms-crop-3x_coco",
     "upernet": "dynamic-convnext-t_k70_upernet_8xb2-amp-160k_ade20k-512x512",
     "semantic-fpn": "dynamic-convnext-t_k70_fpn_8xb2-amp-160k_ade20k-512x512",
+    "mask-rcnn-whole": "mask-rcnn_dynamic-convnext-t_whole-k50_fpn_amp-ms-crop-3x_coco",
+    "retinanet-whole": "retinanet_dynamic-convnext-t_whole-k50_fpn_amp-ms-crop-3x_coco",
+    "upernet-whole": "dynamic-convnext-t_whole-k50_upernet_8xb2-amp-160k_ade20k-512x512",
+    "semantic-fpn-whole": "dynamic-convnext-t_whole-k50_fpn_8xb2-amp-160k_ade20k-512x512",
 }
 
 
@@ -64,7 +68,16 @@ def dense_type(path: Path) -> str:
 
 
 def twin(path: Path) -> Path:
-    return path.with_name(re.sub(r"_k\d+", "", path.name).replace("dynamic-", ""))
+    return path.with_name(re.sub(r"_(whole-)?k\d+", "", path.name).replace("dynamic-", ""))
+
+
+def whole_parts(path: Path) -> list[str]:
+    """Which parts of the whole network are routed."""
+    if "upernet" in path.stem:
+        return ["backbone", "decode_head"]
+    if "_ade20k" in path.stem:
+        return ["backbone", "neck", "decode_head"]
+    return ["backbone", "neck", "rpn_head" if "mask-rcnn" in path.stem else "bbox_head"]
 
 
 def paper_hooks(path: Path) -> list[dict[str, Any]]:
@@ -112,9 +125,11 @@ def test_every_config_parses_and_has_a_plain_name(path: Path):
 @of_name(DYNAMIC)
 def test_a_dynamic_config_does_what_its_name_says(path: Path):
     cfg = flat(path)
-    percent = re.search(r"_k(\d+)_", path.stem)[1]
+    whole, percent = re.search(r"_(whole-)?k(\d+)_", path.stem).groups()
     assert cfg["model.backbone.type"].startswith("mmsparse.Dynamic")
-    assert cfg["model.backbone.sparsity.keep_ratio"] == int(percent) / 100
+    ratios = {key: value for key, value in cfg.items() if key.endswith("sparsity.keep_ratio")}
+    parts = whole_parts(path) if whole else ["backbone"]
+    assert ratios == {f"model.{part}.sparsity.keep_ratio": int(percent) / 100 for part in parts}
     assert cfg["custom_hooks"] == (
         paper_hooks(path)
         if path.parent == IMAGENET
@@ -137,6 +152,13 @@ def test_a_dynamic_config_is_its_dense_twin_and_the_sparse_keys(path: Path):
     expected = SPARSE_KEYS | paper_keys(path) if path.parent == IMAGENET else SPARSE_KEYS
     if dense["model.backbone.type"].startswith("mmsparse."):
         expected = expected - {"model.backbone.type"}
+    if "_whole-" in path.stem:
+        expected = expected | {"model.backbone.sparsity.places"}
+        expected |= {f"model.{part}.{key}" for part in whole_parts(path) for key in ("type", "sparsity.keep_ratio")}
+        if "upernet" in path.stem:
+            expected |= {"model.decode_head.sparsity.tile"}
+        if "retinanet" in path.stem:
+            expected |= {"model.bbox_head.route_predictors"}
     assert differing == expected
 
 
@@ -282,9 +304,11 @@ def test_a_dense_checkpoint_fits_and_keeping_everything_gives_its_features(name:
     dense, dynamic = build(Config.fromfile(twin(path))), build(Config.fromfile(path))
     loaded = dynamic.load_state_dict(dense.state_dict(), strict=False)
     assert loaded.unexpected_keys == []
-    assert {key.split(".")[1] for key in loaded.missing_keys} == {"router"}
+    parts = whole_parts(path) if "_whole-" in path.stem else ["backbone"]
+    assert {key.rpartition(".router.")[0] for key in loaded.missing_keys} == set(parts)
 
-    assert dynamic.backbone.router.keep_ratio == (0.7, 0.5, 0.3)
+    ratios = (0.5, 0.5, 0.5, 0.3, 0.1, 0.5) if "_whole-" in path.stem else (0.7, 0.5, 0.3)
+    assert dynamic.backbone.router.keep_ratio == ratios
     set_keep_ratio(dynamic, 1.0)
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
