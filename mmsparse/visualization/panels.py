@@ -1,5 +1,6 @@
 """One picture through one model: what came in, where the model looked, what it found."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,16 @@ def draw_predictions(
     else:
         height, width = sample.pred_sem_seg.data.shape[-2:]
         large = cv2.resize(image, (width, height))
-        options, found = dict(withLabels=False), "segmentation"
+        options, found = _without_names(visualizer), "segmentation"
     visualizer.add_datasample("", large, sample, draw_gt=False, **options)
     captions = ("input", f"where it looked: {share.mean():.0%} of the decisions slow", found)
     draw_where(path, image, share, visualizer.get_image(), captions)
+
+
+def _without_names(visualizer: Visualizer) -> dict[str, bool]:
+    """No class names across the label map; the stacks spell the argument differently."""
+    known = inspect.signature(visualizer.add_datasample).parameters
+    return {name: False for name in ("with_labels", "withLabels") if name in known}
 
 
 def _input_scale(sample: Any) -> torch.Tensor:
