@@ -8,12 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from mmsparse.sparsity.budget import Place, check_keep_ratio, expand_keep_ratio
-
-from .stock_parts import check_keys, kind_name, route_parts, router_arguments
-
-DEFAULT_PLACES: list[Place] = [(2, 1), (2, 2), (2, 3)]  # three in the third stage; their count is what matters here
-
+from .stock_parts import check_keys, check_part, kind_name, route_parts, router_arguments
 
 STOCK_CONSTRUCTORS = (
     "DefaultOptimWrapperConstructor",
@@ -74,7 +69,7 @@ def sparsify(
         _route_backbone(cfg, ratios.pop("backbone"), sparsity, optional=bool(parts))
     for name, ratio in ratios.items():
         more = {} if parts[name] is True else parts[name]
-        route_parts(cfg.model, name, cfg.get("default_scope"), dict(keep_ratio=check_keep_ratio(ratio), **more))
+        route_parts(cfg.model, name, cfg.get("default_scope"), dict(keep_ratio=ratio, **more))
     cfg.custom_hooks = _with_hook(cfg.get("custom_hooks"), dict(type="mmsparse.SparsityHook", **(hook or {})))
     if teacher is not None:
         arguments = dict(teacher=teacher) if isinstance(teacher, str) else dict(teacher)
@@ -111,10 +106,10 @@ def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], opti
     family, translate = SUPPORTED[backbone.kind]
     own = {"DynamicSwin": {"skip_windows"}, "DynamicViT": {"cumulative"}}.get(family, set())
     check_keys("sparsity", family, sparsity, (router_arguments("Router") - {"plain", "cumulative"}) | own)
-    _check_keep_ratio(keep_ratio, family, sparsity.get("places"))
     translate(backbone)
     backbone.cfg.type = f"mmsparse.{family}"
     backbone.cfg.sparsity = dict(keep_ratio=keep_ratio, **sparsity)
+    check_part(backbone.cfg, backbone.path, cfg.get("default_scope"))
 
 
 def find_backbone(cfg: Config) -> Backbone:
@@ -158,17 +153,6 @@ def _new_config(cfg: Config | Mapping[str, Any]) -> Config:
     return Config(copy.deepcopy(dict(cfg)))
 
 
-def _check_keep_ratio(keep_ratio: Any, family: str, places: Sequence[Place] | str | None) -> None:
-    if family == "DynamicViT" and not isinstance(keep_ratio, Sequence):
-        check_keep_ratio(keep_ratio)  # its rule, r, r^2, r^3, fits any number
-    elif family == "DynamicViT" and places is None:
-        for ratio in keep_ratio:
-            check_keep_ratio(ratio)
-    else:
-        stages = [(stage, 1) for stage in (0, 1, 3)] if places == "every_stage" else []
-        expand_keep_ratio(keep_ratio, sorted(DEFAULT_PLACES + stages) if places is None or stages else places)
-
-
 def _with_hook(hooks: Sequence[Any] | None, hook: dict[str, Any]) -> list[Any]:
     """The hooks and this one; one of its type that is there already takes its arguments."""
     hooks = list(hooks or [])
@@ -208,7 +192,18 @@ def _check_arguments(cfg: Config) -> None:
                 raise ValueError(f"sparsify: {hook['type']}: {error}") from error
     wrapper = cfg.get("optim_wrapper")
     if wrapper and wrapper.get("constructor") == "mmsparse.SparsityOptimWrapperConstructor":
-        check_paramwise_cfg(wrapper.get("paramwise_cfg") or {})
+        paramwise = wrapper.get("paramwise_cfg") or {}
+        check_paramwise_cfg(paramwise)
+        if paramwise.get("freeze_epochs") and _counts_iterations(cfg.get("train_cfg") or {}):
+            raise ValueError(
+                f"sparsify: argument `param_groups`: got freeze_epochs={paramwise['freeze_epochs']}, but the training "
+                f"counts iterations (train_cfg={dict(cfg.train_cfg)}). Give freeze_iters instead"
+            )
+
+
+def _counts_iterations(train_cfg: Mapping[str, Any]) -> bool:
+    by_iteration = "max_iters" in train_cfg or not train_cfg.get("by_epoch", True)
+    return by_iteration or "IterBased" in kind_name(train_cfg.get("type"))
 
 
 def _keep(backbone: Backbone) -> None:

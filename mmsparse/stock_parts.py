@@ -1,11 +1,15 @@
 """Which necks and heads of a dense config can be routed, and under which names."""
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
+from torch.overrides import TorchFunctionMode
 
 KEYS = {"neck": ("neck",), "head": ("rpn_head", "bbox_head", "decode_head")}  # RoI and auxiliary heads stay dense
 
@@ -51,6 +55,31 @@ def route_parts(model: ConfigDict, which: str, scope: str | None, sparsity: Mapp
             _check_mmseg_fpn(part)
         part.cfg.type = f"mmsparse.{SUPPORTED[which][part.kind]}"
         part.cfg.sparsity = dict(sparsity)
+        check_part(part.cfg, part.path, scope)
+
+
+def check_part(cfg: ConfigDict, path: str, scope: str | None) -> None:
+    """Build a part without its weights, so that mistakes surface now and in the words of its class."""
+    from mmsparse.registry import MODELS
+
+    try:
+        with DefaultScope.overwrite_default_scope(scope), _WithoutWeights():
+            MODELS.build(copy.deepcopy(cfg))
+    except TypeError as error:
+        raise TypeError(f"sparsify: {path}: {error}") from error
+    except (AssertionError, KeyError, ValueError) as error:  # the stock classes assert
+        raise ValueError(f"sparsify: {path}: {error}") from error
+
+
+class _WithoutWeights(TorchFunctionMode):
+    """Parameters are on the meta device and cost nothing; ``torch.device("meta")`` alone would also take the numbers
+    that stock constructors compute with tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def parts_to_route(model: ConfigDict, scope: str | None) -> dict[str, bool]:

@@ -243,6 +243,7 @@ class Router(Budgeted):
                 "maps whole. Remove it, or use mmsparse.DynamicViT"
             )
         if places is None or places == EVERY_STAGE:
+            _check_default_places(default_places, depths, plain)
             others = set(range(len(depths))) - {stage for stage, _ in default_places} if places else ()
             places = sorted([*default_places, *((stage, 1) for stage in others if depths[stage] > 1)])
         self.places = _check_places(places, depths)
@@ -359,6 +360,17 @@ def routed_blocks(places: Sequence[Place], depths: Sequence[int]) -> list[Place]
     """Every block behind the first place of its stage."""
     first = {stage: min(block for s, block in places if s == stage) for stage, _ in places}
     return [(stage, block) for stage in sorted(first) for block in range(first[stage], depths[stage])]
+
+
+def _check_default_places(places: Sequence[Place], depths: Sequence[int], plain: bool) -> None:
+    if places and all(stage < len(depths) and block < depths[stage] for stage, block in places):
+        return
+    fitting = [(stage, min(1, depth - 1)) for stage, depth in enumerate(depths)]  # any keep ratio fits one a stage
+    raise ValueError(
+        f"The default places of the argument `places`, which are the paper's {list(places) or 'three'}, do not fit a "
+        f"network with {list(depths)} blocks. Name places, such as "
+        f"places={[block for _, block in fitting] if plain else fitting}"
+    )
 
 
 def _check_places(places: Sequence[Place], depths: Sequence[int]) -> tuple[Place, ...]:

@@ -279,6 +279,61 @@ def test_refusals_say_what_was_found_and_what_would_do(cfg, arguments, sentence)
         mmsparse.sparsify(cfg, **arguments)
 
 
+SWIN = of(dict(type="SwinTransformer"))
+SHALLOW = of(dict(type="ConvNeXt", arch=dict(depths=[2, 2, 2, 2], channels=[8, 16, 32, 64])), "mmpretrain")
+
+
+@pytest.mark.parametrize(
+    "cfg, arguments, sentence",
+    [
+        (SHALLOW, {}, r"The default places .*do not fit .*such as places=\[\(0, 1\), \(1, 1\), \(2, 1\), \(3, 1\)\]$"),
+        (of(dict(type="SwinTransformer", depths=(2, 2, 2, 2))), {}, r"do not fit a network with \[2, 2, 2, 2\] blocks"),
+        (SWIN, dict(sparsity=dict(places=[(0, 9)])), r"`places` to hold .*but got \(0, 9\)"),
+        (SWIN, dict(sparsity=dict(scorer="dict(type='MLPScorer')")), r"but got \"dict\(type='MLPScorer'\)\""),
+        (SWIN, dict(sparsity=dict(scorer=dict(type="NoScorer"))), "but got 'NoScorer'"),
+        (SWIN, dict(sparsity=dict(explore=2)), r"`explore` to be in \(0, 1\], but got 2"),
+        (of(dict(type="VisionTransformer"), "mmpretrain"), dict(sparsity=dict(explore=0.5)), "can only be 1.0"),
+        (of(dict(type="ConvNeXt", depths=[2]), "mmpretrain"), {}, "unexpected keyword argument 'depths'"),
+    ],
+)
+def test_what_could_not_be_built_is_refused(cfg, arguments, sentence):
+    with pytest.raises((ValueError, TypeError), match=f"^sparsify: model.backbone: .*{sentence}"):
+        mmsparse.sparsify(cfg, **arguments)
+
+
+@pytest.mark.parametrize(
+    "part, sentence",
+    [
+        (dict(neck=dict(tile=0)), "model.neck: .*`tile` to be a positive whole number, but got 0"),
+        (dict(head=dict(scorer=dict(type="NoScorer"))), "model.rpn_head: .*'NoScorer'"),
+    ],
+)
+def test_parts_that_could_not_be_built_are_refused(part, sentence):
+    with pytest.raises(ValueError, match=f"^sparsify: {sentence}"):
+        mmsparse.sparsify(stock(STOCK["swin-det"]), **part)
+
+
+def test_trying_a_part_draws_no_weights():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    mmsparse.sparsify(SWIN)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    "train_cfg", [dict(type="IterBasedTrainLoop", max_iters=160000), dict(by_epoch=False), dict(max_iters=9)]
+)
+def test_epochs_of_a_training_that_counts_iterations(train_cfg):
+    cfg = {**SWIN, "optim_wrapper": dict(type="OptimWrapper"), "train_cfg": train_cfg}
+    with pytest.raises(ValueError, match="freeze_epochs=5, but the training counts iterations.*Give freeze_iters"):
+        mmsparse.sparsify(cfg, param_groups=dict(freeze_epochs=5))
+    wrapper = mmsparse.sparsify(cfg, param_groups=dict(freeze_iters=5)).optim_wrapper
+    assert wrapper.paramwise_cfg.to_dict() == dict(freeze_iters=5)
+    cfg["train_cfg"] = dict(type="EpochBasedTrainLoop", max_epochs=12)
+    assert mmsparse.sparsify(cfg, param_groups=dict(freeze_epochs=5)).optim_wrapper.paramwise_cfg.freeze_epochs == 5
+
+
 def test_wrong_types():
     with pytest.raises(TypeError, match="`cfg` to be a Config or a dict, but got 'swin.py'"):
         mmsparse.sparsify("swin.py")

@@ -132,6 +132,24 @@ def test_places_are_checked(places, error):
         Router((3, 3, 9, 3), (8, 8, 8, 8), [(2, 1)], places=places)
 
 
+@pytest.mark.parametrize(
+    "depths, plain, default, advice",
+    [
+        ([2, 4, 2], False, [(2, 1), (2, 2), (2, 3)], [(0, 1), (1, 1), (2, 1)]),
+        ([2, 1, 2, 2], False, [(2, 1), (2, 2), (2, 3)], [(0, 1), (1, 0), (2, 1), (3, 1)]),
+        ([3, 3], False, [(2, 1), (2, 2), (2, 3)], [(0, 1), (1, 1)]),
+        ([1], True, [], [0]),
+    ],
+)
+@pytest.mark.parametrize("places", [None, "every_stage"])
+def test_a_network_too_shallow_for_the_default_places_is_told_which_fit(depths, plain, default, advice, places):
+    with pytest.raises(ValueError, match=r"The default places .*do not fit a network with \[.*\] blocks") as caught:
+        Router(depths, [8] * len(depths), default, places=places, plain=plain)
+    assert str(caught.value).endswith(f"Name places, such as places={advice}")
+    pairs = [(0, block) for block in advice] if plain else advice
+    assert Router(depths, [8] * len(depths), default, places=pairs, plain=plain).places == tuple(pairs)
+
+
 def test_what_was_dropped_takes_nothing_of_the_budget():
     before = Selection((2, 3), torch.tensor([[True, False, True, True, True, False]]), count=4)
     scores = torch.tensor([[0.1, 9.0, 0.4, 0.3, 0.2, 8.0]])
