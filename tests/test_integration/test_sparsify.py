@@ -1,6 +1,7 @@
 """`mmsparse.sparsify`: a stock dense config in, a dynamic one out."""
 
 import copy
+import re
 import runpy
 
 import pytest
@@ -357,6 +358,13 @@ def test_the_tool_writes_a_file_that_stands_alone_and_says_what_changed(tmp_path
     assert out.read_text() == before
 
 
+def run_in_process(monkeypatch, *args):
+    monkeypatch.setattr("sys.argv", ["sparsify_config.py", *map(str, args)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools/misc/sparsify_config.py"), run_name="__main__")
+    return ended.value.code
+
+
 @pytest.mark.parametrize(
     "config, sentence",
     [
@@ -367,11 +375,41 @@ def test_the_tool_writes_a_file_that_stands_alone_and_says_what_changed(tmp_path
 )
 def test_the_tool_refuses_in_one_sentence(config, sentence, tmp_path, monkeypatch, capsys):
     out = tmp_path / "dynamic.py"
-    monkeypatch.setattr("sys.argv", ["sparsify_config.py", config, str(out)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "tools/misc/sparsify_config.py"), run_name="__main__")
+    assert run_in_process(monkeypatch, config, out) == 2 and not out.exists()
     (_line,) = [text for text in capsys.readouterr().err.splitlines() if sentence in text]
-    assert ended.value.code == 2 and not out.exists()
+
+
+def test_the_tool_takes_dotted_keys(tmp_path, monkeypatch):
+    out = tmp_path / "dynamic.py"
+    pairs = ["scorer.type=MLPScorer", "scorer.hidden=8", "selector.type=GumbelSelector",
+             "fast_path.type=LinearFastPath", "explore=0.5", "places=[(0,1),(2,1)]"]  # fmt: skip
+    assert run_in_process(monkeypatch, STOCK["swin-det"], out, "--sparsity", *pairs) == 0
+    assert Config.fromfile(out).model.backbone.sparsity == dict(
+        keep_ratio=0.7,
+        scorer=dict(type="MLPScorer", hidden=8),
+        selector=dict(type="GumbelSelector"),
+        fast_path=dict(type="LinearFastPath"),
+        explore=0.5,
+        places=[(0, 1), (2, 1)],
+    )
+
+
+@pytest.mark.parametrize(
+    "name, options, sentence",
+    [
+        ("swin-det", ["--keep-ratio", "1.5"], r"`--keep-ratio` to be in \(0, 1\], but got 1.5"),
+        ("swin-det", ["--keep-ratio", "0.3"], "`--keep-ratio`=0.3 leaves -0.1"),
+        ("swin-det", ["--keep-ratio", "0.7", "0.5", "--neck"], r"`--keep-ratio` to be one number"),
+        ("swin-det", ["--sparsity", "keep_ratio=0.5"], "Give the argument `--keep-ratio` instead"),
+        ("swin-det", ["--sparsity", "scorer.type=NoScorer"], "but got 'NoScorer'"),
+        ("swin-seg", ["--neck"], "argument `--neck`: the model has no neck. Supported are mmdet.FPN"),
+    ],
+)
+def test_the_tool_names_its_flags(name, options, sentence, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "dynamic.py"
+    assert run_in_process(monkeypatch, STOCK[name], out, *options) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert re.search(sentence, printed[-1]) and not out.exists()
 
 
 def test_the_whole_network_by_one_line():

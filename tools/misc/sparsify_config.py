@@ -1,6 +1,7 @@
 """Write the dynamic twin of a dense config as one self-contained file, and print what changed."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from mmengine.hub import get_config
 
 from mmsparse import compat, env, sparsify
 
+FLAGS = re.compile("`(keep_ratio|sparsity|neck|head|teacher)`")  # arguments of sparsify, as its errors name them
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -17,7 +20,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("out", metavar="OUT", help="the file to write")
     parser.add_argument("--keep-ratio", type=float, nargs="+", default=[0.7], help="one number, or one per place")
     parser.add_argument(
-        "--sparsity", nargs="+", action=DictAction, help="key=value pairs of the backbone's argument `sparsity`"
+        "--sparsity",
+        nargs="+",
+        action=DictAction,
+        help="key=value pairs of the backbone's argument `sparsity`, such as explore=0.5 scorer.type=MLPScorer",
     )
     parser.add_argument("--neck", action="store_true", help="route the 3x3 convolutions of the neck, too")
     parser.add_argument("--head", action="store_true", help="route the 3x3 convolutions of the dense heads, too")
@@ -34,9 +40,10 @@ def main() -> int:
     try:
         out = writable(args.out, args.overwrite)
         dense = read(args.config)
-        dynamic = sparsify(dense, ratio, neck=args.neck, head=args.head, sparsity=args.sparsity, teacher=args.teacher)
+        sparsity = nested(args.sparsity or {})
+        dynamic = sparsify(dense, ratio, neck=args.neck, head=args.head, sparsity=sparsity, teacher=args.teacher)
     except (ValueError, TypeError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(FLAGS.sub(lambda name: "`--" + name[1].replace("_", "-") + "`", str(error)), file=sys.stderr)
         return 2
     out.parent.mkdir(parents=True, exist_ok=True)
     dynamic.dump(out)
@@ -53,6 +60,13 @@ def writable(path: str, overwrite: bool) -> Path:
     if Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} is there already. Name another file, or add --overwrite")
     return Path(path)
+
+
+def nested(pairs: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys name keys of inner dicts, as in --cfg-options."""
+    cfg = Config()
+    cfg.merge_from_dict(pairs)
+    return cfg.to_dict()
 
 
 def read(path: str) -> Config:
