@@ -1,6 +1,7 @@
 """From a config file to a model, a runner or a loader: what every tool does first, so that mistakes surface early."""
 
 import argparse
+import copy
 import gc
 import os
 from collections.abc import Sequence
@@ -43,14 +44,18 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
     """Read a config for either stack and fit it to this machine."""
     env.require()
     compat.prepare()
-    if "::" in path:
-        cfg = Config.fromstring(f"_base_ = {path!r}", ".py")
-    elif Path(path).is_file():
-        cfg = Config.fromfile(path)
-    else:
+    if "::" not in path and not Path(path).is_file():
         raise FileNotFoundError(f"Expected argument `config` to be a config file or lib::path, but got {path!r}")
-    if options:
-        cfg.merge_from_dict(options)
+    try:
+        cfg = Config.fromstring(f"_base_ = {path!r}", ".py") if "::" in path else Config.fromfile(path)
+    except Exception as error:  # a config is a program: it can fail in any way
+        raise ValueError(f"Argument `config`: cannot read {path!r}: {type(error).__name__}: {error}") from error
+    if "model" not in cfg:
+        raise ValueError(f"Argument `config`: {path!r} describes no `model`")
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"--cfg-options do not fit {path!r}: {error}") from error
     cfg.launcher = launcher
     if not torch.cuda.is_available():
         _fit_to_cpu(cfg)
@@ -104,49 +109,70 @@ def choose_start(cfg: Config, resume: str | None, load_from: str | None) -> None
         cfg.load_from = resume
 
 
-def check_checkpoint(path: str) -> str:
+def check_checkpoint(path: str, argument: str = "checkpoint") -> str:
     if "://" not in path and not Path(path).is_file():
-        raise FileNotFoundError(f"Expected argument `checkpoint` to be a file, but got {path!r}")
+        raise FileNotFoundError(f"Expected argument `{argument}` to be a file, but got {path!r}")
     return path
 
 
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load a checkpoint; a dense one may lack what is new, another model's is refused."""
+def read_checkpoint(path: str, argument: str = "checkpoint") -> dict[str, Any]:
+    check_checkpoint(path, argument)
+    try:
+        content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except Exception as error:  # unpickling fails in many ways
+        reason = f"is not a checkpoint that PyTorch can read ({type(error).__name__})"
+        raise ValueError(f"Argument `{argument}`: {path} {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Argument `{argument}`: {path} holds no weights, but a {type(content).__name__}")
+    return content
+
+
+def weights_of(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint, as mmengine finds them."""
+    state = content.get("state_dict", content)
+    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def check_weights(model: nn.Module, state: dict[str, torch.Tensor], path: str, argument: str = "checkpoint") -> None:
+    """A dense checkpoint may lack what is new, another model's is refused."""
     own = model.state_dict()
-    state = load_checkpoint_state(check_checkpoint(path))
     absent = [key for key in own if key not in state and not key.endswith(COMPUTED)]
     dense = not any(".router." in f".{key}" for key in state)
     missing = [key for key in absent if not (dense and ".router." in f".{key}")]
     misshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or misshaped:
         raise RuntimeError(
-            f"Argument `checkpoint`: {path} does not fit this model: {len(missing)} keys are missing "
+            f"Argument `{argument}`: {path} does not fit this model: {len(missing)} keys are missing "
             f"(such as {missing[:3]}), {len(misshaped)} have other shapes (such as {misshaped[:3]}). "
             "Use a checkpoint that was trained with this config or with its dense twin"
         )
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load a checkpoint of this model or of its dense twin."""
+    check_weights(model, weights_of(read_checkpoint(path)), path)
     load_checkpoint(model, path, map_location="cpu", strict=False)
-
-
-def load_checkpoint_state(path: str) -> dict[str, torch.Tensor]:
-    content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
-    state = content.get("state_dict", content)
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def build_model(
     cfg: Config, checkpoint: str | None = None, keep_ratio: float | Sequence[float] | None = None
 ) -> nn.Module:
     """The config's model in evaluation mode on the best device, without fetching initial weights."""
-    init_default_scope(cfg.get("default_scope", "mmengine"))
-    model_cfg = cfg.model.copy()
-    without_pretrained(model_cfg)
-    model = MODELS.build(model_cfg)
+    model = build_plain(cfg)
     model.cfg = cfg
     if checkpoint:
         load_weights(model, checkpoint)
     if keep_ratio is not None:
         set_keep_ratio(model, keep_ratio)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def build_plain(cfg: Config) -> nn.Module:
+    """The config's model with random weights."""
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    model_cfg = copy.deepcopy(cfg.model)
+    without_pretrained(model_cfg)
+    return MODELS.build(model_cfg)
 
 
 def without_pretrained(cfg: Any) -> None:

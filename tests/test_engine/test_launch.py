@@ -6,6 +6,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmsparse.engine.launch import choose_start, load_weights
+from mmsparse.engine.preflight import check_backbone, check_start
 from mmsparse.models import DynamicConvNeXt, DynamicSwin
 
 
@@ -65,3 +66,28 @@ def test_a_checkpoint_of_other_places_is_refused_and_a_dense_one_not(tmp_path):
         load_weights(convnext((2, 0), (2, 2)), saved(trained, tmp_path))
     dense = {key: value for key, value in trained.items() if "router" not in key}
     load_weights(convnext((2, 0), (2, 2)), saved(dense, tmp_path))
+
+
+def test_training_begins_with_what_fits_the_backbone(tmp_path):
+    model = convnext((2, 0), (2, 2))
+    state = {key: value for key, value in model.state_dict().items() if "router" not in key}
+    check_backbone(model, saved({**state, "head.weight": torch.ones(3)}, tmp_path))  # the dense twin's, another head
+    check_backbone(model, saved({f"module.{key}": value for key, value in state.items()}, tmp_path))
+    count = len(state)
+    for others, message in (
+        ({key.removeprefix("backbone."): value for key, value in state.items()}, f"{count} are missing .*, 0 have"),
+        ({key: torch.ones(2, 2, 2) for key in state}, f"0 are missing .*, {count} have other shapes"),
+        (swin().state_dict(), f"{count - 2} are missing .*, 2 have other shapes"),  # norm3.*
+        ({"conv.weight": torch.zeros(1)}, f"{count} are missing"),
+    ):
+        with pytest.raises(RuntimeError, match=rf"`load_from`: .* does not fit this model: of the {count} .*{message}"):
+            check_backbone(model, saved(others, tmp_path))
+
+
+def test_load_from_of_the_config_and_resume_are_checked(tmp_path):
+    other = saved({"conv.weight": torch.zeros(1)}, tmp_path)
+    model = convnext((2, 0), (2, 2))
+    check_start(model, Config(dict(load_from=None, resume=False)))
+    for resume, name in ((False, "load_from"), (True, "resume")):
+        with pytest.raises(RuntimeError, match=f"Argument `{name}`: .* does not fit this model"):
+            check_start(model, Config(dict(load_from=other, resume=resume)))

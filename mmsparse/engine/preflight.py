@@ -1,0 +1,57 @@
+"""What would stop a training late, found before its runner is built and has filled the screen."""
+
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.registry import HOOKS
+from mmengine.runner import find_latest_checkpoint
+from torch import nn
+
+from mmsparse.apis import set_keep_ratio
+
+from .launch import COMPUTED, build_plain, check_weights, read_checkpoint, weights_of
+
+FITTING = 0.1  # share of the backbone's weights; chance hits between architectures stay far below
+
+
+def check_training(cfg: Config) -> None:
+    model = build_plain(cfg)
+    for hook in cfg.get("custom_hooks") or []:
+        if isinstance(hook, dict) and str(hook.get("type")).startswith("mmsparse."):
+            HOOKS.build({key: value for key, value in hook.items() if key != "priority"})
+    check_start(model, cfg)
+
+
+def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[float] | None) -> None:
+    model = build_plain(cfg)
+    check_weights(model, weights_of(read_checkpoint(checkpoint)), checkpoint)
+    if keep_ratio is not None:
+        set_keep_ratio(model, keep_ratio)
+
+
+def check_start(model: nn.Module, cfg: Config) -> None:
+    """Is the checkpoint that training begins with one of this model?"""
+    if cfg.resume:
+        path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
+        check_weights(model, weights_of(read_checkpoint(path, "resume")), path, "resume")
+    elif cfg.load_from:
+        check_backbone(model, cfg.load_from)
+
+
+def check_backbone(model: nn.Module, path: str) -> None:
+    """Training may begin with another task's head, even with a part of a backbone, but not with nothing of it.
+
+    mmengine loads what fits and trains on from random weights, however little that is.
+    """
+    state = weights_of(read_checkpoint(path, "load_from"))
+    own = {key: value for key, value in model.state_dict().items() if not key.endswith(COMPUTED)}
+    backbone = {k: v for k, v in own.items() if k.startswith("backbone.") and ".router." not in k} or own
+    missing = [key for key in backbone if key not in state]
+    misshaped = [key for key, value in backbone.items() if key in state and state[key].shape != value.shape]
+    fitting = len(backbone) - len(missing) - len(misshaped)
+    if fitting < FITTING * len(backbone):
+        raise RuntimeError(
+            f"Argument `load_from`: {path} does not fit this model: of the {len(backbone)} keys of its backbone "
+            f"{len(missing)} are missing (such as {missing[:3]}), {len(misshaped)} have other shapes (such as "
+            f"{misshaped[:3]}). Use a checkpoint of this backbone or of its dense twin; heads may differ"
+        )
