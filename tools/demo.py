@@ -20,6 +20,7 @@ from mmsparse.analysis.focus import object_focus
 from mmsparse.analysis.report import picture_macs, time_beside_dense
 from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
 from mmsparse.engine.launch import build_model, prepare_batch, prepare_work_dir, read_config, read_pictures
+from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.visualization.panels import draw_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,4 +190,5 @@ def report(model: torch.nn.Module, control: torch.nn.Module, pictures: list[dict
 
 
 if __name__ == "__main__":
-    main()
+    with say_mistakes():
+        main()

@@ -13,7 +13,6 @@ from mmsparse.engine.launch import (
     add_keep_ratio,
     add_launcher,
     build_runner,
-    check_checkpoint,
     close_process_group,
     load_weights,
     prepare_work_dir,
@@ -21,6 +20,8 @@ from mmsparse.engine.launch import (
     read_keep_ratio,
     without_pretrained,
 )
+from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.engine.preflight import check_testing
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,9 +44,9 @@ def parse_args() -> argparse.Namespace:
 
 def test(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options, args.launcher)
-    check_checkpoint(args.checkpoint)
     prepare_work_dir(cfg, args.work_dir, args.config)
     cfg.load_from, cfg.resume = None, False  # loaded below, with a check that it fits
+    check_testing(cfg, args.checkpoint, read_keep_ratio(args))
     without_pretrained(cfg.model)
     if args.show or args.show_dir:
         if "visualization" not in cfg.get("default_hooks", {}):
@@ -74,5 +75,6 @@ def test(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    test(parse_args())
+    with say_mistakes():
+        test(parse_args())
     close_process_group()

@@ -13,6 +13,8 @@ from mmsparse.engine.launch import (
     read_config,
     use_amp,
 )
+from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.engine.preflight import check_training
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,9 +48,11 @@ def train(args: argparse.Namespace) -> None:
     if cfg.get("randomness", {}).get("seed") is not None:
         hook = dict(type="mmsparse.SeedHook", seed=cfg.randomness.seed)  # a resumed run draws what it would have drawn
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
+    check_training(cfg)
     build_runner(cfg).train()
 
 
 if __name__ == "__main__":
-    train(parse_args())
+    with say_mistakes():
+        train(parse_args())
     close_process_group()

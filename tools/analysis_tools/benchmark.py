@@ -21,6 +21,7 @@ from mmsparse.engine.launch import (
     read_keep_ratio,
     read_pictures,
 )
+from mmsparse.engine.mistakes import say_mistakes
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,4 +80,5 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with say_mistakes():
+        main()

@@ -15,6 +15,7 @@ from mmsparse.engine.launch import (
     read_keep_ratio,
     read_pictures,
 )
+from mmsparse.engine.mistakes import say_mistakes
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with say_mistakes():
+        main()

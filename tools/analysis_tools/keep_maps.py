@@ -14,6 +14,7 @@ from mmsparse.engine.launch import (
     read_keep_ratio,
     read_pictures,
 )
+from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.visualization.panels import draw_predictions
 
 
@@ -42,4 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with say_mistakes():
+        main()

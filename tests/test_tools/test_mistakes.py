@@ -1,0 +1,62 @@
+"""What users get wrong ends in one sentence, before anything long has begun."""
+
+import pytest
+import torch
+from commands import run_tool
+
+DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
+
+
+def last_line(name, *args):
+    code, out, err = run_tool(name, *args)
+    assert code == 2 and "Traceback" not in err, (out, err)
+    assert len((out + err).splitlines()) < 30, (out, err)  # no runner was built
+    return err.splitlines()[-1]
+
+
+@pytest.fixture
+def other(tmp_path):
+    torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    return tmp_path / "other.pth"
+
+
+TRAIN, TEST, FLOPS, BENCHMARK, MAPS = (
+    "train",
+    "test",
+    *(f"analysis_tools/{name}" for name in ("get_flops", "benchmark", "keep_maps")),
+)
+SEVERAL = ["--keep-ratio", "0.5", "0.5"]
+
+
+@pytest.mark.parametrize(
+    "name, args, message",
+    [
+        (TRAIN, ["none.py"], "`config` to be a config file or lib::path, but got 'none.py'"),
+        (TRAIN, ["mmdet::none.py"], "Argument `config`: cannot read 'mmdet::none.py'"),
+        (TRAIN, ["README.md"], "Argument `config`: cannot read 'README.md'"),
+        (TRAIN, [DEMO, "--cfg-options", "model.type.new=1"], "--cfg-options do not fit"),
+        (TRAIN, [DEMO, "--cfg-options", "model.backbone.sparsity.keep_ratio=1.5"], "in (0, 1], but got 1.5"),
+        (TRAIN, [DEMO, "--cfg-options", "custom_hooks.0.loss_weight=-1"], "`loss_weight`"),
+        (TRAIN, [DEMO, "--auto-scale-lr"], "--auto-scale-lr needs"),
+        (TEST, ["none.py", "none.pth"], "`config` to be a config file"),
+        (TEST, [DEMO, "none.pth"], "`checkpoint` to be a file, but got 'none.pth'"),
+        (TEST, [DEMO, "README.md"], "Argument `checkpoint`: README.md is not a checkpoint that PyTorch can read"),
+        (TEST, [DEMO, "OTHER"], "does not fit this model: "),
+        (FLOPS, ["none.py"], "`config` to be a config file"),
+        (FLOPS, [DEMO, "--checkpoint", "OTHER"], "does not fit this model: "),
+        (FLOPS, [DEMO, *SEVERAL], "keep_ratio"),
+        (BENCHMARK, ["configs/demo/atss_convnext-mini_scenes.py"], "has no dynamic part"),
+        (MAPS, [DEMO, "none.pth", "--out", "maps"], "`checkpoint` to be a file, but got 'none.pth'"),
+    ],
+)
+def test_one_sentence(name, args, message, other, tmp_path):
+    folder = ["--work-dir", tmp_path / "runs"] if name in (TRAIN, TEST) else []
+    line = last_line(name, *(other if arg == "OTHER" else arg for arg in args), *folder)
+    assert line.startswith(f"{name.rpartition('/')[2]}.py: error: ") and message in line
+
+
+@pytest.mark.parametrize("by", ["--load-from", "config"])
+def test_another_models_weights_do_not_start_a_training(by, other, tmp_path):
+    args = ["--load-from", other] if by == "--load-from" else ["--cfg-options", f"load_from={other}"]
+    line = last_line("train", DEMO, "--work-dir", tmp_path / "runs", *args)
+    assert f"`load_from`: {other} does not fit this model: of the" in line
