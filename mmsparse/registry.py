@@ -25,7 +25,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 
 
-def build(cfg: dict[str, Any], **defaults: Any) -> Any:
+def build(cfg: dict[str, Any], base: type = object, argument: str = "cfg", **defaults: Any) -> Any:
     """Build a nested part of a model from its config.
 
     ``MODELS.build`` would look the type up in the scope of the running config (``mmdet``, say) and not find it;
@@ -33,17 +33,27 @@ def build(cfg: dict[str, Any], **defaults: Any) -> Any:
 
     Args:
         cfg: Config with the key ``type``: a name, a scoped name or a class.
+        base: What the class must be a subclass of.
+        argument: How errors call the config.
         defaults: Arguments that the caller supplies; ``cfg`` may override them.
     """
     if not isinstance(cfg, dict) or "type" not in cfg:
-        raise TypeError(f"Expected a config dict with the key 'type', but got {cfg!r}")
+        raise TypeError(_expected(base, argument, cfg))
     kwargs = {**defaults, **cfg}
     kind = kwargs.pop("type")
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if cls is None:
-        known = sorted(name for name in MODELS.module_dict)
-        raise ValueError(f"Expected 'type' to be one of {known} or a scoped name, but got {kind!r}")
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(_expected(base, argument, kind))
     try:
         return cls(**kwargs)
     except TypeError as error:
         raise TypeError(f"{cls.__name__}: {error}") from error
+
+
+def _expected(base: type, argument: str, given: Any) -> str:
+    MODELS.import_from_location()
+    known = sorted(n for n, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, base))
+    return (
+        f"Expected argument `{argument}` to be a dict whose 'type' is one of {known} or another registered subclass of "
+        f"{base.__name__}, but got {given!r}"
+    )

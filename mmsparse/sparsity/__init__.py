@@ -2,7 +2,7 @@
 
 from .budget import check_keep_ratio, expand_keep_ratio, num_keep, paper_places
 from .conv_routing import ConvRouter, RoutedConv2d
-from .fast_paths import IdentityFastPath, LinearFastPath
+from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
 from .routing import Budgeted, Decided, Decision, Router, build_router, route, routed_blocks
 from .scorers import (
@@ -24,6 +24,7 @@ __all__ = [
     "ConvRouter",
     "Decided",
     "Decision",
+    "FastPath",
     "FeatureNormScorer",
     "GumbelSelector",
     "IdentityFastPath",

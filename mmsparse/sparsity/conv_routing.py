@@ -18,7 +18,9 @@ from mmsparse.registry import build
 
 from .budget import check_keep_ratio
 from .routing import Budgeted, Decision, route
+from .scorers import Scorer
 from .selection import Selection
+from .selectors import Selector
 
 
 class RoutedConv2d(nn.Conv2d):
@@ -118,14 +120,15 @@ class ConvRouter(Budgeted):
         else:
             names = {name: conv.in_channels for name, conv in stock.items()}
         for index, (name, channels) in enumerate(names.items()):
-            part = build(scorer or dict(type="LocalGlobalScorer", hidden=max(channels // 16, 1) * 4), channels=channels)
+            slim = dict(type="LocalGlobalScorer", hidden=max(channels // 16, 1) * 4)
+            part = build(scorer or slim, Scorer, "scorer", channels=channels)
             if part.reads_attention:
                 raise ValueError(
                     f"Argument `sparsity`: {type(part).__name__} reads attention, which a convolution lacks. "
                     "Use FeatureNormScorer, or any other scorer"
                 )
             part.index = index
-            choice = build(selector or dict(type="TopKSelector"))
+            choice = build(selector or dict(type="TopKSelector"), Selector, "selector")
             self.decisions[_key(name)] = Decision(f"{prefix}.{name}", part, choice, detach)
         for name, conv in stock.items():
             self.fast_paths[_key(name)] = ConvFastPath(conv.in_channels, conv.out_channels)

@@ -7,8 +7,22 @@ from torch import Tensor, nn
 from mmsparse.registry import MODELS
 
 
+class FastPath(BaseModule):
+    """Base class. ``macs(n)`` is the arithmetic for n rows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def macs(self, rows: int) -> int:
+        return 0
+
+
 @MODELS.register_module()
-class LinearFastPath(BaseModule):
+class LinearFastPath(FastPath):
     """The paper's: LayerNorm and one linear layer.
 
     It starts at zero, so that an untrained fast path passes its locations on unchanged. The paper reaches the same
@@ -16,7 +30,7 @@ class LinearFastPath(BaseModule):
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.norm = nn.LayerNorm(channels, eps=eps)
         self.linear = nn.Linear(channels, channels)
         self.init_weights()
@@ -33,14 +47,8 @@ class LinearFastPath(BaseModule):
 
 
 @MODELS.register_module()
-class IdentityFastPath(BaseModule):
+class IdentityFastPath(FastPath):
     """The locations keep their value: the residual branch adds nothing."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
 
     def forward(self, rows: Tensor) -> Tensor:
         return torch.zeros_like(rows)
-
-    def macs(self, rows: int) -> int:
-        return 0

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from mmsparse.registry import build
 
 from .budget import Place, anneal, expand_keep_ratio, num_keep
-from .scorers import SharedScorer
+from .fast_paths import FastPath
+from .scorers import Scorer, SharedScorer
 from .selection import Selection
-from .selectors import BURIED
+from .selectors import BURIED, Selector
 
 EVERY_STAGE = "every_stage"
 Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
@@ -252,21 +253,21 @@ class Router(Budgeted):
         self.fast_paths = ModuleDict()
         scorer = scorer or dict(type="LocalGlobalScorer")
         narrow = min(channels[stage] for stage, _ in self.places)
-        self.shared_scorer = shared = build(scorer, channels=narrow) if share_scorer else None
+        self.shared_scorer = shared = build(scorer, Scorer, "scorer", channels=narrow) if share_scorer else None
         for index, (stage, block) in enumerate(self.places):
             if shared is None:
-                part = build(scorer, channels=channels[stage])
+                part = build(scorer, Scorer, "scorer", channels=channels[stage])
                 part.index = index
             else:
                 part = SharedScorer(shared, channels[stage])
-            choice = build(selector or dict(type="TopKSelector"))
+            choice = build(selector or dict(type="TopKSelector"), Selector, "selector")
             name = f"b{block}" if plain else f"s{stage}b{block}"
             self.decisions[f"{stage}_{block}"] = Decision(name, part, choice, detach, cumulative)
         self.routed = routed_blocks(self.places, depths)
+        fast_path = fast_path or dict(type="LinearFastPath")
         for stage, block in self.routed:
-            self.fast_paths[f"{stage}_{block}"] = build(
-                fast_path or dict(type="LinearFastPath"), channels=channels[stage]
-            )
+            made = build(fast_path, FastPath, "fast_path", channels=channels[stage])
+            self.fast_paths[f"{stage}_{block}"] = made
         self.set_keep_ratio(keep_ratio)
 
     def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:

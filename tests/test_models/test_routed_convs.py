@@ -117,6 +117,14 @@ def test_dense_initialisation_reaches_routed_convolutions():
             "AttentionScorer reads attention, which a convolution lacks",
         ),
         (
+            lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(scorer=dict(type="TopKSelector"))),
+            "Expected argument `scorer` .*but got 'TopKSelector'",
+        ),
+        (
+            lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(selector=dict(type="MLPScorer"))),
+            "Expected argument `selector` .*but got 'MLPScorer'",
+        ),
+        (
             lambda: DynamicFPN(**FPN_ARGS, conv_cfg=dict(type="DCNv2", deform_groups=1), sparsity={}),
             "DynamicFPN: its layer fpn_convs.0.conv is a ModulatedDeformConv2dPack, but only plain",
         ),

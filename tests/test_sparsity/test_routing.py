@@ -5,9 +5,11 @@ import torch
 
 from mmsparse.sparsity import (
     Decision,
+    FastPath,
     GumbelSelector,
     LocalGlobalScorer,
     Router,
+    Scorer,
     Selection,
     ThresholdSelector,
     TopKSelector,
@@ -148,6 +150,58 @@ def test_a_network_too_shallow_for_the_default_places_is_told_which_fit(depths, 
     assert str(caught.value).endswith(f"Name places, such as places={advice}")
     pairs = [(0, block) for block in advice] if plain else advice
     assert Router(depths, [8] * len(depths), default, places=pairs, plain=plain).places == tuple(pairs)
+
+
+KINDS = {
+    "scorer": (
+        "['AttentionScorer', 'FeatureNormScorer', 'KeyNormScorer', 'LocalGlobalScorer', 'MLPScorer', 'RandomScorer'] "
+        "or another registered subclass of Scorer"
+    ),
+    "selector": "['GumbelSelector', 'ThresholdSelector', 'TopKSelector'] or another registered subclass of Selector",
+    "fast_path": "['IdentityFastPath', 'LinearFastPath'] or another registered subclass of FastPath",
+}
+
+
+@pytest.mark.parametrize("argument, kinds", KINDS.items())
+@pytest.mark.parametrize("given", ["Nothing", "DynamicSwin", "mmdet.ResNet", None])
+def test_a_part_of_another_kind_is_refused_with_those_that_fit(argument, kinds, given):
+    """Another room's part would be found out in the first forward only."""
+    with pytest.raises(ValueError) as caught:
+        Router([4], [16], [(0, 1)], **{argument: dict(type=given)})
+    expected = f"Expected argument `{argument}` to be a dict whose 'type' is one of {kinds}, but got {given!r}"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("argument, given", zip(KINDS, ["TopKSelector", "MLPScorer", "RandomScorer"], strict=True))
+def test_parts_of_the_router_in_each_others_place(argument, given):
+    with pytest.raises(ValueError, match=f"`{argument}` .*but got '{given}'"):
+        Router([4], [16], [(0, 1)], **{argument: dict(type=given)})
+    with pytest.raises(TypeError, match=f"`{argument}` .*but got {{'kind': 1}}"):
+        Router([4], [16], [(0, 1)], **{argument: dict(kind=1)})
+
+
+class Brightness(Scorer):
+    def forward(self, tokens, alive=None):
+        return tokens.mean(-1)
+
+
+class Halving(FastPath):
+    def forward(self, rows):
+        return -rows / 2
+
+
+class FirstOnes(TopKSelector):
+    pass
+
+
+def test_classes_of_ones_own():
+    parts = dict(scorer=dict(type=Brightness), selector=dict(type=FirstOnes), fast_path=dict(type=Halving))
+    router = Router([4], [16], [(0, 1)], **parts).eval()
+    tokens = torch.arange(4.0).view(1, 4, 1).expand(1, 4, 16)
+    assert router.decide(0, 1, tokens, (2, 2)).keep_mask.tolist() == [[False, True, True, True]]  # 0.7 of 4
+    assert router.fast_path(0, 1)(torch.ones(1, 16), None).tolist() == [[-0.5] * 16]
+    with pytest.raises(ValueError, match="`scorer` .*but got <class '.*Halving'>"):
+        Router([4], [16], [(0, 1)], scorer=dict(type=Halving))
 
 
 def test_what_was_dropped_takes_nothing_of_the_budget():

@@ -86,8 +86,6 @@ def test_mistakes_are_named():
         LocalGlobalScorer(8, hidden=2)
     with pytest.raises(ValueError, match="`hidden` to be positive, but got 0"):
         MLPScorer(8, hidden=0)
-    with pytest.raises(ValueError, match=r"'type' to be one of \[.*LocalGlobalScorer.*\].*'NoSuchScorer'"):
-        build(dict(type="NoSuchScorer"), channels=8)
     with pytest.raises(TypeError, match="LocalGlobalScorer: .*unexpected keyword argument 'width'"):
         build(dict(type="LocalGlobalScorer", width=3), channels=8)
 
