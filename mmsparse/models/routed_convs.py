@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmsparse.sparsity import ConvRouter
@@ -39,6 +40,15 @@ class RoutedConvs:
         """How many levels each convolution is applied to; None if they have their own."""
         return None
 
+    def forward(self, x: Sequence[Tensor]) -> Any:
+        if self.router is None:
+            return super().forward(x)
+        x = [m.contiguous(memory_format=torch.channels_last) for m in x]  # a location's channels side by side
+        if not self.router.shared:
+            return super().forward(x)
+        with self.router.decided(x):
+            return super().forward(x)
+
 
 class RoutedTowers(RoutedConvs):
     """The same for a head that is applied to every level of a pyramid: a decision a level, shared by all towers."""
@@ -50,9 +60,3 @@ class RoutedTowers(RoutedConvs):
 
     def shared_by(self) -> int:
         return self.prior_generator.num_levels
-
-    def forward(self, x: Sequence[Tensor]) -> Any:
-        if self.router is None:
-            return super().forward(x)
-        with self.router.decided(x):
-            return super().forward(x)

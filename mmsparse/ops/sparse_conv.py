@@ -58,8 +58,7 @@ def sparse_conv2d(
         (R, tile * tile * D), for each chosen tile its locations row by row. Beyond the border of the map it holds what
         the convolution gives there.
     """
-    reach = _reach(weight, dilation)
-    return _conv_tiles(_padded(x, tile, reach), x.shape, weight, bias, idx, tile, dilation, groups)
+    return _conv_tiles(_rows(x), x.shape, weight, bias, idx, tile, dilation, groups)
 
 
 def slow_fast_conv2d(
@@ -82,26 +81,24 @@ def slow_fast_conv2d(
         tile: Locations along a side of a tile.
         dilation: Of the kernel.
     """
-    batch, _, height, width = x.shape
-    high, wide = (tile * n for n in tile_grid((height, width), tile))
-    reach = _reach(slow[0], dilation)
-    padded = _padded(x, tile, reach)
+    batch, channels, height, width = x.shape
+    rows, grid = _rows(x), tuple(tile * n for n in tile_grid((height, width), tile))
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    rows = x.new_empty(batch * high * wide, len(slow[0]), dtype=dtype)
+    out = x.new_empty(batch * grid[0] * grid[1], len(slow[0]), dtype=dtype)
     # Few tiles at a time stay in the processor's caches; each call packs the kernel anew, so not too few.
-    count = max(1, 4 * slow[0].numel() // ((tile + 2 * reach) ** 2 * padded.shape[1]))
+    count = max(1, 4 * slow[0].numel() // ((tile + 2 * _reach(slow[0], dilation)) ** 2 * channels))
     for part in keep_idx.split(count):
-        kept = _conv_tiles(padded, x.shape, *slow, part, tile, dilation)
-        rows.index_copy_(0, _window_rows(x.shape, part, tile, 0, 0), kept.view(-1, len(slow[0])))
+        kept = _conv_tiles(rows, x.shape, *slow, part, tile, dilation)
+        out.index_copy_(0, _window(grid, part, tile, 0)[0], kept.view(-1, len(slow[0])))
     for part in rest_idx.split(count):
-        rest = F.linear(padded.index_select(0, _window_rows(x.shape, part, tile, reach, 0)), *fast)
-        rows.index_copy_(0, _window_rows(x.shape, part, tile, 0, 0), rest)
-    return rows.view(batch, high, wide, -1)[:, :height, :width].permute(0, 3, 1, 2)
+        rest = rows.index_select(0, _window((height, width), part, tile, 0)[0])
+        out.index_copy_(0, _window(grid, part, tile, 0)[0], F.linear(rest, *fast))
+    return out.view(batch, *grid, -1)[:, :height, :width].permute(0, 3, 1, 2)
 
 
 def _conv_tiles(
-    padded: Tensor,
+    rows: Tensor,
     shape: torch.Size,
     weight: Tensor,
     bias: Tensor | None,
@@ -110,10 +107,11 @@ def _conv_tiles(
     dilation: int,
     groups: int = 1,
 ) -> Tensor:
-    """From the rows of a padded map to (R, tile * tile * D)."""
+    """From the rows (B * H * W, C) of a map to (R, tile * tile * D)."""
     reach = _reach(weight, dilation)
-    side, channels = tile + 2 * reach, padded.shape[1]
-    patches = padded.index_select(0, _window_rows(shape, idx, tile, reach, reach))
+    side, channels = tile + 2 * reach, rows.shape[1]
+    where, outside = _window(shape[-2:], idx, tile, reach)
+    patches = rows.index_select(0, where).masked_fill_(outside.unsqueeze(1), 0)
     if tile == 1 and groups == 1 and dilation == 1:  # one location each: a matrix product
         return F.linear(patches.view(len(idx), side * side * channels), weight.permute(0, 2, 3, 1).flatten(1), bias)
     patches = patches.view(len(idx), side, side, channels).permute(0, 3, 1, 2)  # channels-last memory
@@ -126,19 +124,28 @@ def _reach(weight: Tensor, dilation: int) -> int:
     return dilation * (weight.shape[-1] // 2)
 
 
-def _padded(x: Tensor, tile: int, reach: int) -> Tensor:
-    """The map with a border of zeros such that every tile has its halo, as rows (B * high * wide, C)."""
-    high, wide = tile_grid(x.shape[-2:], tile)
-    below, right = high * tile - x.shape[-2], wide * tile - x.shape[-1]
-    return F.pad(x.permute(0, 2, 3, 1), (0, 0, reach, right + reach, reach, below + reach)).flatten(0, 2)
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) as (B * H * W, C); a view if the map is in channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _window_rows(shape: torch.Size, idx: Tensor, tile: int, border: int, halo: int) -> Tensor:
-    """Row numbers of the locations of the chosen tiles, with a halo around each, in a map with a border."""
-    high, wide = tile_grid(shape[-2:], tile)
-    width = wide * tile + 2 * border
+def _window(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Tensor, Tensor]:
+    """Where the locations of chosen tiles, each with a halo, are among the rows of maps of a size.
+
+    Args:
+        size: Height and width of the maps.
+        idx: (R,) flat numbers of the tiles.
+        tile: Locations along a side of a tile.
+        halo: Locations around it.
+
+    Returns:
+        Row numbers (R * side * side), the nearest one for locations beyond the border, and which those are.
+    """
+    (height, width), (high, wide) = size, tile_grid(size, tile)
     image, place = idx // (high * wide), idx % (high * wide)
-    top = image * (high * tile + 2 * border) + place // wide * tile + border - halo
-    side = torch.arange(tile + 2 * halo, device=idx.device)
-    within = side.view(-1, 1) * width + side
-    return ((top * width + place % wide * tile + border - halo).view(-1, 1) + within.view(1, -1)).flatten()
+    step = torch.arange(-halo, tile + halo, device=idx.device)
+    y = (place // wide * tile).unsqueeze(1) + step  # (R, side)
+    x = (place % wide * tile).unsqueeze(1) + step
+    outside = ((y < 0) | (y >= height)).unsqueeze(2) | ((x < 0) | (x >= width)).unsqueeze(1)
+    row = image.unsqueeze(1) * height + y.clamp(0, height - 1)
+    return (row.unsqueeze(2) * width + x.clamp(0, width - 1).unsqueeze(1)).flatten(), outside.flatten()

@@ -67,7 +67,9 @@ class DynamicConvNeXt(ConvNeXt):
                     x = self._routed(block, self.router.fast_path(i, j), x, selection)
             if i in self.out_indices:
                 norm = getattr(self, f"norm{i}")
-                outs.append(norm(x.mean([-2, -1], keepdim=True)).flatten(1) if self.gap_before_final_norm else norm(x))
+                pooled = x.mean([-2, -1], keepdim=True) if self.gap_before_final_norm else x
+                out = _layer_norm(pooled, norm)
+                outs.append(out.flatten(1) if self.gap_before_final_norm else out)
         return tuple(outs)
 
     def macs(self, height: int, width: int) -> int:
