@@ -1,0 +1,53 @@
+"""A share of the arithmetic in, the keep ratio out."""
+
+import pytest
+import torch
+from mmdet.models.necks import FPN
+from torch import nn
+
+from mmsparse.analysis import count_macs, fit_keep_ratio
+from mmsparse.apis import find_decisions, set_keep_ratio
+from mmsparse.models import DynamicConvNeXt, DynamicFPN, DynamicViT
+
+SMALL = dict(arch="atto", out_indices=[0, 1, 2, 3], gap_before_final_norm=False)
+VIT = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
+
+
+class Network(nn.Module):
+    def __init__(self, **sparsity):
+        super().__init__()
+        self.backbone = DynamicConvNeXt(**SMALL, sparsity=dict(places="every_stage", **sparsity))
+        self.neck = DynamicFPN(in_channels=[40, 80, 160, 320], out_channels=32, num_outs=5, sparsity={})
+
+    def forward(self, x):
+        return self.neck(self.backbone(x))
+
+
+@pytest.mark.parametrize("macs", [0.6, 0.75, 0.9])
+def test_the_whole_network_gets_one_ratio(macs):
+    model, x = Network().eval(), torch.randn(1, 3, 224, 320)
+    set_keep_ratio(model, 1.0)
+    dense = count_macs(model, lambda: model(x)).total
+    ratio = fit_keep_ratio(model, macs, lambda: model(x))
+    assert {d.keep_ratio for d in find_decisions(model)} == {ratio}
+    assert count_macs(model, lambda: model(x)).total / dense == pytest.approx(macs, abs=0.003)
+
+
+def test_attention_bends_the_line():
+    model = DynamicViT(arch=VIT, out_type="featmap", out_indices=[3], sparsity={}).eval()
+    x = torch.randn(1, 3, 448, 448)
+    set_keep_ratio(model, 1.0)
+    dense = count_macs(model, lambda: model(x)).total
+    fit_keep_ratio(model, 0.5, lambda: model(x))
+    assert count_macs(model, lambda: model(x)).total / dense == pytest.approx(0.5, abs=0.003)
+
+
+def test_what_cannot_be_reached():
+    model, x = Network().eval(), torch.randn(1, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"`macs`=0.05 cannot be reached. Keep ratios from 0.01 to 0.99 leave 0\.\d+ "):
+        fit_keep_ratio(model, 0.05, lambda: model(x))
+    with pytest.raises(ValueError, match=r"`macs` to be in \(0, 1\), but got 60"):
+        fit_keep_ratio(model, 60, lambda: model(x))
+    dense = FPN(in_channels=[8], out_channels=8, num_outs=1)
+    with pytest.raises(ValueError, match="FPN has no dynamic part"):
+        fit_keep_ratio(dense, 0.5, lambda: dense([torch.randn(1, 8, 4, 4)]))
