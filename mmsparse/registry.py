@@ -4,6 +4,8 @@ Nothing optional is imported here: the modules named in ``locations`` are import
 their errors do reach the user.
 """
 
+import inspect
+from collections.abc import Collection
 from typing import Any
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -44,6 +46,7 @@ def build(cfg: dict[str, Any], base: type = object, argument: str = "cfg", **def
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(_expected(base, argument, kind))
+    check_arguments(f"argument `{argument}`", kwargs, cls)
     try:
         return cls(**kwargs)
     except TypeError as error:
@@ -57,3 +60,17 @@ def _expected(base: type, argument: str, given: Any) -> str:
         f"Expected argument `{argument}` to be a dict whose 'type' is one of {known} or another registered subclass of "
         f"{base.__name__}, but got {given!r}"
     )
+
+
+def check_arguments(where: str, given: Collection[str], cls: type) -> None:
+    """Say which keys of a config its class does not know; one that takes ``**kwargs`` knows all."""
+    parameters = inspect.signature(cls).parameters
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+        check_keys(where, given, parameters, cls.__name__)
+
+
+def check_keys(where: str, given: Collection[str], known: Collection[str], owner: str = "it") -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        what = f"the unknown key{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}"
+        raise ValueError(f"{where} has {what}; {owner} knows {sorted(known)}")

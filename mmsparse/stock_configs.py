@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from .stock_parts import check_keys, check_part, kind_name, route_parts, router_arguments
+from .stock_parts import check_part, kind_name, route_parts
 
 STOCK_CONSTRUCTORS = (
     "DefaultOptimWrapperConstructor",
@@ -104,8 +104,6 @@ def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], opti
         print_log(f"The backbone stays dense. {error}", "current")
         return
     family, translate = SUPPORTED[backbone.kind]
-    own = {"DynamicSwin": {"skip_windows"}, "DynamicViT": {"cumulative"}}.get(family, set())
-    check_keys("sparsity", family, sparsity, (router_arguments("Router") - {"plain", "cumulative"}) | own)
     translate(backbone)
     backbone.cfg.type = f"mmsparse.{family}"
     backbone.cfg.sparsity = dict(keep_ratio=keep_ratio, **sparsity)
@@ -182,14 +180,14 @@ def _set_param_groups(cfg: Config, more: dict[str, Any]) -> None:
 def _check_arguments(cfg: Config) -> None:
     """Mistakes surface here, not when the written config is trained."""
     from mmsparse.engine.optim_constructor import check_paramwise_cfg
-    from mmsparse.registry import HOOKS
+    from mmsparse.registry import HOOKS, check_arguments
 
     for hook in cfg.custom_hooks:
-        if isinstance(hook, dict) and kind_name(hook.get("type")).startswith("mmsparse."):
-            try:
-                HOOKS.build(dict(hook))
-            except TypeError as error:
-                raise ValueError(f"sparsify: {hook['type']}: {error}") from error
+        kind = kind_name(hook.get("type")) if isinstance(hook, dict) else ""
+        if kind.startswith("mmsparse."):
+            arguments = {key: value for key, value in hook.items() if key not in ("type", "priority")}
+            check_arguments(f"sparsify: {kind}", arguments, HOOKS.get(kind))
+            HOOKS.get(kind)(**arguments)
     wrapper = cfg.get("optim_wrapper")
     if wrapper and wrapper.get("constructor") == "mmsparse.SparsityOptimWrapperConstructor":
         paramwise = wrapper.get("paramwise_cfg") or {}

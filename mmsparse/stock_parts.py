@@ -1,7 +1,6 @@
 """Which necks and heads of a dense config can be routed, and under which names."""
 
 import copy
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,23 +27,8 @@ def kind_name(kind: Any) -> str:
     return f"{kind.__module__.split('.')[0]}.{kind.__name__}" if isinstance(kind, type) else str(kind)
 
 
-def router_arguments(router: str) -> set[str]:
-    """What users may give a router in ``sparsity``."""
-    from mmsparse import sparsity
-
-    parameters = inspect.signature(getattr(sparsity, router).__init__).parameters
-    return {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-
-
-def check_keys(argument: str, what: str, given: Mapping[str, Any], allowed: set[str]) -> None:
-    unknown = sorted(given.keys() - allowed)
-    if unknown:
-        raise ValueError(f"sparsify: argument `{argument}` has unknown keys {unknown}; {what} knows {sorted(allowed)}")
-
-
 def route_parts(model: ConfigDict, which: str, scope: str | None, sparsity: Mapping[str, Any]) -> None:
     """Make the ``neck`` or the heads (``head``) of a model's config dynamic, or say in a sentence why not."""
-    check_keys(which, "it", sparsity, router_arguments("ConvRouter"))
     found = list(_parts(model, which, scope))
     fitting = [part for part in found if part.kind in SUPPORTED[which]]
     if not fitting:

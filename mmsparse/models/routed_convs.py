@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmsparse.sparsity import ConvRouter
+from mmsparse.registry import check_keys
+from mmsparse.sparsity import ConvRouter, router_keys
 
 
 class RoutedConvs:
@@ -27,10 +28,12 @@ class RoutedConvs:
                 f"{type(self).__name__}: expected argument `sparsity` to be a dict or None, but got {sparsity!r}"
             )
         if sparsity is not None:
+            where = f"{type(self).__name__}: argument `sparsity`"
+            check_keys(where, sparsity, router_keys(ConvRouter))
             try:
                 self.router = ConvRouter(self, self.routed_convs, self.shared_by(), self.prefix, **sparsity)
-            except TypeError as error:
-                raise TypeError(f"{type(self).__name__}: argument `sparsity`: {error}") from error
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{where}: {error}") from error
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         """Names of the convolutions that work on the so many finest levels."""

@@ -4,7 +4,7 @@ from .budget import check_keep_ratio, expand_keep_ratio, num_keep, paper_places
 from .conv_routing import ConvRouter, RoutedConv2d
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
-from .routing import Budgeted, Decided, Decision, Router, build_router, route, routed_blocks
+from .routing import Budgeted, Decided, Decision, Router, build_router, route, routed_blocks, router_keys
 from .scorers import (
     AttentionScorer,
     FeatureNormScorer,
@@ -49,5 +49,6 @@ __all__ = [
     "ratio_loss",
     "route",
     "routed_blocks",
+    "router_keys",
     "score_loss",
 ]

@@ -124,7 +124,7 @@ class ConvRouter(Budgeted):
             part = build(scorer or slim, Scorer, "scorer", channels=channels)
             if part.reads_attention:
                 raise ValueError(
-                    f"Argument `sparsity`: {type(part).__name__} reads attention, which a convolution lacks. "
+                    f"{type(part).__name__} reads attention, which a convolution lacks. "
                     "Use FeatureNormScorer, or any other scorer"
                 )
             part.index = index
@@ -204,7 +204,7 @@ def _routable(module: nn.Module, name: str) -> nn.Conv2d:
     else:
         return conv
     raise ValueError(
-        f"{type(module).__name__}: its layer {name} {what}, but only plain square convolutions of odd size, stride 1 "
+        f"its layer {name} {what}, but only plain square convolutions of odd size, stride 1 "
         "and one group can be routed. Use the stock class, or remove `sparsity`"
     )
 

@@ -1,7 +1,8 @@
 """Routing: rows of a map through slow | fast and back to a whole map, and the places where that is decided."""
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
-from mmsparse.registry import build
+from mmsparse.registry import build, check_keys
 
 from .budget import Place, anneal, expand_keep_ratio, num_keep
 from .fast_paths import FastPath
@@ -206,6 +207,7 @@ class Router(Budgeted):
         depths: Number of blocks of each stage.
         channels: Number of channels of each stage.
         default_places: Where decisions are taken unless ``places`` says otherwise.
+        plain: The backbone has no hierarchy: successive places keep r, r^2, r^3.
         keep_ratio: One number (expanded by the paper's rule, see ``expand_keep_ratio``) or one per place.
         places: (stage, block) pairs, counted from 0. Or "every_stage": the default ones, and of all other stages the
             second block.
@@ -215,7 +217,6 @@ class Router(Budgeted):
         explore: Fraction of unselected rows whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
         share_scorer: One scorer for all places; a linear layer brings stages of more channels to the fewest.
-        plain: The backbone has no hierarchy: successive places keep r, r^2, r^3.
         cumulative: What a place drops stays dropped (plain backbones only).
     """
 
@@ -224,6 +225,7 @@ class Router(Budgeted):
         depths: Sequence[int],
         channels: Sequence[int],
         default_places: Sequence[Place],
+        plain: bool = False,
         *,
         keep_ratio: float | Sequence[float] = 0.7,
         places: Sequence[Place] | str | None = None,
@@ -233,14 +235,13 @@ class Router(Budgeted):
         explore: float = 1.0,
         detach: bool = True,
         share_scorer: bool = False,
-        plain: bool = False,
         cumulative: bool = False,
     ) -> None:
         super().__init__(explore, detach)
         check_flags(share_scorer=share_scorer, cumulative=cumulative)
         if cumulative and not plain:
             raise ValueError(
-                "Argument `sparsity`: cumulative=True drops locations for good, but a hierarchical backbone keeps its "
+                "cumulative=True drops locations for good, but a hierarchical backbone keeps its "
                 "maps whole. Remove it, or use mmsparse.DynamicViT"
             )
         if places is None or places == EVERY_STAGE:
@@ -335,19 +336,25 @@ def build_router(
     default_places: Sequence[Place],
     plain: bool = False,
     attends: bool = True,
+    own: Collection[str] = (),
 ) -> Router | None:
     """The router that a backbone's argument ``sparsity`` asks for; None for a dense one.
 
-    ``attends`` says whether the backbone has attention that scorers may read.
+    ``attends`` says whether the backbone has attention that scorers may read, ``own`` names the keys of ``sparsity``
+    that it reads itself.
     """
     if sparsity is None:
         return None
     if not isinstance(sparsity, dict):
         raise TypeError(f"Expected argument `sparsity` to be a dict or None, but got {sparsity!r}")
+    if "skip_windows" in sparsity and "skip_windows" not in own:
+        raise ValueError("Argument `sparsity`: skip_windows is only for mmsparse.DynamicSwin. Remove it")
+    check_keys("Argument `sparsity`", sparsity, {*router_keys(Router), *own})
+    arguments = {key: value for key, value in sparsity.items() if key not in own}
     try:
-        router = Router(depths, channels, default_places, plain=plain, **sparsity)
-    except TypeError as error:
-        raise TypeError(f"Argument `sparsity`: {error}") from error
+        router = Router(depths, channels, default_places, plain, **arguments)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Argument `sparsity`: {error}") from error
     for decision in router.decisions.values():
         if decision.scorer.reads_attention and not attends:
             raise ValueError(
@@ -355,6 +362,12 @@ def build_router(
                 "Use FeatureNormScorer, or any other scorer"
             )
     return router
+
+
+def router_keys(router: type[Budgeted]) -> set[str]:
+    """What users may give a router in ``sparsity``."""
+    parameters = inspect.signature(router).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 def routed_blocks(places: Sequence[Place], depths: Sequence[int]) -> list[Place]:

@@ -89,8 +89,32 @@ def test_deepcopy_before_a_step():
         (dict(arch="mini"), ValueError, r"`arch` to be one of \['atto'.*but got 'mini'"),
         (dict(arch=dict(depths=[1])), ValueError, "depths and channels"),
         (dict(sparsity=0.7), TypeError, "`sparsity` to be a dict or None, but got 0.7"),
-        (dict(sparsity=dict(ratio=0.7)), TypeError, "`sparsity`: .*unexpected keyword argument 'ratio'"),
-        (dict(sparsity=dict(keep_ratio=1.5)), ValueError, r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
+        (
+            dict(sparsity=dict(ratio=0.7, plain=True)),
+            ValueError,
+            r"^Argument `sparsity` has the unknown keys 'plain', 'ratio'; it knows \['cumulative', 'detach', "
+            r"'explore', 'fast_path', 'keep_ratio', 'places', 'scorer', 'selector', 'share_scorer'\]$",
+        ),
+        (
+            dict(sparsity=dict(skip_windows=True)),
+            ValueError,
+            "^Argument `sparsity`: skip_windows is only for mmsparse.DynamicSwin",
+        ),
+        (
+            dict(sparsity=dict(cumulative=True)),
+            ValueError,
+            "^Argument `sparsity`: cumulative=True drops .* or use mmsparse.DynamicViT$",
+        ),
+        (
+            dict(depth=3),
+            TypeError,
+            "^DynamicConvNeXt: .*'depth'.* arguments of ConvNeXt: arch, in_channels, ",
+        ),
+        (
+            dict(sparsity=dict(keep_ratio=1.5)),
+            ValueError,
+            r"^Argument `sparsity`: Expected argument `keep_ratio` to be in \(0, 1\], but got 1.5",
+        ),
         (dict(sparsity=dict(places=[(5, 0)])), ValueError, r"`places` to hold .*but got \(5, 0\)"),
         (dict(sparsity=dict(explore=0)), ValueError, r"`explore` to be in \(0, 1\], but got 0"),
         (dict(norm_cfg=dict(type="BN")), ValueError, "'LN2d', but got 'BN'"),

@@ -120,8 +120,22 @@ def test_frozen_stages_freeze_their_routing_too():
     "kwargs, error, message",
     [
         (dict(sparsity=0.7), TypeError, "`sparsity` to be a dict or None, but got 0.7"),
-        (dict(sparsity=dict(ratio=0.7)), TypeError, "`sparsity`: .*unexpected keyword argument 'ratio'"),
-        (dict(sparsity=dict(keep_ratio=1.5)), ValueError, r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
+        (
+            dict(sparsity=dict(ratio=0.7, plain=True)),
+            ValueError,
+            r"^Argument `sparsity` has the unknown keys 'plain', 'ratio'; it knows \['cumulative', 'detach', "
+            r"'explore', 'fast_path', 'keep_ratio', 'places', 'scorer', 'selector', 'share_scorer', 'skip_windows'\]$",
+        ),
+        (
+            dict(arch="tiny"),
+            TypeError,
+            "^DynamicSwin: .*'arch'. .* takes the arguments of SwinTransformer: .*embed_dims, .*depths, num_heads, ",
+        ),
+        (
+            dict(sparsity=dict(keep_ratio=1.5)),
+            ValueError,
+            r"^Argument `sparsity`: Expected argument `keep_ratio` to be in \(0, 1\], but got 1.5",
+        ),
         (dict(sparsity=dict(places=[(2, 9)])), ValueError, r"`places` to hold .*but got \(2, 9\)"),
     ],
 )

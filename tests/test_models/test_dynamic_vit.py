@@ -223,6 +223,13 @@ def test_frozen_blocks_freeze_their_places():
         (dict(window_size=-1, with_cls_token=False), ValueError, "`window_size` to be a whole number >= 0"),
         (dict(window_size=7.0, with_cls_token=False), ValueError, "`window_size` to be a whole number .* but got 7.0"),
         (dict(global_attn_indexes=[1]), ValueError, "if there are windows, but got 0"),
+        (
+            dict(sparsity=dict(skip_windows=True)),
+            ValueError,
+            "^Argument `sparsity`: skip_windows is only for mmsparse.DynamicSwin",
+        ),
+        (dict(sparsity=dict(ratio=0.7)), ValueError, "^Argument `sparsity` has the unknown key 'ratio'; it knows "),
+        (dict(depth=3), TypeError, "^DynamicViT: .*'depth'.* arguments of VisionTransformer: arch, img_size, "),
         (dict(sparsity=dict(explore=0.5)), ValueError, "`explore` can only be 1.0, but got 0.5"),
         (dict(sparsity=dict(keep_ratio=1.5)), ValueError, r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
         (dict(sparsity=dict(places=[4])), ValueError, "block < .* but got"),

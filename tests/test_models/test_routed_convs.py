@@ -109,12 +109,15 @@ def test_dense_initialisation_reaches_routed_convolutions():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(tile=0)), "`tile` to be a positive whole number, but got 0"),
+        (
+            lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(tile=0)),
+            "^DynamicFPN: argument `sparsity`: Expected argument `tile` to be a positive .*, but got 0",
+        ),
         (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(levels=1.5)), "`levels` to be a positive whole number, .* 1.5"),
         (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(keep_ratio=1.5)), r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
         (
             lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(scorer=dict(type="AttentionScorer"))),
-            "AttentionScorer reads attention, which a convolution lacks",
+            "^DynamicFPN: argument `sparsity`: AttentionScorer reads attention, which a convolution lacks",
         ),
         (
             lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(scorer=dict(type="TopKSelector"))),
@@ -126,11 +129,11 @@ def test_dense_initialisation_reaches_routed_convolutions():
         ),
         (
             lambda: DynamicFPN(**FPN_ARGS, conv_cfg=dict(type="DCNv2", deform_groups=1), sparsity={}),
-            "DynamicFPN: its layer fpn_convs.0.conv is a ModulatedDeformConv2dPack, but only plain",
+            "DynamicFPN: argument `sparsity`: its layer fpn_convs.0.conv is a ModulatedDeformConv2dPack, but",
         ),
         (
             lambda: DynamicChannelMapper(in_channels=[8, 8], out_channels=8, kernel_size=1, sparsity={}),
-            r"DynamicChannelMapper: its layer convs.0.conv has a kernel of \(1, 1\), but only plain",
+            r"DynamicChannelMapper: argument `sparsity`: its layer convs.0.conv has a kernel of \(1, 1\), but",
         ),
     ],
 )
@@ -140,7 +143,9 @@ def test_what_cannot_be_routed_is_named(build, message):
 
 
 def test_unknown_keys_are_named():
-    with pytest.raises(TypeError, match="DynamicFPN: argument `sparsity`: .*unexpected keyword argument 'ratio'"):
+    known = "'detach', 'explore', 'keep_ratio', 'levels', 'scorer', 'selector', 'tile'"
+    sentence = rf"^DynamicFPN: argument `sparsity` has the unknown key 'ratio'; it knows \[{known}\]$"
+    with pytest.raises(ValueError, match=sentence):
         DynamicFPN(**FPN_ARGS, sparsity=dict(ratio=0.5))
     with pytest.raises(TypeError, match="DynamicFPN: expected argument `sparsity` to be a dict or None, but got 0.5"):
         DynamicFPN(**FPN_ARGS, sparsity=0.5)

@@ -180,6 +180,22 @@ def test_parts_of_the_router_in_each_others_place(argument, given):
         Router([4], [16], [(0, 1)], **{argument: dict(kind=1)})
 
 
+def test_an_unknown_key_of_a_part_is_named_with_those_it_knows():
+    known = r"ThresholdSelector knows \['momentum', 'tau'\]"
+    with pytest.raises(ValueError, match=f"argument `selector` has the unknown key 'threshold'; {known}"):
+        Router([4], [16], [(0, 1)], selector=dict(type="ThresholdSelector", threshold=0.5))
+
+
+class AnyKey(TopKSelector):
+    def __init__(self, **kwargs):
+        super().__init__(kwargs["temperature"])
+
+
+def test_a_class_that_takes_any_key_is_given_it():
+    router = Router([4], [16], [(0, 1)], selector=dict(type=AnyKey, temperature=2.0))
+    assert router.decisions["0_1"].selector.tau == 2.0
+
+
 class Brightness(Scorer):
     def forward(self, tokens, alive=None):
         return tokens.mean(-1)

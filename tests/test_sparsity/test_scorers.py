@@ -10,6 +10,7 @@ from mmsparse.sparsity import (
     MLPScorer,
     RandomScorer,
     Router,
+    Scorer,
     ThresholdSelector,
     ratio_loss,
 )
@@ -86,8 +87,10 @@ def test_mistakes_are_named():
         LocalGlobalScorer(8, hidden=2)
     with pytest.raises(ValueError, match="`hidden` to be positive, but got 0"):
         MLPScorer(8, hidden=0)
-    with pytest.raises(TypeError, match="LocalGlobalScorer: .*unexpected keyword argument 'width'"):
-        build(dict(type="LocalGlobalScorer", width=3), channels=8)
+    with pytest.raises(ValueError) as caught:
+        build(dict(type="LocalGlobalScorer", width=3), Scorer, "scorer", channels=8)
+    known = "LocalGlobalScorer knows ['channels', 'eps', 'hidden']"
+    assert str(caught.value) == f"argument `scorer` has the unknown key 'width'; {known}"
 
 
 @pytest.mark.parametrize("scorer", [LocalGlobalScorer(16), FeatureNormScorer(16)], ids=lambda s: type(s).__name__)

@@ -1,6 +1,5 @@
 """ConvNeXt v1 and v2 whose channel mixing is routed; the depthwise convolution stays dense and shared."""
 
-import inspect
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Selection, build_router, paper_places, route
 from mmsparse.sparsity.routing import Path
+
+from .arguments import bind
 
 
 @MODELS.register_module()
@@ -29,7 +30,7 @@ class DynamicConvNeXt(ConvNeXt):
     """
 
     def __init__(self, *args: Any, sparsity: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        arguments = inspect.signature(ConvNeXt.__init__).bind(self, *args, **kwargs).arguments
+        arguments = bind(self, ConvNeXt, args, kwargs).arguments
         _check_arguments(arguments)
         if "out_indices" in arguments and not isinstance(arguments["out_indices"], int):
             arguments["out_indices"] = list(arguments["out_indices"])  # the parent resolves negative ones in place

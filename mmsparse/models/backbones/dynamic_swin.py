@@ -1,6 +1,5 @@
 """Swin Transformer whose channel mixing is routed; windows without a selected location may skip their attention."""
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Selection, build_router, paper_places, route
-from mmsparse.sparsity.routing import Path
+from mmsparse.sparsity.routing import Path, check_flags
 
+from .arguments import bind
 from .routed_attention import BlockAttention, Grid, Windows
 from .swin_weights import fit_swin_weights
 
@@ -50,7 +50,7 @@ class DynamicSwin(SwinTransformer):
         shift_one_window: bool = True,
         **kwargs: Any,
     ) -> None:
-        arguments = inspect.signature(SwinTransformer.__init__).bind(self, *args, **kwargs)
+        arguments = bind(self, SwinTransformer, args, kwargs)
         arguments.apply_defaults()
         super().__init__(*args, **kwargs)
         self.convert_weights = convert_weights
@@ -58,13 +58,10 @@ class DynamicSwin(SwinTransformer):
         size = to_2tuple(arguments.arguments["pretrain_img_size"])
         self._pretrain_grid = tuple(length // self._patch_size for length in size)
         self.depths = [len(stage.blocks) for stage in self.stages]
-        self.skip_windows = False
-        if isinstance(sparsity, dict) and "skip_windows" in sparsity:
-            sparsity = dict(sparsity)
-            self.skip_windows = sparsity.pop("skip_windows")
-            if not isinstance(self.skip_windows, bool):
-                raise TypeError(f"Expected argument `skip_windows` to be True or False, but got {self.skip_windows!r}")
-        self.router = build_router(sparsity, self.depths, self.num_features, paper_places(self.depths, deep_step=2))
+        places = paper_places(self.depths, deep_step=2)
+        self.router = build_router(sparsity, self.depths, self.num_features, places, own=("skip_windows",))
+        self.skip_windows = (sparsity or {}).get("skip_windows", False)
+        check_flags(skip_windows=self.skip_windows)
         self._freeze_stages()
 
     @property

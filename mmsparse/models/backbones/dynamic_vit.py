@@ -1,6 +1,5 @@
 """Vision Transformer whose whole blocks are routed: attention and feed-forward network, among selected tokens."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import IdentityFastPath, Selection, build_router
 
+from .arguments import bind
 from .routed_attention import BlockAttention, Grid, Groups, Windows, dense_attention, masked_attention, packed_attention
 
 
@@ -45,7 +45,7 @@ class DynamicViT(VisionTransformer):
         with_cp: bool = False,
         **kwargs: Any,
     ) -> None:
-        arguments = inspect.signature(VisionTransformer.__init__).bind(self, *args, **kwargs).arguments
+        arguments = bind(self, VisionTransformer, args, kwargs).arguments
         arguments.pop("self")
         _check_arguments(arguments)
         if "out_indices" in arguments and not isinstance(arguments["out_indices"], int):
