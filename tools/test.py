@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
@@ -13,6 +14,7 @@ from mmsparse.engine.launch import (
     add_keep_ratio,
     add_launcher,
     build_runner,
+    check_writable,
     close_process_group,
     load_weights,
     prepare_work_dir,
@@ -45,6 +47,8 @@ def parse_args() -> argparse.Namespace:
 def test(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
+    if args.out:
+        check_writable(Path(args.out).parent, "out")
     cfg.load_from, cfg.resume = None, False  # loaded below, with a check that it fits
     check_testing(cfg, args.checkpoint, read_keep_ratio(args))
     without_pretrained(cfg.model)

@@ -86,15 +86,17 @@ def close_process_group() -> None:
 
 
 def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
-    """Command line, then config, then ./work_dirs/<name>; refuse one that cannot be written to."""
+    """Command line, then config, then ./work_dirs/<name>."""
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
-    try:
-        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-        writable = os.access(cfg.work_dir, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise PermissionError(f"Argument `work_dir`: cannot write to {cfg.work_dir!r}. Choose another with --work-dir")
+    check_writable(cfg.work_dir, "work_dir")
+
+
+def check_writable(folder: str | Path, argument: str) -> None:
+    """Refuse a folder that is not there and cannot be made, or cannot be written to."""
+    folder = Path(folder).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise PermissionError(f"Argument `{argument}`: cannot write to the folder {str(folder)!r}. Choose another")
 
 
 def choose_start(cfg: Config, resume: str | None, load_from: str | None) -> None:

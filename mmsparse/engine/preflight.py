@@ -1,8 +1,11 @@
 """What would stop a training late, found before its runner is built and has filled the screen."""
 
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
@@ -33,9 +36,35 @@ def check_start(model: nn.Module, cfg: Config) -> None:
     """Is the checkpoint that training begins with one of this model?"""
     if cfg.resume:
         path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
-        check_weights(model, weights_of(read_checkpoint(path, "resume")), path, "resume")
+        content = read_checkpoint(path, "resume")
+        lacking = [key for key in ("meta", "state_dict", "message_hub") if key not in content]
+        if lacking:
+            raise ValueError(
+                f"Argument `resume`: {path} is not a training's checkpoint, it has no {' and no '.join(lacking)}. "
+                "To start a new training from its weights use --load-from"
+            )
+        check_weights(model, weights_of(content), path, "resume")
+        check_groups(model, cfg, content.get("optimizer"), path)
     elif cfg.load_from:
         check_backbone(model, cfg.load_from)
+
+
+def check_groups(model: nn.Module, cfg: Config, saved: dict[str, Any] | None, path: str) -> None:
+    """An optimizer's state goes on only in the parameter groups that it was saved in."""
+    if "optimizer" not in cfg.optim_wrapper or "param_groups" not in (saved or {}):
+        return  # several optimizers, or nothing that was saved
+    logging.disable()  # a constructor may list all its groups, which it will do again
+    try:
+        own = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    finally:
+        logging.disable(logging.NOTSET)
+    then, now = ([len(group["params"]) for group in groups] for groups in (saved["param_groups"], own))
+    if then != now:
+        raise ValueError(
+            f"Argument `resume`: {path} was trained with other parameter groups: {len(then)} of {sum(then)} "
+            f"parameters in all, now {len(now)} of {sum(now)}. Resume with the `optim_wrapper` it was trained with, "
+            "or start a new training from its weights with --load-from"
+        )
 
 
 def check_backbone(model: nn.Module, path: str) -> None:

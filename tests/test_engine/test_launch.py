@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmsparse.engine.launch import choose_start, load_weights
@@ -85,9 +86,27 @@ def test_training_begins_with_what_fits_the_backbone(tmp_path):
 
 
 def test_load_from_of_the_config_and_resume_are_checked(tmp_path):
-    other = saved({"conv.weight": torch.zeros(1)}, tmp_path)
+    other = tmp_path / "other.pth"
+    torch.save(dict(state_dict={"conv.weight": torch.zeros(1)}, meta={}, message_hub={}), other)
     model = convnext((2, 0), (2, 2))
     check_start(model, Config(dict(load_from=None, resume=False)))
     for resume, name in ((False, "load_from"), (True, "resume")):
         with pytest.raises(RuntimeError, match=f"Argument `{name}`: .* does not fit this model"):
-            check_start(model, Config(dict(load_from=other, resume=resume)))
+            check_start(model, Config(dict(load_from=str(other), resume=resume)))
+
+
+@pytest.mark.parametrize("change", ["groups", "sizes"])
+def test_resuming_with_other_parameter_groups_is_refused(change, tmp_path):
+    model = convnext((2, 0), (2, 2))
+    wrapper = dict(optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05), paramwise_cfg=dict(norm_decay_mult=0.0))
+    cfg = Config(dict(optim_wrapper=wrapper, resume=True, load_from=str(tmp_path / "iter_2.pth")))
+    saved = dict(meta=dict(iter=2, epoch=0), message_hub={}, state_dict=model.state_dict())
+    saved["optimizer"] = build_optim_wrapper(model, cfg.optim_wrapper).state_dict()
+    torch.save(saved, tmp_path / "iter_2.pth")
+    check_start(model, cfg)
+    if change == "groups":
+        cfg.optim_wrapper.pop("paramwise_cfg")
+    else:
+        model.backbone.router.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"`resume`: .* other parameter groups: \d+ of \d+ .*with --load-from$"):
+        check_start(model, cfg)

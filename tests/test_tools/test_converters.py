@@ -129,6 +129,12 @@ def test_destinations_that_cannot_be_are_refused(files, monkeypatch, capsys, dst
     assert (files / "dense.pth").read_bytes() == before
 
 
+@pytest.mark.parametrize("tool, name", [(DENSE, "dense"), (DYNAMIC, "dynamic"), (PUBLISH, "converted")])
+def test_destinations_below_a_file_are_refused(files, monkeypatch, capsys, tool, name):
+    error = convert(monkeypatch, capsys, tool, files / f"{name}.pth", files / "page.pth" / "below" / "x.pth", code=2)
+    assert f"'{files}/page.pth/below'" in error and "cannot" in error and error.count("\n") == 1
+
+
 @pytest.fixture
 def trained(tmp_path):
     """A checkpoint as mmengine writes it with an EMA hook."""

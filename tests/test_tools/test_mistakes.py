@@ -38,6 +38,14 @@ SEVERAL = ["--keep-ratio", "0.5", "0.5"]
         (TRAIN, [DEMO, "--cfg-options", "model.backbone.sparsity.keep_ratio=1.5"], "in (0, 1], but got 1.5"),
         (TRAIN, [DEMO, "--cfg-options", "custom_hooks.0.loss_weight=-1"], "`loss_weight`"),
         (TRAIN, [DEMO, "--auto-scale-lr"], "--auto-scale-lr needs"),
+        (TRAIN, [DEMO, "--load-from", "none.pth"], "`load_from` to be a file, but got 'none.pth'"),
+        (TRAIN, [DEMO, "--load-from", "README.md"], "`load_from`: README.md is not a checkpoint that PyTorch can read"),
+        (TRAIN, [DEMO, "--resume", "none.pth"], "`resume` to be a file, but got 'none.pth'"),
+        (
+            TRAIN,
+            [DEMO, "--resume", "OTHER"],
+            "not a training's checkpoint, it has no meta and no message_hub. To",
+        ),
         (TEST, ["none.py", "none.pth"], "`config` to be a config file"),
         (TEST, [DEMO, "none.pth"], "`checkpoint` to be a file, but got 'none.pth'"),
         (TEST, [DEMO, "README.md"], "Argument `checkpoint`: README.md is not a checkpoint that PyTorch can read"),
@@ -46,12 +54,15 @@ SEVERAL = ["--keep-ratio", "0.5", "0.5"]
         (FLOPS, [DEMO, "--checkpoint", "OTHER"], "does not fit this model: "),
         (FLOPS, [DEMO, *SEVERAL], "keep_ratio"),
         (BENCHMARK, ["configs/demo/atss_convnext-mini_scenes.py"], "has no dynamic part"),
-        (MAPS, [DEMO, "none.pth", "--out", "maps"], "`checkpoint` to be a file, but got 'none.pth'"),
+        (TEST, [DEMO, "OTHER", "--out", "OTHER/below/out.pkl"], "Argument `out`: cannot write to the folder"),
+        (MAPS, [DEMO, "OTHER", "--out", "OTHER/below"], "Argument `out`: cannot write to the folder"),
+        (MAPS, [DEMO, "none.pth", "--out", "OTHER.maps"], "`checkpoint` to be a file, but got 'none.pth'"),
     ],
 )
 def test_one_sentence(name, args, message, other, tmp_path):
     folder = ["--work-dir", tmp_path / "runs"] if name in (TRAIN, TEST) else []
-    line = last_line(name, *(other if arg == "OTHER" else arg for arg in args), *folder)
+    args = [arg.replace("OTHER", str(other)) for arg in args]
+    line = last_line(name, *args, *folder)
     assert line.startswith(f"{name.rpartition('/')[2]}.py: error: ") and message in line
 
 
@@ -60,3 +71,14 @@ def test_another_models_weights_do_not_start_a_training(by, other, tmp_path):
     args = ["--load-from", other] if by == "--load-from" else ["--cfg-options", f"load_from={other}"]
     line = last_line("train", DEMO, "--work-dir", tmp_path / "runs", *args)
     assert f"`load_from`: {other} does not fit this model: of the" in line
+
+
+def test_destinations_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    line = last_line("misc/sparsify_config", "configs/demo/atss_convnext-mini_scenes.py", tmp_path / "file" / "x.py")
+    assert line == f"Argument `OUT`: cannot write to the folder '{tmp_path}/file'. Choose another"
+
+
+def test_what_is_no_config_is_named(tmp_path):
+    line = last_line("misc/sparsify_config", "README.md", tmp_path / "x.py")
+    assert line.startswith("Expected argument `IN` to be a config file, but got 'README.md' (")

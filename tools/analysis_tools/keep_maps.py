@@ -10,6 +10,7 @@ from mmsparse.engine.launch import (
     add_config_options,
     add_keep_ratio,
     build_model,
+    check_writable,
     read_config,
     read_keep_ratio,
     read_pictures,
@@ -33,6 +34,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
+    check_writable(args.out, "out")
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     pictures = read_pictures(cfg, args.num_images)
     visualizer = VISUALIZERS.build({**cfg.visualizer, "vis_backends": None, "save_dir": None})

@@ -10,6 +10,7 @@ from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 
 from mmsparse import compat, env, sparsify
+from mmsparse.engine.launch import check_writable
 
 FLAGS = re.compile("`(keep_ratio|sparsity|neck|head|teacher)`")  # arguments of sparsify, as its errors name them
 
@@ -59,6 +60,7 @@ def writable(path: str, overwrite: bool) -> Path:
         raise ValueError(f"Expected argument `OUT` to be a .py file, but got {path!r}")
     if Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} is there already. Name another file, or add --overwrite")
+    check_writable(Path(path).parent, "OUT")
     return Path(path)
 
 
@@ -71,16 +73,14 @@ def nested(pairs: dict[str, Any]) -> dict[str, Any]:
 
 def read(path: str) -> Config:
     """As it stands: nothing is fitted to this machine."""
-    if "::" not in path:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"Expected argument `IN` to be a config file or lib::path, but got {path!r}")
-        return Config.fromfile(path)
+    if "::" not in path and not Path(path).is_file():
+        raise FileNotFoundError(f"Expected argument `IN` to be a config file or lib::path, but got {path!r}")
     try:
-        return get_config(path)
-    except Exception as error:  # mmengine has no error of its own for a name that it does not find
-        raise ValueError(
-            f"Expected argument `IN` to be a config that is installed, but got {path!r}: {error}"
-        ) from error
+        return get_config(path) if "::" in path else Config.fromfile(path)
+    except Exception as error:  # a config is a program, and mmengine has no error of its own for an unknown name
+        kind = "a config that is installed" if "::" in path else "a config file"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"Expected argument `IN` to be {kind}, but got {path!r} ({reason})") from error
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

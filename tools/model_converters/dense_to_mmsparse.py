@@ -4,8 +4,10 @@ The layout is read from the names. The result has the layout of mmpretrain, mmde
 backbones of mmseg's own VisionTransformer are another input.
 """
 
+from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.models.convert import convert_dense
 from mmsparse.models.convert.files import convert_command
 
 if __name__ == "__main__":
-    convert_command(__doc__, convert_dense)
+    with say_mistakes():
+        convert_command(__doc__, convert_dense)

@@ -4,8 +4,10 @@ The family and the size are read from the weights. The result loads into a class
 backbones, or as a backbone's initial weights: init_cfg=dict(type="Pretrained", checkpoint=..., prefix="backbone.").
 """
 
+from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.models.convert import convert_dynamicvit
 from mmsparse.models.convert.files import convert_command
 
 if __name__ == "__main__":
-    convert_command(__doc__, convert_dynamicvit)
+    with say_mistakes():
+        convert_command(__doc__, convert_dynamicvit)

@@ -9,6 +9,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from mmsparse.engine.launch import check_writable
+from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.models.convert.files import read_checkpoint, to_bytes, write_whole
 
 KEPT = ("meta", "state_dict")
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("dst", type=Path, help="name of the result; becomes <name>-<first 8 digits of its sha256>.pth")
     parser.add_argument("--no-ema", action="store_true", help="publish the trained weights, not their average")
     args = parser.parse_args()
+    check_writable(args.dst.parent, "dst")
     try:
         content = read_checkpoint(args.src)
         if _is_published(Path(args.src)):
@@ -55,4 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with say_mistakes():
+        main()
