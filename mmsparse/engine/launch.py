@@ -18,6 +18,8 @@ from torch import nn
 from mmsparse import compat, env
 from mmsparse.apis import set_keep_ratio
 
+from .data_files import check_data
+
 COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
 AMP_ONLY = {"loss_scale", "dtype", "use_fsdp"}  # arguments that mmengine's AmpOptimWrapper has besides
 
@@ -122,7 +124,8 @@ def read_checkpoint(path: str, argument: str = "checkpoint") -> dict[str, Any]:
     try:
         content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
     except Exception as error:  # unpickling fails in many ways
-        reason = f"is not a checkpoint that PyTorch can read ({type(error).__name__})"
+        what = "cannot be fetched or is no checkpoint" if "://" in path else "is not a checkpoint that PyTorch can read"
+        reason = f"{what} ({type(error).__name__})"
         raise ValueError(f"Argument `{argument}`: {path} {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"Argument `{argument}`: {path} holds no weights, but a {type(content).__name__}")
@@ -192,8 +195,9 @@ def without_pretrained(cfg: Any) -> None:
             without_pretrained(value)
 
 
-def read_pictures(cfg: Config, count: int) -> list[dict[str, Any]]:
-    """The first pictures of the test set, through its own pipeline."""
+def read_pictures(cfg: Config, count: int, instead: str = "") -> list[dict[str, Any]]:
+    """The first pictures of the test set, through its own pipeline; ``instead`` says what helps if there are none."""
+    check_data(cfg, "test", instead=instead)
     init_default_scope(cfg.get("default_scope", "mmengine"))
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     return [dataset[i] for i in range(min(count, len(dataset)))]

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmsparse.apis import set_keep_ratio
 
+from .data_files import check_data
 from .launch import COMPUTED, build_plain, check_weights, read_checkpoint, weights_of
 
 FITTING = 0.1  # share of the backbone's weights; chance hits between architectures stay far below
@@ -22,7 +23,8 @@ def check_training(cfg: Config) -> None:
     for hook in cfg.get("custom_hooks") or []:
         if isinstance(hook, dict) and str(hook.get("type")).startswith("mmsparse."):
             HOOKS.build({key: value for key, value in hook.items() if key != "priority"})
-    check_start(model, cfg)
+    check_data(cfg, "train", "val")
+    check_start(model, cfg)  # may fetch a checkpoint
 
 
 def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[float] | None) -> None:
@@ -30,6 +32,7 @@ def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[flo
     check_weights(model, weights_of(read_checkpoint(checkpoint)), checkpoint)
     if keep_ratio is not None:
         set_keep_ratio(model, keep_ratio)
+    check_data(cfg, "test")
 
 
 def check_start(model: nn.Module, cfg: Config) -> None:

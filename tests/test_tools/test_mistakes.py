@@ -3,6 +3,7 @@
 import pytest
 import torch
 from commands import run_tool
+from scenes import at
 
 DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 
@@ -25,6 +26,8 @@ TRAIN, TEST, FLOPS, BENCHMARK, MAPS = (
     "test",
     *(f"analysis_tools/{name}" for name in ("get_flops", "benchmark", "keep_maps")),
 )
+COCO = "configs/dynamic_convnext/retinanet_dynamic-convnext-t_k70_fpn_amp-ms-crop-3x_coco.py"
+IMAGENET = "configs/imagenet/dynamic-deit-s_k70_8xb128-30e_in1k.py"
 SEVERAL = ["--keep-ratio", "0.5", "0.5"]
 
 
@@ -59,17 +62,37 @@ SEVERAL = ["--keep-ratio", "0.5", "0.5"]
         (MAPS, [DEMO, "none.pth", "--out", "OTHER.maps"], "`checkpoint` to be a file, but got 'none.pth'"),
     ],
 )
-def test_one_sentence(name, args, message, other, tmp_path):
-    folder = ["--work-dir", tmp_path / "runs"] if name in (TRAIN, TEST) else []
+def test_one_sentence(name, args, message, other, scenes, tmp_path):
+    more = ["--work-dir", tmp_path / "runs"] if name in (TRAIN, TEST) else []
+    if "--cfg-options" not in args:
+        more += ["--cfg-options", *(f"{key}={value}" for key, value in at(scenes).items())]
     args = [arg.replace("OTHER", str(other)) for arg in args]
-    line = last_line(name, *args, *folder)
+    line = last_line(name, *args, *more)
     assert line.startswith(f"{name.rpartition('/')[2]}.py: error: ") and message in line
 
 
+@pytest.mark.parametrize(
+    "name, config, missing, hint",
+    [
+        (FLOPS, COCO, "annotations/instances_val2017.json", ", or take a random picture with --shape H W"),
+        (BENCHMARK, COCO, "annotations/instances_val2017.json", ", or take random pictures with --shape H W"),
+        (TRAIN, IMAGENET, "", ""),
+        (TRAIN, DEMO, "annotations/train.json", ""),
+    ],
+)
+def test_missing_data_is_named(name, config, missing, hint, tmp_path):
+    split = "train" if name == TRAIN else "test"
+    root = f"{split}_dataloader.dataset.data_root"
+    line = last_line(name, config, "--cfg-options", f"{root}={tmp_path}/none/", f"work_dir={tmp_path}/runs")
+    assert f"`{split}_dataloader` is not there: '{tmp_path}/none/{missing}' does not exist. " in line
+    assert line.endswith(f"--cfg-options {root}=...{hint}")
+
+
 @pytest.mark.parametrize("by", ["--load-from", "config"])
-def test_another_models_weights_do_not_start_a_training(by, other, tmp_path):
-    args = ["--load-from", other] if by == "--load-from" else ["--cfg-options", f"load_from={other}"]
-    line = last_line("train", DEMO, "--work-dir", tmp_path / "runs", *args)
+def test_another_models_weights_do_not_start_a_training(by, other, scenes, tmp_path):
+    by = ["--load-from", other, "--cfg-options"] if by == "--load-from" else ["--cfg-options", f"load_from={other}"]
+    data = [f"{key}={value}" for key, value in at(scenes).items()]
+    line = last_line("train", DEMO, "--work-dir", tmp_path / "runs", *by, *data)
     assert f"`load_from`: {other} does not fit this model: of the" in line
 
 

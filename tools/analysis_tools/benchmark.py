@@ -47,7 +47,10 @@ def main() -> None:
     if not find_decisions(model):
         raise ValueError(f"{args.config} has no dynamic part: there is nothing to compare with its dense twin")
     count = max(args.batch_sizes)
-    pictures = random_pictures(cfg, count, tuple(args.shape)) if args.shape else read_pictures(cfg, count)
+    if args.shape:
+        pictures = random_pictures(cfg, count, tuple(args.shape))
+    else:
+        pictures = read_pictures(cfg, count, instead=", or take random pictures with --shape H W")
     if len(pictures) < count:
         raise ValueError(f"--batch-sizes asks for {count} pictures, but the test set has {len(pictures)}")
     print(f"{args.config}\nkeep ratio: {get_keep_ratio(model)}")

@@ -35,7 +35,10 @@ def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
-    pictures = random_pictures(cfg, 1, tuple(args.shape)) if args.shape else read_pictures(cfg, args.num_images)
+    if args.shape:
+        pictures = random_pictures(cfg, 1, tuple(args.shape))
+    else:
+        pictures = read_pictures(cfg, args.num_images, instead=", or take a random picture with --shape H W")
     kind = (
         f"a random {args.shape[0]}x{args.shape[1]} picture"
         if args.shape
