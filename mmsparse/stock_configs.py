@@ -56,6 +56,7 @@ def sparsify(
             their keys; a constructor of another origin stays.
         teacher: Adds a ``TeacherHook`` with these arguments, or with this argument ``teacher``.
     """
+    _check_types(sparsity, hook, param_groups, neck, head, teacher)
     sparsity = dict(sparsity or {})
     if "keep_ratio" in sparsity:
         raise ValueError(
@@ -77,6 +78,17 @@ def sparsify(
     _set_param_groups(cfg, dict(param_groups or {}))
     _check_arguments(cfg)
     return cfg
+
+
+def _check_types(sparsity: Any, hook: Any, param_groups: Any, neck: Any, head: Any, teacher: Any) -> None:
+    for names, kinds, what in (
+        (dict(sparsity=sparsity, hook=hook, param_groups=param_groups), Mapping | None, "a dict or None"),
+        (dict(neck=neck, head=head), Mapping | bool, "True, False or a dict"),
+        (dict(teacher=teacher), Mapping | str | None, "'twin', 'self', a config file, a dict of more or None"),
+    ):
+        for name, value in names.items():
+            if not isinstance(value, kinds):
+                raise TypeError(f"sparsify: expected argument `{name}` to be {what}, but got {value!r}")
 
 
 def _ratio_of_parts(keep_ratio: Any, parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,10 +195,15 @@ class _Freeze:
         now, end = hub.get_info(self.clock), hub.get_info(f"max_{self.clock}s")
         if now is None or end is None:
             raise ValueError(f"`{self.key}` needs mmengine's Runner, which says what time it is; leave it out here")
+        if self.length >= end and self.key == "freeze_epochs" and end == 1:  # mmengine counts those as one epoch
+            raise ValueError(
+                f"`freeze_epochs`: got {self.length}, but this training counts iterations (or is one epoch long). "
+                "Give freeze_iters instead"
+            )
         if self.length >= end:
             raise ValueError(
                 f"`{self.key}`: {self.length} would freeze the backbone for the whole training of {end} {self.clock}s. "
-                "Give a smaller number (freeze_iters for trainings that count iterations)"
+                "Give a smaller number"
             )
         self.held = []
         if now < self.length:

@@ -43,9 +43,7 @@ class SparsityHook(Hook):
         anneal: tuple[float, float] | None = (0.0, 0.5),
         score_weight: float = 0.0,
     ) -> None:
-        for name, weight in (("loss_weight", loss_weight), ("score_weight", score_weight)):
-            if weight < 0:
-                raise ValueError(f"SparsityHook: expected argument `{name}` to be >= 0, but got {weight}")
+        check_loss_weights("SparsityHook", loss_weight=loss_weight, score_weight=score_weight)
         pair = isinstance(anneal, Sequence) and len(anneal) == 2
         if anneal is not None and not (pair and 0.0 <= anneal[0] <= anneal[1] <= 1.0):
             raise ValueError(
@@ -131,6 +129,14 @@ class SparsityHook(Hook):
             if grid not in targets:
                 targets[grid] = score_targets(samples, grid, size, d.scores.device)
         return sum(score_loss(d.scores, targets[d.selection.grid]) for d in decided) / len(decided)
+
+
+def check_loss_weights(hook: str, **weights: float) -> None:
+    for name, weight in weights.items():
+        if not isinstance(weight, int | float):
+            raise TypeError(f"{hook}: expected argument `{name}` to be a number >= 0, but got {weight!r}")
+        if weight < 0:
+            raise ValueError(f"{hook}: expected argument `{name}` to be >= 0, but got {weight}")
 
 
 def _is_frozen(scorer: nn.Module) -> bool:

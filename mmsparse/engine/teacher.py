@@ -29,7 +29,7 @@ class Tap:
         if any(not -len(maps) <= level < len(maps) for level in self.levels):
             raise ValueError(
                 f"TeacherHook: argument `levels`: got {tuple(self.levels)}, but {type(self.module).__name__} gives "
-                f"{len(maps)} output(s)"
+                f"{len(maps)} output(s); allowed are {-len(maps)} to {len(maps) - 1}"
             )
         return [self._rows(self.finish(maps[level])) for level in self.levels]
 

@@ -19,7 +19,8 @@ from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decision, Router, Selection
 from mmsparse.sparsity.losses import feature_distillation, logit_distillation
 
-from .launch import check_checkpoint, load_weights
+from .launch import check_checkpoint, load_weights, read_config
+from .sparsity_hook import check_loss_weights
 from .teacher import build_teacher, is_classifier, look, parts_of, tap
 
 SAVED = "teacher_state_dict"  # a checkpoint's key
@@ -61,9 +62,7 @@ class TeacherHook(Hook):
         module: str = "backbone",
     ) -> None:
         _check(teacher, checkpoint, levels, module)
-        for name, weight in (("feature_weight", feature_weight), ("logit_weight", logit_weight)):
-            if weight < 0:
-                raise ValueError(f"TeacherHook: expected argument `{name}` to be >= 0, but got {weight}")
+        check_loss_weights("TeacherHook", feature_weight=feature_weight, logit_weight=logit_weight)
         self.teacher = teacher
         self.checkpoint = checkpoint
         self.feature_weight = feature_weight
@@ -250,10 +249,8 @@ def _check(teacher: Any, checkpoint: str | None, levels: Any, module: str) -> No
             f"{checkpoint!r}. Remove it, or use teacher='twin'"
         )
     path = teacher if isinstance(teacher, str) and teacher not in ("twin", "self") else None
-    if path is not None and "::" not in path and not Path(path).is_file():
-        raise ValueError(
-            f"TeacherHook: expected `teacher` to be 'twin', 'self', a config file or lib::config, but got {path!r}"
-        )
+    if path is not None:
+        _check_config(path)
     if teacher not in ("twin", "self") and checkpoint is None:
         raise ValueError(
             f"TeacherHook: the teacher {teacher if isinstance(teacher, str) else teacher['type']!r} has no weights; "
@@ -268,6 +265,20 @@ def _check(teacher: Any, checkpoint: str | None, levels: Any, module: str) -> No
     if module.split(".")[0] not in ("backbone", "neck"):
         raise ValueError(
             f"TeacherHook: expected argument `module` to begin with 'backbone' or 'neck', but got {module!r}"
+        )
+
+
+def _check_config(path: str) -> None:
+    reason = ""
+    if "::" in path:
+        try:
+            read_config(path)
+        except Exception as error:  # mmengine has no error of its own for a name that it does not find
+            reason = f" ({' '.join(str(error).split())})"
+    if reason or not ("::" in path or Path(path).is_file()):
+        raise ValueError(
+            "TeacherHook: expected argument `teacher` to be 'twin', 'self', a config file or lib::config, but got "
+            f"{path!r}{reason}"
         )
 
 

@@ -388,10 +388,21 @@ def test_resuming_inside_and_after_the_frozen_phase(tmp_path, at):
             assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("freeze", [dict(freeze_epochs=5), dict(freeze_iters=8)])
-def test_a_freeze_without_end_is_refused(tmp_path, freeze):
-    with pytest.raises(ValueError, match=f"`{next(iter(freeze))}`.*whole training"):
-        train(tmp_path, **freeze)
+@pytest.mark.parametrize(
+    "freeze, by_epoch, sentence",
+    [
+        (
+            dict(freeze_epochs=5),
+            True,
+            "`freeze_epochs`: 5 would freeze the backbone for the whole training of 4 epochs",
+        ),
+        (dict(freeze_iters=8), False, "`freeze_iters`: 8 would freeze the backbone for the whole training of 8 iters"),
+        (dict(freeze_epochs=5), False, "`freeze_epochs`: got 5, but this training counts iterations .*freeze_iters"),
+    ],
+)
+def test_a_freeze_without_end_is_refused(tmp_path, freeze, by_epoch, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train(tmp_path, by_epoch=by_epoch, **freeze)
 
 
 def test_a_freeze_needs_a_runner(monkeypatch):

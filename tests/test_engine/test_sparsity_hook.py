@@ -130,6 +130,11 @@ def test_mistakes_are_named(kwargs, message):
         SparsityHook(**kwargs)
 
 
+def test_weights_are_numbers():
+    with pytest.raises(TypeError, match="SparsityHook: expected argument `loss_weight` to be a number >= 0, .* '10'"):
+        SparsityHook(loss_weight="10")
+
+
 def test_a_model_without_dynamic_parts_is_refused():
     with pytest.raises(ValueError, match="has no dynamic part.*type='mmsparse.DynamicConvNeXt'"):
         SparsityHook().attach(torch.nn.Linear(1, 1))

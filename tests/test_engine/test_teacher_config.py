@@ -42,7 +42,15 @@ def test_another_network_with_its_checkpoint(tmp_path):
         (dict(teacher=dict(type="ATSS")), "'ATSS' has no weights"),
         (dict(checkpoint="none.pth"), "`checkpoint` to be a file, but got 'none.pth'"),
         (dict(teacher="self", checkpoint="none.pth"), "`checkpoint`.*teacher='self'"),
-        (dict(feature_weight=-1), "`feature_weight`"),
+        (
+            dict(teacher="mmdet::nosuch/x.py"),
+            r"^TeacherHook: expected argument `teacher` .*'mmdet::nosuch.*' \(.+\)$",
+        ),
+        (dict(teacher="nosuch::x.py"), r"^TeacherHook: expected argument `teacher` .*'nosuch::x.py' \(.+\)$"),
+        (dict(teacher="mmdet::atss/atss_r50_fpn_1x_coco.py"), "has no weights; name its `checkpoint`"),
+        (dict(feature_weight=-1), "`feature_weight` to be >= 0, but got -1"),
+        (dict(feature_weight="a"), "^TeacherHook: expected argument `feature_weight` to be a number >= 0, but got 'a'"),
+        (dict(logit_weight=None), "^TeacherHook: expected argument `logit_weight` to be a number >= 0, but got None"),
         (dict(levels=()), "`levels`"),
         (dict(levels=1), "`levels`"),
         (dict(levels=(True,)), r"`levels` to be whole numbers such as \(-1,\), but got \(True,\)"),
@@ -57,7 +65,7 @@ def test_mistakes_are_named(kwargs, message):
 @pytest.mark.parametrize(
     "kwargs, make, message",
     [
-        (dict(levels=(4,)), toy, r"`levels`: got \(4,\), but DynamicConvNeXt gives 4"),
+        (dict(levels=(4,)), toy, r"`levels`: got \(4,\), but DynamicConvNeXt gives 4 output\(s\); allowed are -4 to 3"),
         (dict(module="backbone.nothing"), toy, "`module`.*'backbone.nothing'"),
         (dict(module="backbone.stages"), toy, "`module`.*ModuleList is not run"),
         (dict(module="neck"), toy, "Toy has no 'neck'"),

@@ -175,7 +175,7 @@ def test_a_teacher(tmp_path):
     other = dict(teacher="mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py", checkpoint=str(tmp_path / "dense.pth"))
     cfg = mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher=other)
     assert cfg.custom_hooks[1] == dict(type="mmsparse.TeacherHook", **other)
-    with pytest.raises(ValueError, match="expected `teacher` to be .* but got 'nowhere.py'"):
+    with pytest.raises(ValueError, match="expected argument `teacher` to be .* but got 'nowhere.py'"):
         mmsparse.sparsify(of(dict(type="SwinTransformer")), teacher="nowhere.py")
 
 
@@ -345,6 +345,15 @@ def test_wrong_types():
         mmsparse.sparsify("swin.py")
     with pytest.raises(TypeError, match="`keep_ratio` to be a number"):
         mmsparse.sparsify(of(dict(type="SwinTransformer")), "0.7")
+    for name in ("sparsity", "hook", "param_groups"):
+        with pytest.raises(TypeError, match=f"^sparsify: expected argument `{name}` to be a dict or None, but got 'x'"):
+            mmsparse.sparsify(SWIN, **{name: "x"})
+    with pytest.raises(TypeError, match="^sparsify: expected argument `neck` to be True, False or a dict, but got 4"):
+        mmsparse.sparsify(SWIN, neck=4)
+    with pytest.raises(TypeError, match="^sparsify: expected argument `teacher` to be 'twin', .*, but got 1$"):
+        mmsparse.sparsify(SWIN, teacher=1)
+    with pytest.raises(TypeError, match="^TeacherHook: expected argument `feature_weight` to be a number .*'a'$"):
+        mmsparse.sparsify(SWIN, teacher=dict(feature_weight="a"))
 
 
 def test_the_tool_writes_a_file_that_stands_alone_and_says_what_changed(tmp_path):
