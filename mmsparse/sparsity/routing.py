@@ -248,7 +248,7 @@ class Router(Budgeted):
             _check_default_places(default_places, depths, plain)
             others = set(range(len(depths))) - {stage for stage, _ in default_places} if places else ()
             places = sorted([*default_places, *((stage, 1) for stage in others if depths[stage] > 1)])
-        self.places = _check_places(places, depths)
+        self.places = _check_places(places, depths, plain)
         self.plain = plain
         self.cumulative = cumulative
         self.fast_paths = ModuleDict()
@@ -387,10 +387,14 @@ def _check_default_places(places: Sequence[Place], depths: Sequence[int], plain:
     )
 
 
-def _check_places(places: Sequence[Place], depths: Sequence[int]) -> tuple[Place, ...]:
+def _check_places(places: Sequence[Place], depths: Sequence[int], plain: bool) -> tuple[Place, ...]:
     allowed = f"(stage, block) pairs with stage < {len(depths)} and block < {list(depths)} of that stage"
-    if isinstance(places, str):
-        raise ValueError(f"Expected argument `places` to be {EVERY_STAGE!r} or {allowed}, but got {places!r}")
+    if plain:
+        allowed = f"block numbers < {depths[0]}, or pairs (0, block)"
+    if isinstance(places, str) or not isinstance(places, Sequence):
+        word = "" if plain else f"{EVERY_STAGE!r} or "
+        kind = ValueError if isinstance(places, str) else TypeError
+        raise kind(f"Expected argument `places` to be {word}{allowed}, but got {places!r}")
     pairs = []
     for place in places:
         if not isinstance(place, Sequence) or len(place) != 2 or not all(type(n) is int for n in place):

@@ -232,7 +232,14 @@ def test_frozen_blocks_freeze_their_places():
         (dict(depth=3), TypeError, "^DynamicViT: .*'depth'.* arguments of VisionTransformer: arch, img_size, "),
         (dict(sparsity=dict(explore=0.5)), ValueError, "`explore` can only be 1.0, but got 0.5"),
         (dict(sparsity=dict(keep_ratio=1.5)), ValueError, r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
-        (dict(sparsity=dict(places=[4])), ValueError, "block < .* but got"),
+        (
+            dict(sparsity=dict(places=[4])),
+            ValueError,
+            r"`places` to hold block numbers < 4, or pairs \(0, block\), but got \(0, 4\)",
+        ),
+        (dict(sparsity=dict(places=["1"])), TypeError, r"`places` to hold block numbers < 4, .* but got '1'"),
+        (dict(sparsity=dict(places=1)), TypeError, r"`places` to be block numbers < 4, .* but got 1$"),
+        (dict(sparsity=dict(places="all")), ValueError, r"`places` to be block numbers < 4, .* but got 'all'$"),
         (dict(sparsity=dict(cumulative=True, keep_ratio=[0.3, 0.5, 0.2])), ValueError, "to fall from place to place"),
     ],
 )

@@ -253,7 +253,7 @@ def _with_defaults(sparsity: Any) -> Any:
     if not isinstance(sparsity, dict):
         return sparsity
     full = dict(fast_path=dict(type="IdentityFastPath"), **sparsity) if "fast_path" not in sparsity else dict(sparsity)
-    if not isinstance(full.get("places"), str | None):
+    if isinstance(full.get("places"), list | tuple):
         full["places"] = [(0, place) if isinstance(place, int) else place for place in full["places"]]
     return full
 
