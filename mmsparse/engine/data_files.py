@@ -9,34 +9,38 @@ from mmengine.config import Config
 DOWNLOADING = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")  # data sets that fetch themselves
 
 
-def check_data(cfg: Config, *splits: str, instead: str = "") -> None:
-    """Refuse if something of a split (train, val, test) is missing; ``instead`` says what else helps."""
+def check_data(cfg: Config, *splits: str) -> None:
+    """Refuse if a data set or an evaluator of a split (train, val, test) would find no files."""
     for split in splits:
-        for path in data_paths(cfg, split):
-            if "://" not in path and not Path(path).exists():
-                raise FileNotFoundError(
-                    f"The data of `{split}_dataloader` is not there: {path!r} does not exist. Put it there, or name "
-                    f"its place with --cfg-options {split}_dataloader.dataset.data_root=...{instead}"
-                )
+        check_dataset(cfg, split)
+        evaluators = cfg.get(f"{split}_evaluator")
+        for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+            if isinstance(evaluator, dict) and isinstance(evaluator.get("ann_file"), str):
+                _check(evaluator["ann_file"], f"{split}_evaluator", "ann_file")
 
 
-def data_paths(cfg: Config, split: str) -> list[str]:
-    paths = _of_dataset((cfg.get(f"{split}_dataloader") or {}).get("dataset"))
-    evaluators = cfg.get(f"{split}_evaluator")
-    for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
-        if isinstance(evaluator, dict) and isinstance(evaluator.get("ann_file"), str):
-            paths.append(evaluator["ann_file"])
-    return paths
+def check_dataset(cfg: Config, split: str, instead: str = "") -> None:
+    """Refuse if a data set would find no files; ``instead`` says what else helps."""
+    for path in paths_of((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
+        _check(path, f"{split}_dataloader", "dataset.data_root", instead)
 
 
-def _of_dataset(dataset: Any) -> list[str]:
+def _check(path: str, owner: str, option: str, instead: str = "") -> None:
+    if "://" not in path and not Path(path).exists():
+        raise FileNotFoundError(
+            f"The data of `{owner}` is not there: {path!r} does not exist. Put it there, or name its place with "
+            f"--cfg-options {owner}.{option}=...{instead}"
+        )
+
+
+def paths_of(dataset: Any) -> list[str]:
     """Annotations and folders of pictures, or else the root; for a wrapper those of the data sets inside."""
     if isinstance(dataset, list | tuple):
-        return [path for part in dataset for path in _of_dataset(part)]
+        return [path for part in dataset for path in paths_of(part)]
     if not isinstance(dataset, dict) or dataset.get("backend_args"):
         return []  # none, built already, or on a remote storage
     if "dataset" in dataset or "datasets" in dataset:
-        return _of_dataset(dataset.get("dataset")) + _of_dataset(dataset.get("datasets"))
+        return paths_of(dataset.get("dataset")) + paths_of(dataset.get("datasets"))
     root, prefix = dataset.get("data_root") or "", dataset.get("data_prefix")
     folders = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
     parts = [part for part in (dataset.get("ann_file"), *folders) if isinstance(part, str) and part]

@@ -18,7 +18,7 @@ from torch import nn
 from mmsparse import compat, env
 from mmsparse.apis import set_keep_ratio
 
-from .data_files import check_data
+from .data_files import check_dataset
 
 COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
 AMP_ONLY = {"loss_scale", "dtype", "use_fsdp"}  # arguments that mmengine's AmpOptimWrapper has besides
@@ -197,7 +197,7 @@ def without_pretrained(cfg: Any) -> None:
 
 def read_pictures(cfg: Config, count: int, instead: str = "") -> list[dict[str, Any]]:
     """The first pictures of the test set, through its own pipeline; ``instead`` says what helps if there are none."""
-    check_data(cfg, "test", instead=instead)
+    check_dataset(cfg, "test", instead)
     init_default_scope(cfg.get("default_scope", "mmengine"))
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     return [dataset[i] for i in range(min(count, len(dataset)))]

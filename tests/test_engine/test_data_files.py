@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmsparse.engine.data_files import check_data, data_paths
+from mmsparse.engine.data_files import check_data, paths_of
 
 COCO = dict(type="CocoDataset", data_root="data/coco/", ann_file="annotations/x.json", data_prefix=dict(img="train/"))
 ADE = dict(type="ADE20KDataset", data_root="data/ade", data_prefix=dict(img_path="images", seg_map_path="labels"))
@@ -25,9 +25,7 @@ ADE = dict(type="ADE20KDataset", data_root="data/ade", data_prefix=dict(img_path
     ],
 )  # fmt: skip
 def test_paths(dataset, expected):
-    cfg = Config(dict(val_dataloader=dict(dataset=dataset), val_evaluator=[dict(type="A"), dict(ann_file="e.json")]))
-    assert data_paths(cfg, "val") == [*expected, "e.json"]
-    assert data_paths(cfg, "train") == []
+    assert paths_of(dataset) == expected
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -37,3 +35,6 @@ def test_what_is_missing_is_named(tmp_path):
         check_data(cfg, "train", "val")
     (tmp_path / "labels").mkdir()
     check_data(cfg, "train", "val")
+    cfg.val_evaluator = [dict(type="IoUMetric"), dict(type="CocoMetric", ann_file=f"{tmp_path}/x.json")]
+    with pytest.raises(FileNotFoundError, match=r"`val_evaluator` is not there: .*options val_evaluator.ann_file=...$"):
+        check_data(cfg, "train", "val")
