@@ -39,7 +39,10 @@ def draw_predictions(
         scale = max(1, round(SMALL / min(image.shape[:2])))
         sample.pred_instances.bboxes = sample.pred_instances.bboxes * scale * _input_scale(sample)
         large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-        options, found = dict(pred_score_thr=score_thr), f"detections, score > {score_thr:g}"
+        options = dict(pred_score_thr=score_thr)
+        found = f"detections, score > {score_thr:g}"
+        if not (sample.pred_instances.scores > score_thr).any():
+            found = f"no detection has a score > {score_thr:g}"
     else:
         height, width = sample.pred_sem_seg.data.shape[-2:]
         large = cv2.resize(image, (width, height))

@@ -112,7 +112,12 @@ DYNAMIC, DENSE, PUBLISH = "dynamicvit_to_mmsparse", "dense_to_mmsparse", "publis
         (DENSE, "resnet", "unknown layout, with keys such as ['conv1.weight', 'fc.bias']"),
         (PUBLISH, "absent", "no such file"),
         (PUBLISH, "optimizer", "expected a checkpoint of mmengine with a state_dict"),
-        (PUBLISH, "dense", "expected a checkpoint of mmengine with a state_dict"),
+        (PUBLISH, "dense", "expected a checkpoint of mmengine with a state_dict, but the file holds 3 keys, such as ["),
+        (
+            PUBLISH,
+            "ddp",
+            " keys, such as ['module.downsample_layers.0.0.bias', 'module.downsample_layers.0.0.weight', ",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_refused_in_one_sentence(files, monkeypatch, capsys, tool, name, message):

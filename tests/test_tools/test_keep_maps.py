@@ -4,9 +4,11 @@ import cv2
 import pytest
 import torch
 from commands import run_tool
+from mmengine.registry import VISUALIZERS
 from scenes import at
 
-from mmsparse.engine.launch import build_model, read_config
+from mmsparse.engine.launch import build_model, read_config, read_pictures
+from mmsparse.visualization import panels
 
 DETECTOR = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 SEGMENTER = "configs/demo/dynamic-convnext-atto_k50_fpn_scenes.py"
@@ -38,3 +40,25 @@ def test_three_panels_a_picture(config, untrained, scenes, tmp_path):
         thirds = [picture[:, i * 1430 // 3 : (i + 1) * 1430 // 3] for i in range(3)]
         assert all(third.std() > 20 for third in thirds)  # none is blank
     assert len(list((tmp_path / "maps").iterdir())) == 2
+
+
+def test_a_network_that_decides_nothing_has_no_keep_map(untrained, scenes, tmp_path):
+    dense = "configs/demo/atss_convnext-mini_scenes.py"
+    code, _, err = keep_maps(dense, untrained(dense), scenes, tmp_path / "maps")
+    assert code == 2 and not (tmp_path / "maps").exists()
+    assert err.splitlines()[-1].endswith(
+        f"{dense} has no dynamic part: it looks everywhere, there is no keep map to draw"
+    )
+
+
+@pytest.mark.parametrize(
+    "score_thr, caption", [(0.0, "detections, score > 0"), (0.9, "no detection has a score > 0.9")]
+)
+def test_third_caption_says_when_nothing_was_found(score_thr, caption, scenes, tmp_path, monkeypatch):
+    captions = []
+    monkeypatch.setattr(panels, "draw_where", lambda path, image, share, result, given: captions.extend(given))
+    cfg = read_config(DETECTOR, at(scenes))
+    visualizer = VISUALIZERS.build(dict(type="mmdet.DetLocalVisualizer", name=f"test {score_thr}"))
+    visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)
+    panels.draw_predictions(build_model(cfg), visualizer, read_pictures(cfg, 1)[0], tmp_path / "0.png", score_thr)
+    assert captions == ["input", "where it looked: 50% of the decisions slow", caption]

@@ -6,6 +6,7 @@ from pathlib import Path
 from mmengine.registry import VISUALIZERS
 from tqdm import tqdm
 
+from mmsparse.apis import find_decisions
 from mmsparse.engine.launch import (
     add_config_options,
     add_keep_ratio,
@@ -36,6 +37,8 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     check_writable(args.out, "out")
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
+    if not find_decisions(model):
+        raise ValueError(f"{args.config} has no dynamic part: it looks everywhere, there is no keep map to draw")
     pictures = read_pictures(cfg, args.num_images)
     visualizer = VISUALIZERS.build({**cfg.visualizer, "vis_backends": None, "save_dir": None})
     visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)

@@ -19,7 +19,9 @@ KEPT = ("meta", "state_dict")
 def published(content: Any, ema: bool) -> dict[str, Any]:
     """The part of a training checkpoint that users of the model need."""
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or not content["state_dict"]:
-        holds = sorted(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
+        holds = f"a {type(content).__name__}"
+        if isinstance(content, dict):
+            holds = f"{len(content)} keys, such as {sorted(map(str, content))[:3]}"
         raise ValueError(f"expected a checkpoint of mmengine with a state_dict, but the file holds {holds}")
     state = dict(content["state_dict"])
     if not ema:
