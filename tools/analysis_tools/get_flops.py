@@ -4,12 +4,15 @@ import argparse
 
 from tqdm import tqdm
 
+from mmsparse.analysis import fit_keep_ratio
 from mmsparse.analysis.report import macs_table, picture_macs
 from mmsparse.apis import get_keep_ratio
 from mmsparse.engine.launch import (
     add_config_options,
     add_keep_ratio,
     build_model,
+    predict,
+    prepare_batch,
     random_pictures,
     read_config,
     read_keep_ratio,
@@ -23,6 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config")
     parser.add_argument("--checkpoint", help="weights; per-image budgets and RoI heads need them to be meaningful")
     add_keep_ratio(parser)
+    parser.add_argument("--macs", type=float, help="look for the one keep ratio that leaves this share of the dense")
     parser.add_argument("--num-images", type=int, default=20, help="pictures of the test set to average over")
     parser.add_argument(
         "--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones"
@@ -44,6 +48,10 @@ def main() -> None:
         if args.shape
         else f"{len(pictures)} pictures of the test set"
     )
+    if args.macs is not None:
+        batch = prepare_batch(model, pictures[:1])
+        ratio = fit_keep_ratio(model, args.macs, lambda: predict(model, batch))
+        print(f"keep ratio {ratio:.4f} at every place leaves {args.macs:.0%} of the first picture's dense arithmetic")
     print(f"{args.config}\nmean over {kind}, batch 1; 1 MAC = 1 FLOP as papers and OpenMMLab count")
     print(f"keep ratio: {get_keep_ratio(model) or 'no dynamic part'}")
     print(macs_table(picture_macs(model, tqdm(pictures, desc="counting", leave=False))))

@@ -48,7 +48,7 @@ def read_checkpoint(src: str) -> Any:
     """What the file holds, on the CPU."""
     compat.prepare()
     if "://" not in src and not Path(src).is_file():
-        raise ValueError("no such file")
+        raise ValueError("this is a folder; name a file in it" if Path(src).is_dir() else "no such file")
     try:
         return CheckpointLoader.load_checkpoint(src, map_location="cpu")
     except Exception as error:  # unpickling fails in many ways
