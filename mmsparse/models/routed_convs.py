@@ -53,6 +53,15 @@ class RoutedConvs:
             return super().forward(x)
 
 
+class RoutedNeck(RoutedConvs):
+    """The same for a neck."""
+
+    prefix = "neck"
+
+    def forward(self, x: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(m.contiguous() for m in super().forward(x))  # mmcv's RoIAlign reads memory as it lies
+
+
 class RoutedTowers(RoutedConvs):
     """The same for a head that is applied to every level of a pyramid: a decision a level, shared by all towers."""
 

@@ -139,3 +139,10 @@ def test_the_parents_init_leaves_fast_paths_at_zero():
     assert not any(path.linear.weight.any() for path in model.router.fast_paths.values())
     assert model.router.decisions["2_1"].scorer.head[-1].bias.item() == 0
     assert model.stages[0][0].pointwise_conv1.weight.std() < 0.03
+
+
+def test_maps_leave_the_backbone_in_plain_memory():
+    """mmcv's operators read memory as it lies, and are wrong on channels-last maps."""
+    model = DynamicConvNeXt(arch="atto", out_indices=[0, 3], gap_before_final_norm=False, sparsity={}).eval()
+    with torch.no_grad():
+        assert all(m.is_contiguous() for m in model(torch.randn(1, 3, 64, 96)))

@@ -52,6 +52,14 @@ def test_a_level_decides_once_for_all_towers():
     assert [s.num_keep for _, s in taken] == [[96, 96], [24, 24], [6, 6]]
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_maps_leave_a_neck_in_plain_memory(ratio, training):
+    """mmcv's RoIAlign reads memory as it lies, and is wrong on channels-last maps."""
+    fpn = DynamicFPN(**FPN_ARGS, sparsity=dict(keep_ratio=ratio)).train(training)
+    assert all(m.is_contiguous() for m in fpn(maps([8, 16, 32, 64])))
+
+
 def test_unselected_tiles_see_the_sum_of_the_kernel():
     fpn = DynamicFPN(**FPN_ARGS, sparsity=dict(keep_ratio=0.5)).eval()
     conv = fpn.fpn_convs[0].conv

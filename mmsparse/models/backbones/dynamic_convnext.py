@@ -68,9 +68,8 @@ class DynamicConvNeXt(ConvNeXt):
                     x = self._routed(block, self.router.fast_path(i, j), x, selection)
             if i in self.out_indices:
                 norm = getattr(self, f"norm{i}")
-                pooled = x.mean([-2, -1], keepdim=True) if self.gap_before_final_norm else x
-                out = _layer_norm(pooled, norm)
-                outs.append(out.flatten(1) if self.gap_before_final_norm else out)
+                # the stock norm leaves maps in plain memory: mmcv's operators read them as they lie
+                outs.append(norm(x.mean([-2, -1], keepdim=True)).flatten(1) if self.gap_before_final_norm else norm(x))
         return tuple(outs)
 
     def macs(self, height: int, width: int) -> int:

@@ -4,25 +4,21 @@ from collections.abc import Sequence
 
 from mmdet.models.necks import FPN, PAFPN, ChannelMapper
 
-from mmsparse.models.routed_convs import RoutedConvs
+from mmsparse.models.routed_convs import RoutedNeck
 from mmsparse.registry import MODELS
 
 
 @MODELS.register_module()
-class DynamicFPN(RoutedConvs, FPN):
+class DynamicFPN(RoutedNeck, FPN):
     """FPN whose output convolutions are routed."""
-
-    prefix = "neck"
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         return [f"fpn_convs.{i}.conv" for i in range(len(self.lateral_convs))][:levels]
 
 
 @MODELS.register_module()
-class DynamicPAFPN(RoutedConvs, PAFPN):
+class DynamicPAFPN(RoutedNeck, PAFPN):
     """PAFPN whose output convolutions, of both ways, are routed."""
-
-    prefix = "neck"
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         down = [f"fpn_convs.{i}.conv" for i in range(len(self.lateral_convs))][:levels]
@@ -30,10 +26,8 @@ class DynamicPAFPN(RoutedConvs, PAFPN):
 
 
 @MODELS.register_module()
-class DynamicChannelMapper(RoutedConvs, ChannelMapper):
+class DynamicChannelMapper(RoutedNeck, ChannelMapper):
     """ChannelMapper whose convolutions, if they are 3x3 or larger, are routed."""
-
-    prefix = "neck"
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         return [f"convs.{i}.conv" for i in range(len(self.convs))][:levels]
