@@ -30,7 +30,7 @@ $(ENV)/.ready: pyproject.toml setup.py | .uv/bin/uv
 
 # A process a core, of one thread each: most of the time goes to starting the tools as a user would.
 test: setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 demo: setup
 	$(PY) tools/demo.py
