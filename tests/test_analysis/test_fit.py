@@ -42,6 +42,16 @@ def test_attention_bends_the_line():
     assert count_macs(model, lambda: model(x)).total / dense == pytest.approx(0.5, abs=0.003)
 
 
+def test_few_locations_make_a_stair():
+    """Two of four tiles, or three: nothing between. The search ends all the same, at one of them."""
+    fpn = DynamicFPN(in_channels=[32], out_channels=32, num_outs=1, sparsity=dict(tile=4)).eval()
+    x = [torch.randn(1, 32, 8, 8)]
+    runs = []
+    ratio = fit_keep_ratio(fpn, 0.7, lambda: runs.append(fpn(x)))
+    assert len(runs) <= 3 + 20  # both ends and the dense one; the bracket halves every other time
+    assert ratio == pytest.approx(0.625, abs=1e-3)  # from two tiles to three
+
+
 def test_what_cannot_be_reached():
     model, x = Network().eval(), torch.randn(1, 3, 64, 64)
     with pytest.raises(ValueError, match=r"`macs`=0.05 cannot be reached. Keep ratios from 0.01 to 0.99 leave 0\.\d+ "):
