@@ -2,9 +2,10 @@
 
 from .budget import check_keep_ratio, expand_keep_ratio, num_keep, paper_places
 from .conv_routing import ConvRouter, RoutedConv2d
+from .decisions import Budgeted, Decided, Decision, router_keys
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
-from .routing import Budgeted, Decided, Decision, Router, build_router, route, routed_blocks, router_keys
+from .routing import Router, build_router, route, routed_blocks
 from .scorers import (
     AttentionScorer,
     FeatureNormScorer,

@@ -17,7 +17,8 @@ from mmsparse.ops import from_tiles, slow_fast_conv2d, sparse_conv2d, tile_grid,
 from mmsparse.registry import build
 
 from .budget import check_keep_ratio
-from .routing import Budgeted, Decision, route
+from .decisions import Budgeted, Decision
+from .routing import route
 from .scorers import Scorer
 from .selection import Selection
 from .selectors import Selector

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Selection, build_router, paper_places, route
-from mmsparse.sparsity.routing import Path, check_flags
+from mmsparse.sparsity.decisions import check_flags
+from mmsparse.sparsity.routing import Path
 
 from .arguments import bind
 from .routed_attention import BlockAttention, Grid, Windows

@@ -1,0 +1,150 @@
+"""Places of a network where it is decided what takes the slow path, and their budgets."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule, ModuleDict
+from torch import Tensor, nn
+
+from .budget import anneal
+from .selection import Selection
+from .selectors import BURIED
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """What one place decided in a training forward; the losses need it."""
+
+    name: str
+    selection: Selection
+    scores: Tensor  # (B, N)
+    keep_ratio: float
+
+
+class Decision(BaseModule):
+    """One place of a network: a scorer, a selector and a budget.
+
+    Args:
+        name: How logs call this place.
+        scorer: Module, tokens (B, N, C) -> scores (B, N).
+        selector: Module, scores and budget -> Selection.
+        detach: Whether the scorer reads features without sending gradients into them.
+        cumulative: Whether it chooses among the locations that the place before it kept.
+
+    Attributes:
+        keep_ratio: The budget that evaluation uses and training ends with.
+        progress: How far training has come from all-dense (0) to the budget (1); set by the hook.
+    """
+
+    def __init__(
+        self, name: str, scorer: nn.Module, selector: nn.Module, detach: bool = True, cumulative: bool = False
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.scorer = scorer
+        self.selector = selector
+        self.detach = detach
+        self.cumulative = cumulative
+        self.keep_ratio = 1.0
+        self.progress = 1.0
+        self.collected = False  # becomes True once something promises to take what waits here after each forward
+        self._waiting: list[Decided] = []
+
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], before: Selection | None = None, attention: Any = None
+    ) -> Selection | None:
+        """Decide for a map; None means that everything stays on the dense path.
+
+        Args:
+            tokens: (B, N, C).
+            grid: Height and width, N = height * width.
+            before: What the place before it selected, if anything.
+            attention: The attention of the block to come, for scorers that read it (``scorers.Attention``).
+        """
+        before = before if self.cumulative else None
+        extra = dict(attention=attention) if self.scorer.reads_attention else {}
+        if not self.training:
+            if self.keep_ratio >= 1.0:
+                return before
+            if before is not None and before.count is not None and not extra:
+                scores = self._score_survivors(tokens, before)
+            else:
+                scores = self.scorer(tokens, **extra, **_alive(before))
+            return self.selector(scores, grid, self.keep_ratio, before=before)
+        keep_ratio = anneal(self.keep_ratio, self.progress)
+        scores = self.scorer(tokens.detach() if self.detach else tokens, **extra, **_alive(before))
+        selection = self.selector(scores, grid, keep_ratio, noise=1.0 - self.progress, before=before)
+        if torch.is_grad_enabled():
+            self._leave(Decided(self.name, selection, scores, keep_ratio))
+        return selection
+
+    def _score_survivors(self, tokens: Tensor, before: Selection) -> Tensor:
+        """Score only what is left: as many in every image."""
+        batch, locations, channels = tokens.shape
+        left = tokens.flatten(0, 1).index_select(0, before.keep_idx).view(batch, before.count, channels)
+        scores = self.scorer(left).float().flatten()
+        everywhere = scores.new_full((batch * locations,), BURIED)
+        return everywhere.index_copy(0, before.keep_idx, scores).view(batch, locations)
+
+    def _leave(self, decided: Decided) -> None:
+        if self._waiting and not self.collected:
+            raise RuntimeError(
+                f"Nobody took the ratio loss of place '{self.name}' after the last training step. Add "
+                "custom_hooks=[dict(type='mmsparse.SparsityHook')] to the config (a child config that defines "
+                "custom_hooks replaces its parent's list), or call mmsparse.pop_aux(model) in your own loop."
+            )
+        self._waiting.append(decided)
+
+    def pop_aux(self) -> list[Decided]:
+        """Take what the training forwards since the last call decided."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+
+class Budgeted(BaseModule):
+    """Base class of routers: decisions, and a budget for each of them.
+
+    Args:
+        explore: Fraction of unselected rows whose slow value informs the scorer in training.
+        detach: Whether scorers read detached features.
+    """
+
+    def __init__(self, explore: float, detach: bool) -> None:
+        super().__init__()
+        check_flags(detach=detach)
+        if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
+            raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
+        self.explore = explore
+        self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
+
+    @property
+    def keep_ratio(self) -> tuple[float, ...]:
+        """The budget of each place."""
+        return tuple(decision.keep_ratio for decision in self.decisions.values())
+
+    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
+        """One number, expanded by this router's rule, or one per decision."""
+        for decision, ratio in zip(self.decisions.values(), self.expand(keep_ratio), strict=True):
+            decision.keep_ratio = ratio
+
+    def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
+        raise NotImplementedError
+
+
+def check_flags(**flags: bool) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"Expected argument `{name}` to be True or False, but got {flag!r}")
+
+
+def router_keys(router: type[Budgeted]) -> set[str]:
+    """What users may give a router in ``sparsity``."""
+    parameters = inspect.signature(router).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def _alive(before: Selection | None) -> dict[str, Tensor]:
+    return {} if before is None else dict(alive=before.keep_mask)
