@@ -2,9 +2,18 @@
 
 import pytest
 import torch
+from mmengine.analysis import FlopAnalyzer
 
 from mmsparse.analysis import count_macs
-from mmsparse.ops import from_tiles, sparse_conv2d, sparse_conv2d_reference, tile_grid, to_tiles
+from mmsparse.ops import (
+    from_tiles,
+    slow_fast_conv2d,
+    sparse_conv2d,
+    sparse_conv2d_reference,
+    tile_grid,
+    to_tiles,
+    winograd,
+)
 
 KERNELS = [(3, 1, 1), (5, 1, 1), (3, 2, 1), (3, 1, 6), (1, 1, 1)]  # size, dilation, groups
 SIZES = [(1, 1), (7, 9), (8, 8)]
@@ -100,3 +109,130 @@ def test_only_chosen_tiles_are_multiplied():
             torch.nn.Identity(), lambda t=tile, n=count: sparse_conv2d(x, weight, bias, torch.arange(n), t)
         )
         assert macs.total == count * tile * tile * weight.numel()
+
+
+def slow_fast(channels, width, size, tile, dtype=torch.float32, bias=True, dilation=1, keep=0.4):
+    """Operands of the whole-map operator, and what it must give by the dense convolutions."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, weight, fast = random(2, channels, *size), random(width, channels, 3, 3) * 0.1, random(width, channels) * 0.1
+    biases = (random(width), random(width)) if bias else (None, None)
+    high, wide = tile_grid(size, tile)
+    mask = torch.rand(2 * high * wide, generator=generator) < keep
+    slow_map = torch.nn.functional.conv2d(x, weight, biases[0], padding=dilation, dilation=dilation)
+    fast_map = torch.nn.functional.conv2d(x, fast[..., None, None], biases[1])
+    where = mask.view(2, 1, high, wide).repeat_interleave(tile, 2).repeat_interleave(tile, 3)
+    expected = torch.where(where[..., : size[0], : size[1]], slow_map, fast_map)
+    layers = [tuple(None if t is None else t.to(dtype) for t in pair) for pair in zip((weight, fast), biases)]
+    return (x.to(dtype), *layers, *(m.nonzero().squeeze(1) for m in (mask, ~mask)), tile, dilation), expected
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 8)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(channels=6, width=5, tile=1),
+        dict(channels=6, width=5, tile=4, dilation=2),
+        dict(channels=6, width=5, tile=3, bias=False),
+        dict(channels=96, width=112, tile=4),
+        dict(channels=112, width=96, tile=4, bias=False),
+    ],
+    ids=lambda shape: "-".join(map(str, shape.values())),
+)
+def test_a_whole_map_out_of_two_convolutions(shape, size, keep, monkeypatch):
+    operands, expected = slow_fast(**shape, size=size, keep=keep)
+    monkeypatch.setattr("mmsparse.ops.slow_fast.LARGE", 36 * 200 * 3)  # three tiles at a time
+    for view in (operands[0], operands[0].contiguous(memory_format=torch.channels_last)):
+        actual = slow_fast_conv2d(view, *operands[1:])
+        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+    learning = operands[0].clone().requires_grad_()
+    other = slow_fast_conv2d(learning, *operands[1:])
+    torch.testing.assert_close(other.detach(), actual, rtol=0, atol=3e-5 * expected.abs().max().item())
+    assert torch.autograd.grad(other.sum(), learning)[0].abs().max() > 0
+
+
+def test_winograd_takes_wide_kernels_of_single_precision_alone(monkeypatch):
+    made = []
+    transform = winograd.transform_kernel
+    monkeypatch.setattr(winograd, "transform_kernel", lambda weight: made.append(1) or transform(weight))
+    for taken, more in (
+        (1, {}),
+        (0, dict(dtype=torch.float64)),
+        (0, dict(dtype=torch.bfloat16)),
+        (0, dict(tile=8)),
+        (0, dict(dilation=2)),
+        (0, dict(width=32)),
+    ):
+        operands, _ = slow_fast(**{**dict(channels=96, width=96, size=(8, 8), tile=4), **more})
+        slow_fast_conv2d(*operands)
+        assert len(made) == taken, more
+        made.clear()
+
+
+@pytest.mark.parametrize("points", [3, 64])
+def test_winograd_transforms(points):
+    """A tile of one channel, in the exact arithmetic of small whole numbers."""
+    patches = torch.arange(points * 36).reshape(points * 36, 1).remainder(7).float()
+    weight = torch.tensor([[24.0, 0, -24], [48, 24, 0], [0, -48, 72]]).view(1, 1, 3, 3)
+    space = winograd.Workspace(points, winograd.transform_kernel(weight))
+    where = torch.arange(points * 36)
+    actual = space.conv(patches, where, torch.zeros(points * 36, dtype=torch.bool))  # (16, points, 1)
+    expected = torch.nn.functional.conv2d(patches.view(points, 1, 6, 6), weight).view(points, 16).t()
+    torch.testing.assert_close(actual[..., 0], expected, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("channels", [6, 96])
+def test_the_whole_map_counts_as_its_convolutions(channels):
+    operands, _ = slow_fast(channels, channels, (7, 9), 4)
+    kept, rest = len(operands[3]), len(operands[4])
+    macs = count_macs(torch.nn.Identity(), lambda: slow_fast_conv2d(*operands)).total
+    assert macs == 16 * channels**2 * (9 * kept + rest)
+    analyzed = FlopAnalyzer(Wrapped(operands), (operands[0],)).unsupported_ops_warnings(False)
+    assert sum(n for op, n in analyzed.by_operator().items() if op in ("conv", "linear")) == macs
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, operands):
+        super().__init__()
+        self.operands = operands[1:]
+
+    def forward(self, x):
+        return slow_fast_conv2d(x, *self.operands).relu()
+
+
+def test_compilers_and_exporters_see_the_whole_map():
+    operands, expected = slow_fast(6, 5, (7, 9), 4)
+    with torch.no_grad():
+        program = torch.export.export(Wrapped(operands), (operands[0],))
+        names = {str(node.target) for node in program.graph.nodes}
+        assert "mmsparse.slow_fast_conv2d.default" in names
+        actual = program.module()(operands[0])
+        torch.library.opcheck(
+            torch.ops.mmsparse.slow_fast_conv2d.default,
+            (operands[0], *operands[1], *operands[2], *operands[3:]),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+    torch.testing.assert_close(actual.double(), expected.relu(), rtol=0, atol=1e-5)
+
+
+def test_autocast():
+    operands, expected = slow_fast(6, 5, (8, 8), 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = slow_fast_conv2d(*operands)
+        assert actual.dtype == torch.bfloat16
+        rows = sparse_conv2d(operands[0], *operands[1], operands[3], 4)
+        assert rows.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=0.05 * expected.abs().max().item())
+
+
+def test_training_keeps_the_map_alone():
+    """Patches of 36 values to 16 would be 2.25 maps."""
+    x, weight, bias = (t.float().detach().requires_grad_() for t in operands((3, 1, 1), (64, 64)))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        sparse_conv2d(x, weight, bias, torch.arange(0, 512, 2), 4)
+    assert max(t.numel() for t in kept) == x.numel()

@@ -1,0 +1,58 @@
+"""Square tiles of a map: how it is cut into them, put together again, and which of its rows they are.
+
+A map (H, W) is cut into tiles of ``tile`` x ``tile`` locations, the last ones of a row or column reaching over the
+border.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def tile_grid(size: tuple[int, int], tile: int) -> tuple[int, int]:
+    """How many tiles cover a map, along its height and width."""
+    return math.ceil(size[0] / tile), math.ceil(size[1] / tile)
+
+
+def to_tiles(x: Tensor, tile: int) -> Tensor:
+    """A map (B, C, H, W) as rows (B * tiles, tile * tile * C), filled up with zeros beyond its border."""
+    high, wide = tile_grid(x.shape[-2:], tile)
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, wide * tile - x.shape[-1], 0, high * tile - x.shape[-2]))
+    return x.reshape(len(x), high, tile, wide, tile, -1).transpose(2, 3).reshape(len(x) * high * wide, -1)
+
+
+def from_tiles(tiles: Tensor, shape: torch.Size, tile: int) -> Tensor:
+    """The map (B, D, H, W) of rows (B * tiles, tile * tile * D); ``shape`` is that of the map they came from."""
+    batch, _, height, width = shape
+    high, wide = tile_grid((height, width), tile)
+    x = tiles.view(batch, high, wide, tile, tile, -1).transpose(2, 3).reshape(batch, high * tile, wide * tile, -1)
+    return x[:, :height, :width].permute(0, 3, 1, 2)
+
+
+def map_rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) as (B * H * W, C); a view if the map is in channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def window(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Tensor, Tensor]:
+    """Where the locations of chosen tiles, each with a halo, are among the rows of maps of a size.
+
+    Args:
+        size: Height and width of the maps.
+        idx: (R,) flat numbers of the tiles.
+        tile: Locations along a side of a tile.
+        halo: Locations around it.
+
+    Returns:
+        Row numbers (R * side * side), the nearest one for locations beyond the border, and which those are.
+    """
+    (height, width), (high, wide) = size, tile_grid(size, tile)
+    image, place = idx // (high * wide), idx % (high * wide)
+    step = torch.arange(-halo, tile + halo, device=idx.device)
+    y = (place // wide * tile).unsqueeze(1) + step  # (R, side)
+    x = (place % wide * tile).unsqueeze(1) + step
+    outside = ((y < 0) | (y >= height)).unsqueeze(2) | ((x < 0) | (x >= width)).unsqueeze(1)
+    row = image.unsqueeze(1) * height + y.clamp(0, height - 1)
+    return (row.unsqueeze(2) * width + x.clamp(0, width - 1).unsqueeze(1)).flatten(), outside.flatten()
