@@ -12,7 +12,6 @@ from .sparse_conv import conv_tiles, reach
 from .tiles import map_rows, tile_grid, window
 
 LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB
-WIDE = 96  # channels from which on Winograd's matrices are large enough to be fast
 
 
 def slow_fast_conv2d(
@@ -89,23 +88,26 @@ def _slow_fast_conv2d(
     out = x.new_empty(len(x) * grid[0] * grid[1], len(weight))
     wide, channels = weight.shape[:2]
     halo = reach(weight, dilation)
-    side = tile + 2 * halo
+    area = (tile + 2 * halo) ** 2
     if len(keep_idx) and _suits_winograd(x, weight, tile, dilation):
-        count = max(1, LARGE // (side**2 * (channels + wide)))
+        count = max(1, LARGE // (area * (channels + wide)))
         workspace = winograd.Workspace(min(count, len(keep_idx)), winograd.transform_kernel(weight))
-        for part in keep_idx.split(count):
-            kept = workspace.conv(rows, *window(size, part, tile, halo))
+        patches, outside = window(size, keep_idx, tile, halo)
+        where = window(grid, keep_idx, tile, 0)[0].view(-1, tile**2).t()
+        for start in range(0, len(keep_idx), count):
+            part = slice(start * area, (start + count) * area)
+            kept = workspace.conv(rows, patches[part], outside[part])
             kept = kept if bias is None else kept.add_(bias)
-            where = window(grid, part, tile, 0)[0].view(len(part), -1).t().reshape(-1)
-            out.index_copy_(0, where, kept.view(-1, wide))
+            out.index_copy_(0, where[:, start : start + count].reshape(-1), kept.view(-1, wide))
     else:
-        count = max(1, 4 * weight.numel() // (side**2 * channels))  # each call packs the kernel anew
+        count = max(1, max(4 * weight.numel(), LARGE // 4) // (area * channels))  # each call packs the kernel anew
         for part in keep_idx.split(count):
             kept = conv_tiles(rows, size, weight, bias, part, tile, dilation)
             out.index_copy_(0, window(grid, part, tile, 0)[0], kept.view(-1, wide))
-    for part in rest_idx.split(max(1, LARGE // (tile**2 * (channels + wide)))):
-        rest = rows.index_select(0, window(size, part, tile, 0)[0])
-        out.index_copy_(0, window(grid, part, tile, 0)[0], F.linear(rest, fast_weight, fast_bias))
+    source, target = window(size, rest_idx, tile, 0)[0], window(grid, rest_idx, tile, 0)[0]
+    count = max(1, LARGE // (channels + wide))
+    for part, where in zip(source.split(count), target.split(count), strict=True):
+        out.index_copy_(0, where, F.linear(rows.index_select(0, part), fast_weight, fast_bias))
     return _as_map(out, x, grid)
 
 
@@ -125,8 +127,7 @@ def _flops(
 
 def _suits_winograd(x: Tensor, weight: Tensor, tile: int, dilation: int) -> bool:
     plain = x.dtype == torch.float32 and x.device.type == "cpu"
-    shape = weight.shape[-1] == 3 and dilation == 1 and tile == winograd.TILE
-    return plain and shape and min(weight.shape[:2]) >= WIDE
+    return plain and weight.shape[-1] == 3 and dilation == 1 and tile == winograd.TILE
 
 
 def _size(x: Tensor) -> tuple[int, int]:

@@ -138,8 +138,8 @@ def slow_fast(channels, width, size, tile, dtype=torch.float32, bias=True, dilat
         dict(channels=6, width=5, tile=1),
         dict(channels=6, width=5, tile=4, dilation=2),
         dict(channels=6, width=5, tile=3, bias=False),
-        dict(channels=96, width=112, tile=4),
-        dict(channels=112, width=96, tile=4, bias=False),
+        dict(channels=6, width=5, tile=4),
+        dict(channels=64, width=48, tile=4, bias=False),
     ],
     ids=lambda shape: "-".join(map(str, shape.values())),
 )
@@ -155,7 +155,7 @@ def test_a_whole_map_out_of_two_convolutions(shape, size, keep, monkeypatch):
     assert torch.autograd.grad(other.sum(), learning)[0].abs().max() > 0
 
 
-def test_winograd_takes_wide_kernels_of_single_precision_alone(monkeypatch):
+def test_winograd_is_for_single_precision_alone(monkeypatch):
     made = []
     transform = winograd.transform_kernel
     monkeypatch.setattr(winograd, "transform_kernel", lambda weight: made.append(1) or transform(weight))
@@ -165,9 +165,8 @@ def test_winograd_takes_wide_kernels_of_single_precision_alone(monkeypatch):
         (0, dict(dtype=torch.bfloat16)),
         (0, dict(tile=8)),
         (0, dict(dilation=2)),
-        (0, dict(width=32)),
     ):
-        operands, _ = slow_fast(**{**dict(channels=96, width=96, size=(8, 8), tile=4), **more})
+        operands, _ = slow_fast(**{**dict(channels=6, width=5, size=(8, 8), tile=4), **more})
         slow_fast_conv2d(*operands)
         assert len(made) == taken, more
         made.clear()
@@ -185,12 +184,12 @@ def test_winograd_transforms(points):
     torch.testing.assert_close(actual[..., 0], expected, rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize("channels", [6, 96])
-def test_the_whole_map_counts_as_its_convolutions(channels):
-    operands, _ = slow_fast(channels, channels, (7, 9), 4)
+@pytest.mark.parametrize("tile", [2, 4])
+def test_the_whole_map_counts_as_its_convolutions(tile):
+    operands, _ = slow_fast(6, 5, (7, 9), tile)
     kept, rest = len(operands[3]), len(operands[4])
     macs = count_macs(torch.nn.Identity(), lambda: slow_fast_conv2d(*operands)).total
-    assert macs == 16 * channels**2 * (9 * kept + rest)
+    assert macs == tile**2 * 30 * (9 * kept + rest)
     analyzed = FlopAnalyzer(Wrapped(operands), (operands[0],)).unsupported_ops_warnings(False)
     assert sum(n for op, n in analyzed.by_operator().items() if op in ("conv", "linear")) == macs
 
