@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint, load_checkpoint
 from torch import nn
@@ -167,9 +168,22 @@ def build_model(
     model.cfg = cfg
     if checkpoint:
         load_weights(model, checkpoint)
+    else:
+        _init_weights(model)
     if keep_ratio is not None:
         set_keep_ratio(model, keep_ratio)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _init_weights(model: nn.Module) -> None:
+    """As for a training: a detector that believes in nothing leaves its post-processing as little to sort as ever."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")  # it would name every parameter
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
 
 
 def build_plain(cfg: Config) -> nn.Module:

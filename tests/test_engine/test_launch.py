@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmsparse.engine.launch import choose_start, load_weights
+from mmsparse.engine.launch import build_model, choose_start, load_weights, read_config
 from mmsparse.engine.preflight import check_backbone, check_start
 from mmsparse.models import DynamicConvNeXt, DynamicSwin
 
@@ -110,3 +110,12 @@ def test_resuming_with_other_parameter_groups_is_refused(change, tmp_path):
         model.backbone.router.requires_grad_(False)
     with pytest.raises(ValueError, match=r"`resume`: .* other parameter groups: \d+ of \d+ .*with --load-from$"):
         check_start(model, cfg)
+
+
+def test_an_untrained_detector_believes_in_nothing(capsys):
+    """Else its post-processing sorts every anchor, which takes longer than the network."""
+    cfg = read_config("configs/demo/atss_dynamic-convnext-mini_k50_scenes.py")
+    with torch.no_grad():
+        scores, *_ = build_model(cfg)(torch.randn(1, 3, 160, 160))
+    assert max(level.sigmoid().max().item() for level in scores) < 0.05
+    assert capsys.readouterr().out == ""
