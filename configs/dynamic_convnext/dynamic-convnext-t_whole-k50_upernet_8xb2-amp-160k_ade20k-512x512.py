@@ -1,6 +1,6 @@
 _base_ = "./convnext-t_upernet_8xb2-amp-160k_ade20k-512x512.py"
 model = dict(
     backbone=dict(type="mmsparse.DynamicConvNeXt", sparsity=dict(keep_ratio=0.5, places="every_stage")),
-    decode_head=dict(type="mmsparse.DynamicUPerHead", sparsity=dict(keep_ratio=0.5, tile=8)),
+    decode_head=dict(type="mmsparse.DynamicUPerHead", sparsity=dict(keep_ratio=0.5)),
 )
 custom_hooks = [dict(type="mmsparse.SparsityHook")]
