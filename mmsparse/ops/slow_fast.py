@@ -11,8 +11,6 @@ from . import winograd
 from .sparse_conv import conv_tiles, reach
 from .tiles import map_rows, tile_grid, window
 
-LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB
-
 
 def slow_fast_conv2d(
     x: Tensor,
@@ -87,25 +85,20 @@ def _slow_fast_conv2d(
     rows, size, grid = map_rows(x), _size(x), _whole_grid(x, tile)
     out = x.new_empty(len(x) * grid[0] * grid[1], len(weight))
     wide, channels = weight.shape[:2]
-    halo = reach(weight, dilation)
-    area = (tile + 2 * halo) ** 2
-    if len(keep_idx) and _suits_winograd(x, weight, tile, dilation):
-        count = max(1, LARGE // (area * (channels + wide)))
-        workspace = winograd.Workspace(min(count, len(keep_idx)), winograd.transform_kernel(weight))
-        patches, outside = window(size, keep_idx, tile, halo)
+    if winograd.suits(rows, weight, tile, dilation, groups=1):
         where = window(grid, keep_idx, tile, 0)[0].view(-1, tile**2).t()
-        for start in range(0, len(keep_idx), count):
-            part = slice(start * area, (start + count) * area)
-            kept = workspace.conv(rows, patches[part], outside[part])
-            kept = kept if bias is None else kept.add_(bias)
-            out.index_copy_(0, where[:, start : start + count].reshape(-1), kept.view(-1, wide))
+        for part, kept in winograd.conv_tiles(rows, size, weight, bias, keep_idx):
+            out.index_copy_(0, where[:, part].reshape(-1), kept.view(-1, wide))
     else:
-        count = max(1, max(4 * weight.numel(), LARGE // 4) // (area * channels))  # each call packs the kernel anew
+        area = (tile + 2 * reach(weight, dilation)) ** 2
+        count = max(
+            1, max(4 * weight.numel(), winograd.LARGE // 4) // (area * channels)
+        )  # each call packs the kernel anew
         for part in keep_idx.split(count):
             kept = conv_tiles(rows, size, weight, bias, part, tile, dilation)
             out.index_copy_(0, window(grid, part, tile, 0)[0], kept.view(-1, wide))
     source, target = window(size, rest_idx, tile, 0)[0], window(grid, rest_idx, tile, 0)[0]
-    count = max(1, LARGE // (channels + wide))
+    count = max(1, winograd.LARGE // (channels + wide))
     for part, where in zip(source.split(count), target.split(count), strict=True):
         out.index_copy_(0, where, F.linear(rows.index_select(0, part), fast_weight, fast_bias))
     return _as_map(out, x, grid)
@@ -123,11 +116,6 @@ def _flops(
 ) -> int:
     """Those of the two convolutions, as they are counted everywhere: however few multiplications a kernel needs."""
     return 2 * tile**2 * (keep[0] * weight.numel() + rest[0] * fast.numel())
-
-
-def _suits_winograd(x: Tensor, weight: Tensor, tile: int, dilation: int) -> bool:
-    plain = x.dtype == torch.float32 and x.device.type == "cpu"
-    return plain and weight.shape[-1] == 3 and dilation == 1 and tile == winograd.TILE
 
 
 def _size(x: Tensor) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import winograd
 from .tiles import map_rows, to_tiles, window
 
 
@@ -43,7 +44,7 @@ def sparse_conv2d(
     """
     rows, size = map_rows(x), (x.shape[-2], x.shape[-1])
     if torch.jit.is_tracing() or not torch.is_grad_enabled():
-        return conv_tiles(rows, size, weight, bias, idx, tile, dilation, groups)
+        return _conv_tiles(rows, size, weight, bias, idx, tile, dilation, groups)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -66,7 +67,7 @@ class _SparseConv2d(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(rows, weight, idx)
         ctx.how = (size, tile, dilation, groups)
-        return conv_tiles(rows, size, weight, bias, idx, tile, dilation, groups)
+        return _conv_tiles(rows, size, weight, bias, idx, tile, dilation, groups)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,6 +86,18 @@ class _SparseConv2d(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grads[2] = grad.sum(dim=(0, 2, 3))
         return *grads, None, None, None, None, None
+
+
+def _conv_tiles(
+    rows: Tensor, size: tuple[int, int], weight: Tensor, bias: Tensor | None, idx: Tensor, tile: int, *how: int
+) -> Tensor:
+    """The same as ``conv_tiles``, by the fastest way there is."""
+    if not winograd.suits(rows, weight, tile, *how):
+        return conv_tiles(rows, size, weight, bias, idx, tile, *how)
+    out = rows.new_empty(len(idx), tile**2, len(weight))
+    for part, values in winograd.conv_tiles(rows, size, weight, bias, idx):
+        out[part] = values.transpose(0, 1)
+    return out.flatten(1)
 
 
 def conv_tiles(

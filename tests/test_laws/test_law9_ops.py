@@ -75,7 +75,7 @@ def test_strided_inputs(strided, tile):
 
 
 @pytest.mark.parametrize("tile", [1, 4])
-@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.bfloat16, 0.1)], ids=str)
+@pytest.mark.parametrize("dtype, atol", [(torch.float32, 2e-5), (torch.bfloat16, 0.1)], ids=str)
 def test_dtypes(dtype, atol, tile):
     x, weight, bias = operands((3, 1, 1), (8, 8), dtype)
     idx = tiles_of((8, 8), tile, "some")
@@ -145,7 +145,7 @@ def slow_fast(channels, width, size, tile, dtype=torch.float32, bias=True, dilat
 )
 def test_a_whole_map_out_of_two_convolutions(shape, size, keep, monkeypatch):
     operands, expected = slow_fast(**shape, size=size, keep=keep)
-    monkeypatch.setattr("mmsparse.ops.slow_fast.LARGE", 36 * 200 * 3)  # three tiles at a time
+    monkeypatch.setattr(winograd, "LARGE", 36 * 11 * 3)  # three tiles at a time
     for view in (operands[0], operands[0].contiguous(memory_format=torch.channels_last)):
         actual = slow_fast_conv2d(view, *operands[1:])
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
@@ -153,6 +153,15 @@ def test_a_whole_map_out_of_two_convolutions(shape, size, keep, monkeypatch):
     other = slow_fast_conv2d(learning, *operands[1:])
     torch.testing.assert_close(other.detach(), actual, rtol=0, atol=3e-5 * expected.abs().max().item())
     assert torch.autograd.grad(other.sum(), learning)[0].abs().max() > 0
+
+
+def test_winograd_errs_twice_as_much_as_the_direct_sum():
+    x, weight = torch.randn(4, 64, 16, 16), torch.randn(64, 64, 3, 3)
+    idx = torch.arange(4 * 16)
+    exact = sparse_conv2d_reference(x.double(), weight.double(), None, idx, 4)
+    direct = sparse_conv2d_reference(x, weight, None, idx, 4) - exact
+    ours = sparse_conv2d(x, weight, None, idx, 4) - exact
+    assert 1.5 < (ours.std() / direct.std()).item() < 2.5
 
 
 def test_winograd_is_for_single_precision_alone(monkeypatch):
@@ -170,18 +179,6 @@ def test_winograd_is_for_single_precision_alone(monkeypatch):
         slow_fast_conv2d(*operands)
         assert len(made) == taken, more
         made.clear()
-
-
-@pytest.mark.parametrize("points", [3, 64])
-def test_winograd_transforms(points):
-    """A tile of one channel, in the exact arithmetic of small whole numbers."""
-    patches = torch.arange(points * 36).reshape(points * 36, 1).remainder(7).float()
-    weight = torch.tensor([[24.0, 0, -24], [48, 24, 0], [0, -48, 72]]).view(1, 1, 3, 3)
-    space = winograd.Workspace(points, winograd.transform_kernel(weight))
-    where = torch.arange(points * 36)
-    actual = space.conv(patches, where, torch.zeros(points * 36, dtype=torch.bool))  # (16, points, 1)
-    expected = torch.nn.functional.conv2d(patches.view(points, 1, 6, 6), weight).view(points, 16).t()
-    torch.testing.assert_close(actual[..., 0], expected, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("tile", [2, 4])
