@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import Tensor, nn
 
-from .sparsity import Budgeted, Decided, Decision, Selection
+from .sparsity import Budgeted, Decided, Decision, Selection, ValidArea
 
 
 def find_decisions(model: nn.Module) -> list[Decision]:
@@ -94,3 +95,67 @@ def get_keep_ratio(model: nn.Module) -> dict[str, float]:
 def pop_aux(model: nn.Module) -> list[Decided]:
     """Take what all places decided since the last call: gates, scores and targets for the losses."""
     return [decided for decision in find_decisions(model) for decided in decision.pop_aux()]
+
+
+def ignore_padding(model: nn.Module) -> None:
+    """Let the budgets and the pooled context of a model be those of real pixels where a batch of pictures is padded.
+
+    Padding then takes the fast path, and keep ratios, their losses and logs are of what remains, picture by picture.
+    The sizes are read from the data samples that the model's forward is given, as the data preprocessors of mmdet and
+    mmseg leave them (``img_shape`` beside ``pad_shape``); without them, and for crops of sliding windows, everything
+    counts. ``SparsityHook`` and the tools call this; so may you, more than once, with a model of an inferencer or a
+    loop of your own.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    routers = find_routers(model).values()
+    if not routers:
+        raise ValueError(f"ignore_padding: {type(model).__name__} has no dynamic part (was it built with `sparsity`?)")
+    if any(router.area is not None for router in routers):
+        return
+    area = ValidArea()
+    for router in routers:
+        router.area = area
+    watch = _PaddingWatch(area)
+    model.register_forward_pre_hook(watch.begin, with_kwargs=True)
+    model.register_forward_hook(watch.end, always_call=True)
+    if isinstance(getattr(model, "backbone", None), nn.Module):
+        model.backbone.register_forward_pre_hook(watch.see)
+
+
+class _PaddingWatch:
+    """Forward hooks. They hold no module, so copies of a model (EMA, teachers) have their own."""
+
+    def __init__(self, area: ValidArea) -> None:
+        self.area = area
+
+    def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.area.close()
+        inputs, samples = batch_of(args, kwargs)
+        if isinstance(inputs, Tensor) and inputs.dim() == 4 and isinstance(samples, Sequence):
+            padded = tuple(inputs.shape[-2:])
+            sizes = [_real_size(sample, padded) for sample in samples]
+            if len(sizes) == len(inputs) and any(size != padded for size in sizes):
+                self.area.open(sizes, padded)
+
+    def see(self, backbone: nn.Module, args: tuple) -> None:
+        if args and isinstance(args[0], Tensor):
+            self.area.see(tuple(args[0].shape[-2:]))
+
+    def end(self, model: nn.Module, args: tuple, output: Any) -> None:
+        self.area.close()
+
+
+def _real_size(sample: Any, padded: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture in a batch of a padded size."""
+    meta = getattr(sample, "metainfo", {})
+    if "img_shape" not in meta or "pad_shape" not in meta:  # nobody padded
+        return padded
+    high, wide = meta["img_shape"][:2]
+    return min(int(high), padded[0]), min(int(wide), padded[1])
+
+
+def batch_of(args: tuple, kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The inputs and data samples of a call of a model's forward, however they were passed."""
+    inputs = kwargs.get("inputs", args[0] if args else None)
+    return inputs, kwargs.get("data_samples", args[1] if len(args) > 1 else None)

@@ -17,7 +17,7 @@ from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint, lo
 from torch import nn
 
 from mmsparse import compat, env
-from mmsparse.apis import set_keep_ratio
+from mmsparse.apis import find_decisions, ignore_padding, set_keep_ratio
 
 from .data_files import check_dataset
 
@@ -172,6 +172,8 @@ def build_model(
         _init_weights(model)
     if keep_ratio is not None:
         set_keep_ratio(model, keep_ratio)
+    if find_decisions(model):
+        ignore_padding(model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsparse.apis import find_decisions, pop_aux
+from mmsparse.apis import batch_of, find_decisions, ignore_padding, pop_aux
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decided, ratio_loss, score_loss
 
@@ -22,7 +22,8 @@ class SparsityHook(Hook):
     """The one line that a config needs besides ``sparsity``.
 
     It adds a stateless forward hook to the model itself, so no detector is subclassed, no wrapper changes the
-    checkpoint's keys, and gradients are reduced as always under DDP.
+    checkpoint's keys, and gradients are reduced as always under DDP. In training and evaluation the padding of batches
+    is ignored (``mmsparse.ignore_padding``).
 
     Args:
         loss_weight: Weight of the ratio loss (the paper: 10 for ConvNeXt and Swin, 2 for ViT).
@@ -78,9 +79,16 @@ class SparsityHook(Hook):
                 "they should have been trained before",
                 stacklevel=2,
             )
+        ignore_padding(model)
         self._handle = model.register_forward_hook(self._add_losses, with_kwargs=True)
         for decision in decisions:
             decision.collected = True
+
+    def before_val(self, runner: Runner) -> None:
+        if find_decisions(runner.model):
+            ignore_padding(runner.model)
+
+    before_test = before_val
 
     def after_train(self, runner: Runner) -> None:
         self._handle.remove()
@@ -114,11 +122,12 @@ class SparsityHook(Hook):
         if mode != "loss" or not decided:
             return None
         with torch.autocast(device_type=decided[0].scores.device.type, enabled=False):
-            loss = sum(ratio_loss(d.selection.gate, d.keep_ratio, self.per_image) for d in decided) / len(decided)
+            terms = [ratio_loss(d.selection.gate, d.keep_ratio, self.per_image, d.valid) for d in decided]
+            loss = sum(terms) / len(terms)
         losses = {**output, "loss_sparsity": self.loss_weight * loss, **_measured(decided)}
         learning = [d for d in decided if d.scores.requires_grad]
         if self.score_weight and learning:
-            inputs, samples = _batch(args, kwargs)
+            inputs, samples = batch_of(args, kwargs)
             losses["loss_score"] = self.score_weight * self._supervise(learning, inputs.shape[-2:], samples)
         return losses
 
@@ -128,7 +137,7 @@ class SparsityHook(Hook):
             grid = d.selection.grid
             if grid not in targets:
                 targets[grid] = score_targets(samples, grid, size, d.scores.device)
-        return sum(score_loss(d.scores, targets[d.selection.grid]) for d in decided) / len(decided)
+        return sum(score_loss(d.scores, targets[d.selection.grid], d.valid) for d in decided) / len(decided)
 
 
 def check_loss_weights(hook: str, **weights: float) -> None:
@@ -144,15 +153,10 @@ def _is_frozen(scorer: nn.Module) -> bool:
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
-def _batch(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Sequence[Any]]:
-    """The first two arguments of a model's forward, however they were passed."""
-    inputs = kwargs.get("inputs", args[0] if args else None)
-    return inputs, kwargs.get("data_samples", args[1] if len(args) > 1 else None)
-
-
 def _measured(decided: list) -> dict[str, Tensor]:
     """The keep ratio of each place; names without 'loss' are logged and not summed."""
     ratios: dict[str, list[Tensor]] = {}
     for d in decided:
-        ratios.setdefault(f"keep_ratio/{d.name}", []).append(d.selection.keep_mask.float().mean())
+        kept = d.selection.keep_mask if d.valid is None else d.selection.keep_mask[d.valid]
+        ratios.setdefault(f"keep_ratio/{d.name}", []).append(kept.float().mean())
     return {name: torch.stack(values).mean() for name, values in ratios.items()}

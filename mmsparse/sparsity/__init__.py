@@ -18,6 +18,7 @@ from .scorers import (
 )
 from .selection import Selection
 from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
+from .valid import Valid, ValidArea
 
 __all__ = [
     "AttentionScorer",
@@ -42,6 +43,8 @@ __all__ = [
     "SharedScorer",
     "ThresholdSelector",
     "TopKSelector",
+    "Valid",
+    "ValidArea",
     "build_router",
     "check_keep_ratio",
     "expand_keep_ratio",

@@ -22,6 +22,7 @@ from .routing import route
 from .scorers import Scorer
 from .selection import Selection
 from .selectors import Selector
+from .valid import Valid
 
 
 class RoutedConv2d(nn.Conv2d):
@@ -181,8 +182,23 @@ class ConvRouter(Budgeted):
     def _decide(self, decision: Decision, x: Tensor) -> Selection | None:
         if not self.training and decision.keep_ratio >= 1.0:
             return None
-        tokens = F.avg_pool2d(x, self.tile, ceil_mode=True, count_include_pad=False).flatten(2).transpose(1, 2)
-        return decision(tokens, tile_grid(x.shape[-2:], self.tile))
+        size = _size(x)
+        tokens = _tile_means(x, self.tile, self.valid(size, x))
+        return decision(tokens, tile_grid(size, self.tile), valid=self.valid(size, x, self.tile))
+
+
+def _tile_means(x: Tensor, tile: int, valid: Valid | None) -> Tensor:
+    """The mean of the locations of each tile that count, (B, tiles, C)."""
+
+    def pool(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, tile, ceil_mode=True, count_include_pad=False)
+
+    if valid is None:
+        means = pool(x)
+    else:
+        weight = valid.mask.view(len(x), 1, *x.shape[-2:]).to(x.dtype)
+        means = pool(x * weight) / pool(weight).clamp_min(0.5 / tile**2)
+    return means.flatten(2).transpose(1, 2)
 
 
 def _size(x: Tensor) -> tuple[int, int]:

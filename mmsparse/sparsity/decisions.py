@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .budget import anneal
 from .selection import Selection
 from .selectors import BURIED
+from .valid import Valid, ValidArea
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,7 @@ class Decided:
     selection: Selection
     scores: Tensor  # (B, N)
     keep_ratio: float
+    valid: Tensor | None = None  # boolean (B, N), the locations that count; None: all
 
 
 class Decision(BaseModule):
@@ -54,7 +56,12 @@ class Decision(BaseModule):
         self._waiting: list[Decided] = []
 
     def forward(
-        self, tokens: Tensor, grid: tuple[int, int], before: Selection | None = None, attention: Any = None
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        before: Selection | None = None,
+        attention: Any = None,
+        valid: Valid | None = None,
     ) -> Selection | None:
         """Decide for a map; None means that everything stays on the dense path.
 
@@ -63,28 +70,30 @@ class Decision(BaseModule):
             grid: Height and width, N = height * width.
             before: What the place before it selected, if anything.
             attention: The attention of the block to come, for scorers that read it (``scorers.Attention``).
+            valid: The locations that count, where the map is padded; the others are never slow, unless all are.
         """
         before = before if self.cumulative else None
         extra = dict(attention=attention) if self.scorer.reads_attention else {}
         if not self.training:
             if self.keep_ratio >= 1.0:
                 return before
-            if before is not None and before.count is not None and not extra:
+            if before is not None and before.common_count is not None and not extra:
                 scores = self._score_survivors(tokens, before)
             else:
-                scores = self.scorer(tokens, **extra, **_alive(before))
-            return self.selector(scores, grid, self.keep_ratio, before=before)
+                scores = self.scorer(tokens, **extra, **_alive(before, valid))
+            return self.selector(scores, grid, self.keep_ratio, before=before, valid=valid)
         keep_ratio = anneal(self.keep_ratio, self.progress)
-        scores = self.scorer(tokens.detach() if self.detach else tokens, **extra, **_alive(before))
-        selection = self.selector(scores, grid, keep_ratio, noise=1.0 - self.progress, before=before)
+        scores = self.scorer(tokens.detach() if self.detach else tokens, **extra, **_alive(before, valid))
+        noise = 1.0 - self.progress
+        selection = self.selector(scores, grid, keep_ratio, noise=noise, before=before, valid=valid)
         if torch.is_grad_enabled():
-            self._leave(Decided(self.name, selection, scores, keep_ratio))
+            self._leave(Decided(self.name, selection, scores, keep_ratio, None if valid is None else valid.mask))
         return selection
 
     def _score_survivors(self, tokens: Tensor, before: Selection) -> Tensor:
         """Score only what is left: as many in every image."""
         batch, locations, channels = tokens.shape
-        left = tokens.flatten(0, 1).index_select(0, before.keep_idx).view(batch, before.count, channels)
+        left = tokens.flatten(0, 1).index_select(0, before.keep_idx).view(batch, before.common_count, channels)
         scores = self.scorer(left).float().flatten()
         everywhere = scores.new_full((batch * locations,), BURIED)
         return everywhere.index_copy(0, before.keep_idx, scores).view(batch, locations)
@@ -110,6 +119,9 @@ class Budgeted(BaseModule):
     Args:
         explore: Fraction of unselected rows whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
+
+    Attributes:
+        area: The real part of padded pictures, if somebody tells; see ``mmsparse.ignore_padding``.
     """
 
     def __init__(self, explore: float, detach: bool) -> None:
@@ -118,6 +130,7 @@ class Budgeted(BaseModule):
         if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
             raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
         self.explore = explore
+        self.area: ValidArea | None = None
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
 
     @property
@@ -133,6 +146,10 @@ class Budgeted(BaseModule):
     def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
         raise NotImplementedError
 
+    def valid(self, size: tuple[int, int], tokens: Tensor, tile: int = 1) -> Valid | None:
+        """What counts of maps of a size; see :meth:`ValidArea.on`."""
+        return None if self.area is None else self.area.on(size, tokens, tile)
+
 
 def check_flags(**flags: bool) -> None:
     for name, flag in flags.items():
@@ -146,5 +163,7 @@ def router_keys(router: type[Budgeted]) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def _alive(before: Selection | None) -> dict[str, Tensor]:
-    return {} if before is None else dict(alive=before.keep_mask)
+def _alive(before: Selection | None, valid: Valid | None) -> dict[str, Tensor]:
+    if before is None:
+        return {} if valid is None else dict(alive=valid.mask)
+    return dict(alive=before.keep_mask if valid is None else before.keep_mask & valid.mask)

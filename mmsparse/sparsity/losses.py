@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def ratio_loss(gate: Tensor, keep_ratio: float, per_image: bool = True) -> Tensor:
+def ratio_loss(gate: Tensor, keep_ratio: float, per_image: bool = True, valid: Tensor | None = None) -> Tensor:
     """Squared distance of the measured keep ratio from its target.
 
     Args:
@@ -12,18 +12,26 @@ def ratio_loss(gate: Tensor, keep_ratio: float, per_image: bool = True) -> Tenso
         keep_ratio: The target.
         per_image: Hold every image to the target, as the paper does. False holds only the batch to it, so that
             images may differ.
+        valid: Boolean (B, N), the locations that count; all if None.
     """
-    measured = gate.float().mean(dim=1) if per_image else gate.float().mean()
+    if valid is not None:
+        total, count = (gate.float() * valid).sum(dim=1), valid.sum(dim=1)
+        measured = total / count if per_image else total.sum() / count.sum()
+    else:
+        measured = gate.float().mean(dim=1) if per_image else gate.float().mean()
     return (measured - keep_ratio).square().mean()
 
 
-def score_loss(scores: Tensor, target: Tensor) -> Tensor:
+def score_loss(scores: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Cross entropy of scores with labels of where it matters; both answers weigh the same however rare one is.
 
     Args:
         scores: (B, N) logits.
         target: (B, N) of 0 and 1.
+        valid: Boolean (B, N), the locations that count; all if None.
     """
+    if valid is not None:
+        scores, target = scores[valid], target[valid]
     positive = target.mean().clamp(1e-3, 1 - 1e-3)
     weight = target / positive + (1 - target) / (1 - positive)
     return 0.5 * F.binary_cross_entropy_with_logits(scores.float(), target, weight=weight)

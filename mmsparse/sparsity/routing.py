@@ -155,7 +155,7 @@ class Router(Budgeted):
 
     def decide(self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int], **more: Any) -> Selection | None:
         """The selection from one of the places on; see :meth:`Decision.forward`."""
-        return self.decisions[f"{stage}_{block}"](tokens, grid, **more)
+        return self.decisions[f"{stage}_{block}"](tokens, grid, valid=self.valid(grid, tokens), **more)
 
     def fast_path(self, stage: int, block: int) -> Path:
         module = self.fast_paths[f"{stage}_{block}"]

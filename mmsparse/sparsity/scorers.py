@@ -178,16 +178,21 @@ class AttentionScorer(Scorer):
 class RandomScorer(Scorer):
     """The honest baseline: scores that know nothing.
 
-    In training they are drawn anew each time. In evaluation they depend on the number of locations and the place
-    alone, so that results are reproducible and independent of batch mates.
+    In training they are drawn anew each time. In evaluation they depend on the place and the number of locations that
+    count alone, so that results are reproducible and independent of batch mates and their padding.
     """
 
     def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
         batch, locations, _ = tokens.shape
         if self.training:
             return torch.randn(batch, locations, device=tokens.device)
-        generator = torch.Generator().manual_seed(self.index)
-        return torch.randn(locations, generator=generator).to(tokens.device).expand(batch, locations)
+        if alive is None:
+            return self._draw(locations).to(tokens.device).expand(batch, locations)
+        drawn = torch.cat([self._draw(count) for count in alive.sum(dim=1).tolist()])
+        return drawn.new_zeros(batch, locations, device=tokens.device).masked_scatter_(alive, drawn.to(tokens.device))
+
+    def _draw(self, count: int) -> Tensor:
+        return torch.randn(count, generator=torch.Generator().manual_seed(self.index))
 
 
 class SharedScorer(Scorer):

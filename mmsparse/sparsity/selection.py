@@ -17,13 +17,13 @@ class Selection:
         grid: Height and width of the map.
         keep_mask: Boolean (B, H * W), True where the slow path is taken.
         gate: Straight-through (B, H * W) of the same values while training, None otherwise.
-        count: Number of True entries of every image if it is one number known beforehand: no device sync then.
+        count: Number of True entries of every image, or of each if they differ. Known beforehand, no device sync.
     """
 
     grid: tuple[int, int]
     keep_mask: Tensor
     gate: Tensor | None = None
-    count: int | None = None
+    count: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         locations = self.grid[0] * self.grid[1]
@@ -36,21 +36,29 @@ class Selection:
     @cached_property
     def keep_idx(self) -> Tensor:
         """Flat row numbers of the slow locations, ascending."""
-        total = None if self.count is None else self.count * self.keep_mask.shape[0]
-        return _true_positions(self.keep_mask.flatten(), total)
+        return _true_positions(self.keep_mask.flatten(), self._total)
 
     @cached_property
     def rest_idx(self) -> Tensor:
         """Flat row numbers of the fast locations, ascending."""
-        total = None if self.count is None else self.keep_mask.numel() - self.count * self.keep_mask.shape[0]
+        total = None if self._total is None else self.keep_mask.numel() - self._total
         return _true_positions(~self.keep_mask.flatten(), total)
 
     @cached_property
     def num_keep(self) -> list[int]:
         """Number of slow locations of each image."""
-        if self.count is not None:
-            return [self.count] * self.keep_mask.shape[0]
-        return self.keep_mask.sum(dim=1).tolist()
+        if self.count is None:
+            return self.keep_mask.sum(dim=1).tolist()
+        return list(self.count) if isinstance(self.count, tuple) else [self.count] * self.keep_mask.shape[0]
+
+    @property
+    def common_count(self) -> int | None:
+        """Number of slow locations of every image if it is the same one, known beforehand."""
+        return None if isinstance(self.count, tuple) else self.count
+
+    @property
+    def _total(self) -> int | None:
+        return sum(self.count) if isinstance(self.count, tuple) else self.count and self.count * len(self.keep_mask)
 
     def with_extra(self, count: int) -> "Selection":
         """For tokens that follow so many extra ones (a class token), which are always slow; the grid becomes a row."""
@@ -59,7 +67,9 @@ class Selection:
         ones = self.keep_mask.new_ones(len(self.keep_mask), count)
         mask = torch.cat([ones, self.keep_mask], dim=1)
         gate = None if self.gate is None else torch.cat([ones.to(self.gate), self.gate], dim=1)
-        return Selection((1, mask.shape[1]), mask, gate, None if self.count is None else self.count + count)
+        own = self.count
+        both = tuple(n + count for n in own) if isinstance(own, tuple) else own if own is None else own + count
+        return Selection((1, mask.shape[1]), mask, gate, both)
 
     def within(self, before: "Selection | None") -> "Selection":
         """Only what an earlier selection kept too: what it dropped never returns."""
@@ -69,7 +79,12 @@ class Selection:
         if gate is not None:
             gate = gate * (before.keep_mask if before.gate is None else before.gate)
         # The scores of dropped locations are buried, so the smaller count is reached whatever the order was.
-        count = None if self.count is None or before.count is None else min(self.count, before.count)
+        if self.count is None or before.count is None:
+            count = None
+        elif isinstance(self.count, tuple) or isinstance(before.count, tuple):
+            count = tuple(map(min, self.num_keep, before.num_keep))
+        else:
+            count = min(self.count, before.count)
         return Selection(self.grid, self.keep_mask & before.keep_mask, gate, count)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:

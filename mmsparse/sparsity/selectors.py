@@ -8,8 +8,10 @@ from mmsparse.registry import MODELS
 
 from .budget import num_keep
 from .selection import Selection
+from .valid import Valid
 
 BURIED = torch.finfo(torch.float32).min  # score of a location that may not be chosen
+Count = int | tuple[int, ...] | None  # as a selection has it
 
 
 class Selector(BaseModule):
@@ -32,6 +34,7 @@ class Selector(BaseModule):
         keep_ratio: float,
         noise: float = 1.0,
         before: Selection | None = None,
+        valid: Valid | None = None,
     ) -> Selection:
         """Decide.
 
@@ -41,40 +44,43 @@ class Selector(BaseModule):
             keep_ratio: Budget, the fraction of locations on the slow path.
             noise: Scale of the exploration noise of selectors that anneal it; used in training only.
             before: Choose only among what it kept.
+            valid: Choose only among these locations, and keep a fraction of them.
         """
         scores = scores.float()  # log-odds and their noise need more than half precision
         dropped = None if before is None else ~before.keep_mask
         if dropped is not None:
-            scores = self.bury(scores, dropped)
+            scores = self.bury(scores, dropped, valid)
+        if valid is not None:
+            scores = scores.masked_fill(~valid.mask, BURIED)
         if self.training:
-            self.observe(scores.detach())
-        if keep_ratio >= 1.0:
+            self.observe(scores.detach(), valid)
+        if keep_ratio >= 1.0:  # the dense network, whose padding is dense, too
             mask, logits, count = torch.ones_like(scores, dtype=torch.bool), scores, scores.shape[1]
         elif self.training:
-            mask, logits, count = self.sample(scores, keep_ratio, noise, dropped)
+            mask, logits, count = self.sample(scores, keep_ratio, noise, dropped, valid)
         else:
-            mask, logits, count = self.decide(scores, keep_ratio)
+            mask, logits, count = self.decide(scores, keep_ratio, valid)
         if not self.training:
             return Selection(grid, mask, count=count).within(before)
         soft = torch.sigmoid(logits / self.tau)
         return Selection(grid, mask, gate=mask + (soft - soft.detach()), count=count).within(before)
 
-    def observe(self, scores: Tensor) -> None:
+    def observe(self, scores: Tensor, valid: Valid | None) -> None:
         """Look at the scores of a training step before it is decided."""
 
-    def bury(self, scores: Tensor, dropped: Tensor) -> Tensor:
+    def bury(self, scores: Tensor, dropped: Tensor, valid: Valid | None) -> Tensor:
         """Make sure that dropped locations take nothing of the budget."""
         return scores.masked_fill(dropped, BURIED)
 
     def sample(
-        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor, int | None]:
-        """The training rule: mask, logits of the gate, count of every image if it is known."""
+        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None, valid: Valid | None
+    ) -> tuple[Tensor, Tensor, Count]:
+        """The training rule: mask, logits of the gate, count of each image if they are known."""
         raise NotImplementedError
 
-    def decide(self, scores: Tensor, keep_ratio: float) -> tuple[Tensor, Tensor, int | None]:
+    def decide(self, scores: Tensor, keep_ratio: float, valid: Valid | None) -> tuple[Tensor, Tensor, Count]:
         """The evaluation rule: exact top-k unless a subclass says otherwise."""
-        mask, count, _ = _top_k(scores, keep_ratio)
+        mask, count, _ = _top_k(scores, keep_ratio, valid)
         return mask, scores, count
 
 
@@ -85,16 +91,16 @@ class GumbelSelector(Selector):
     While the budget is annealed, a shift holds the count as well; it fades in the second half of that.
     """
 
-    def bury(self, scores: Tensor, dropped: Tensor) -> Tensor:
+    def bury(self, scores: Tensor, dropped: Tensor, valid: Valid | None) -> Tensor:
         """While training each location is drawn by itself; what happens to a dropped one still teaches its gates."""
-        return scores if self.training else super().bury(scores, dropped)
+        return scores if self.training else super().bury(scores, dropped, valid)
 
     def sample(
-        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor, int | None]:
+        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None, valid: Valid | None
+    ) -> tuple[Tensor, Tensor, Count]:
         logits = scores + _logistic(scores)  # Gumbel-softmax over two classes is a logistic draw
         if noise > 0:
-            logits = logits - min(1.0, 2.0 * noise) * _quantile(logits, keep_ratio, dropped)
+            logits = logits - min(1.0, 2.0 * noise) * _quantile(logits, keep_ratio, dropped, valid)
         return logits > 0, logits, None
 
 
@@ -103,10 +109,10 @@ class TopKSelector(Selector):
     """Exact counts in training too. Its noise is annealed to zero, so training ends with the rule of evaluation."""
 
     def sample(
-        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor, int | None]:
+        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None, valid: Valid | None
+    ) -> tuple[Tensor, Tensor, Count]:
         noisy = scores + noise * _logistic(scores) if noise > 0 else scores
-        mask, count, threshold = _top_k(noisy, keep_ratio)
+        mask, count, threshold = _top_k(noisy, keep_ratio, valid)
         return mask, noisy - threshold, count
 
 
@@ -128,9 +134,10 @@ class ThresholdSelector(Selector):
         self.register_buffer("quantiles", torch.zeros(self.LEVELS))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
 
-    def bury(self, scores: Tensor, dropped: Tensor) -> Tensor:
+    def bury(self, scores: Tensor, dropped: Tensor, valid: Valid | None) -> Tensor:
         """Just below all others: the running quantiles are of all locations."""
-        return torch.where(dropped, scores.detach().amin(dim=1, keepdim=True) - 1.0, scores)
+        others = scores.detach() if valid is None else scores.detach().masked_fill(~valid.mask, torch.inf)
+        return torch.where(dropped, others.amin(dim=1, keepdim=True) - 1.0, scores)
 
     def threshold(self, keep_ratio: float) -> Tensor:
         position = (1.0 - keep_ratio) * (self.LEVELS - 1)
@@ -138,20 +145,20 @@ class ThresholdSelector(Selector):
         return torch.lerp(self.quantiles[low], self.quantiles[low + 1], position - low)
 
     def sample(
-        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor, int | None]:
+        self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None, valid: Valid | None
+    ) -> tuple[Tensor, Tensor, Count]:
         if noise > 0:  # the running quantiles are those of scores without noise
             noisy = scores + noise * _logistic(scores)
-            logits = noisy - _quantile(noisy, keep_ratio, dropped)
+            logits = noisy - _quantile(noisy, keep_ratio, dropped, valid)
         else:
             logits = scores - self.threshold(keep_ratio)
         return logits > 0, logits, None
 
-    def decide(self, scores: Tensor, keep_ratio: float) -> tuple[Tensor, Tensor, int | None]:
+    def decide(self, scores: Tensor, keep_ratio: float, valid: Valid | None) -> tuple[Tensor, Tensor, Count]:
         return scores > self.threshold(keep_ratio), scores, None
 
-    def observe(self, scores: Tensor) -> None:
-        ranked = scores.flatten().sort().values
+    def observe(self, scores: Tensor, valid: Valid | None) -> None:
+        ranked = _ranked(scores, valid)
         levels = torch.linspace(0, ranked.numel() - 1, self.LEVELS, device=scores.device).round().long()
         seen = ranked[levels]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -162,10 +169,16 @@ class ThresholdSelector(Selector):
         self.num_updates += 1
 
 
-def _quantile(scores: Tensor, keep_ratio: float, dropped: Tensor | None) -> Tensor:
+def _ranked(scores: Tensor, valid: Valid | None) -> Tensor:
+    """A batch's scores in ascending order, without those of padding, which are buried."""
+    padding = 0 if valid is None else scores.numel() - sum(valid.counts)
+    return scores.flatten().sort().values[padding:]
+
+
+def _quantile(scores: Tensor, keep_ratio: float, dropped: Tensor | None, valid: Valid | None) -> Tensor:
     """What the given fraction of a batch's scores lies above, where dropped ones count as lowest."""
     scores = scores.detach()
-    ranked = (scores if dropped is None else scores.masked_fill(dropped, BURIED)).flatten().sort().values
+    ranked = _ranked(scores if dropped is None else scores.masked_fill(dropped, BURIED), valid)
     return ranked[min(int((1.0 - keep_ratio) * ranked.numel()), ranked.numel() - 1)]
 
 
@@ -175,12 +188,24 @@ def _logistic(like: Tensor) -> Tensor:
     return torch.logit(uniform)
 
 
-def _top_k(scores: Tensor, keep_ratio: float) -> tuple[Tensor, int, Tensor]:
+def _top_k(scores: Tensor, keep_ratio: float, valid: Valid | None) -> tuple[Tensor, int | tuple[int, ...], Tensor]:
     """Mask of the k best of each image, k, and each image's k-th score. The complement is never sorted."""
-    k = num_keep(keep_ratio, scores.shape[1])
+    counts = () if valid is None else tuple(num_keep(keep_ratio, number) for number in valid.counts)
+    if len(set(counts)) > 1:
+        return _top_each(scores, counts)
+    k = counts[0] if counts else num_keep(keep_ratio, scores.shape[1])
     mask = torch.zeros_like(scores, dtype=torch.bool)
     if k == 0:
         return mask, 0, scores.detach().amax(dim=1, keepdim=True)
     best = scores.detach().topk(k, dim=1, sorted=False)
     mask.scatter_(1, best.indices, 1)
     return mask, k, best.values.amin(dim=1, keepdim=True)
+
+
+def _top_each(scores: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...], Tensor]:
+    """The same where each image has a k of its own."""
+    best = scores.detach().topk(max(counts), dim=1)
+    k = torch.tensor(counts, device=scores.device).unsqueeze(1)
+    chosen = torch.arange(max(counts), device=scores.device) < k
+    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best.indices, chosen)
+    return mask, counts, best.values.gather(1, (k - 1).clamp_min(0))

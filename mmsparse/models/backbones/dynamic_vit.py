@@ -228,8 +228,8 @@ class _Packed:
         return self.selection.join(self.kept, self.rest).view(self.shape)
 
     def _images(self) -> Groups | int:
-        if self.selection.count is not None:
-            return self.selection.count
+        if self.selection.common_count is not None:
+            return self.selection.common_count
         return Groups.of(self.selection.keep_idx // self.shape[1])
 
     def _windows(self, size: int) -> Groups:

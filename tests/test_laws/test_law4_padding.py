@@ -1,0 +1,114 @@
+"""Law 4: an image's result does not depend on how far the batch was padded, when the valid area is given."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from networks import LIGHT, ids, with_scorers
+from torch import nn
+
+from mmsparse.apis import ignore_padding, record_selections
+from mmsparse.sparsity import num_keep
+
+SIZES = [(96, 128), (70, 128), (96, 33), (50, 90)]
+PADDED = (128, 192)  # a multiple of all strides and tiles
+# statistics of whole maps, pooling of whole maps and bilinear resizing mix padding in whatever the weights are
+MIX = {"convnextv2-atto", "PAFPN", "FCOSHead", "ATSSHead", "GFLHead", "UPerHead", "FPNHead"}
+NO_MIX = [network for network in LIGHT if network.name not in MIX]
+SCORERS = ("LocalGlobalScorer", "FeatureNormScorer", "RandomScorer", "AttentionScorer")
+
+
+class Model(nn.Module):
+    """A network as a library calls it: with data samples."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.backbone = network
+        ignore_padding(self)
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        return self.backbone(inputs)
+
+
+def pictures():
+    scales = (0.3, 1.0, 3.0, 0.6)  # contents differ, so do scores
+    return [torch.randn(3, *size) * scale for size, scale in zip(SIZES, scales, strict=True)]
+
+
+def padded_alone(picture):
+    return tuple(-(-side // 32) * 32 for side in picture.shape[1:])
+
+
+def batch(pictures, size):
+    """What a data preprocessor makes of pictures; what lies beyond each one's own padding could be anything."""
+    inputs = 3 * torch.randn(len(pictures), 3, *size)
+    for row, picture in zip(inputs, pictures, strict=True):
+        high, wide = padded_alone(picture)
+        row[:, :high, :wide] = 0
+        row[:, : picture.shape[1], : picture.shape[2]] = picture
+    samples = [SimpleNamespace(metainfo=dict(img_shape=p.shape[1:], pad_shape=size)) for p in pictures]
+    return inputs, samples
+
+
+def without_mixing(model):
+    """Leave nothing in the dense network by which padding could reach real locations."""
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d) and module.padding != (0, 0):
+                side = module.kernel_size[0]
+                centre = side * module.weight[..., side // 2, side // 2]
+                module.weight.zero_()
+                module.weight[..., side // 2, side // 2] = centre
+            if name.endswith(("attn.proj", "w_msa.proj")):
+                module.weight.zero_()
+                module.bias.zero_()
+        for name, parameter in model.named_parameters():
+            if name.endswith("pos_embed"):
+                parameter.zero_()
+    return model
+
+
+@pytest.mark.parametrize(
+    "network, scorer, selector",
+    [
+        *(pytest.param(*p.values, "TopKSelector", id=p.id) for p in with_scorers(*SCORERS) if p.values[0] in NO_MIX),
+        *(pytest.param(n, "LocalGlobalScorer", "ThresholdSelector", id=f"{n.name}-threshold") for n in NO_MIX),
+    ],
+)
+def test_alone_or_padded(network, scorer, selector):
+    """Decisions, and with them the maps, where the dense network itself does not look across the border."""
+    _, net = network.pair(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
+    model = Model(without_mixing(net)).train()
+    model(torch.randn(2, 3, 64, 96))  # lets thresholds see some scores, of other pictures
+    model.eval()
+    mine = pictures()
+    with torch.no_grad():
+        together = model(*batch(mine, PADDED))
+        for i, picture in enumerate(mine):
+            own = padded_alone(picture)
+            for alone, mixed in zip(model(*batch([picture], own)), together, strict=True):
+                if alone.dim() == 4:  # else a class token
+                    ends = [-(-picture.shape[1 + n] * alone.shape[2 + n] // own[n]) for n in (0, 1)]
+                    alone, mixed = alone[:, :, : ends[0], : ends[1]], mixed[:, :, : ends[0], : ends[1]]
+                torch.testing.assert_close(alone[0], mixed[i], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_padding_takes_nothing_of_the_budget(network, training):
+    """Every image keeps the rounded fraction of its own real locations, and no padding."""
+    _, net = network.pair(dict(**network.everywhere))
+    model = Model(net).train(training)
+    with record_selections(model) as taken:
+        model(*batch(pictures(), PADDED))
+    budgets = {module.name: module.keep_ratio for module in net.modules() if hasattr(module, "selector")}
+    assert {name for name, _ in taken} == set(budgets)
+    for name, selection in taken:
+        for i, size in enumerate(SIZES):
+            pixels = [padded // side for padded, side in zip(PADDED, selection.grid, strict=True)]  # of a location
+            high, wide = (-(-real // side) for real, side in zip(size, pixels, strict=True))
+            mask = selection.keep_mask[i].view(selection.grid)
+            assert mask.sum() == num_keep(budgets[name], high * wide) == selection.num_keep[i], (name, i)
+            assert mask[:high, :wide].sum() == mask.sum()
+        assert selection.keep_idx.tolist() == selection.keep_mask.flatten().nonzero().squeeze(1).tolist()
+        assert selection.rest_idx.tolist() == (~selection.keep_mask).flatten().nonzero().squeeze(1).tolist()
