@@ -19,7 +19,8 @@ def object_focus(model: nn.Module, pictures: Sequence[dict[str, Any]]) -> dict[s
         pictures: Samples whose ``data_samples`` hold ``gt_instances`` with boxes in input pixels.
 
     Returns:
-        ``inside`` and ``outside``, averaged over places and pictures; equal for a selection that knows nothing.
+        ``inside`` and ``outside``, averaged over places and pictures; equal for a selection that knows nothing. Padding
+        is neither.
     """
     shares: dict[str, list[float]] = {"inside": [], "outside": []}
     for picture in pictures:
@@ -27,11 +28,12 @@ def object_focus(model: nn.Module, pictures: Sequence[dict[str, Any]]) -> dict[s
         with torch.no_grad(), record_selections(model) as taken:
             predict(model, batch)
         boxes = torch.as_tensor(_boxes(picture), dtype=torch.float32)
-        size = batch["inputs"].shape[-2:]
+        size, (high, wide) = batch["inputs"].shape[-2:], picture["inputs"].shape[-2:]
         for _, selection in taken:
             keep = selection.keep_mask[0].cpu().view(selection.grid)
             covered = _covered(boxes, selection.grid, size)
-            for name, region in (("inside", covered), ("outside", ~covered)):
+            real = _covered(torch.tensor([[0, 0, wide, high]]), selection.grid, size)
+            for name, region in (("inside", covered), ("outside", real & ~covered)):
                 if region.any():
                     shares[name].append(keep[region].float().mean().item())
     return {name: float(np.mean(values)) if values else float("nan") for name, values in shares.items()}

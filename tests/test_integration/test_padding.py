@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData, PixelData
 
 import mmsparse
+from mmsparse.analysis.focus import object_focus
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.engine.launch import build_model, build_plain, random_pictures
@@ -146,6 +147,13 @@ def test_an_image_is_the_same_alone_and_in_a_padded_batch():
         model.test_step(copy.deepcopy(alone))
     counts = [selection.num_keep[0] for _, selection in mixed]
     assert counts == [selection.num_keep[0] for _, selection in single] and len(set(counts)) > 2
+
+
+def test_focus_leaves_padding_out():
+    model = build_model(DETECTOR, keep_ratio=0.9999)  # of so few locations that is all
+    batch = pictures(DETECTOR, SMALL, LARGE)
+    each = [dict(inputs=image, data_samples=sample) for image, sample in zip(*batch.values(), strict=True)]
+    assert object_focus(model, each) == dict(inside=1.0, outside=1.0)
 
 
 def test_twice_is_once_and_wrappers_are_looked_through():

@@ -93,6 +93,17 @@ def test_alone_or_padded(network, scorer, selector):
                 torch.testing.assert_close(alone[0], mixed[i], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_full_pictures_are_as_ever(network):
+    _, net = network.pair(dict(**network.everywhere))
+    model = Model(net).eval()
+    inputs, samples = batch([torch.randn(3, 64, 96)] * 2, (64, 96))
+    with torch.no_grad(), record_selections(model) as taken:
+        for told, plain in zip(model(inputs, samples), model(inputs), strict=True):
+            assert torch.equal(told, plain)
+    assert all(isinstance(selection.count, int) for _, selection in taken)
+
+
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_padding_takes_nothing_of_the_budget(network, training):
