@@ -32,8 +32,8 @@ def from_tiles(tiles: Tensor, shape: torch.Size, tile: int) -> Tensor:
 
 
 def map_rows(x: Tensor) -> Tensor:
-    """(B, C, H, W) as (B * H * W, C); a view if the map is in channels-last memory."""
-    return x.permute(0, 2, 3, 1).flatten(0, 2)
+    """(B, C, H, W) as (B * H * W, C): a view of a map in channels-last memory, else a copy that is quick to read."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 
 
 def window(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Tensor, Tensor]:

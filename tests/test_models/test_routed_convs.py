@@ -9,7 +9,14 @@ from torch import nn
 
 import mmsparse
 from mmsparse.apis import find_decisions, record_selections
-from mmsparse.models import DynamicChannelMapper, DynamicFPN, DynamicFPNHead, DynamicRetinaHead, DynamicRPNHead
+from mmsparse.models import (
+    DynamicChannelMapper,
+    DynamicFPN,
+    DynamicFPNHead,
+    DynamicRetinaHead,
+    DynamicRPNHead,
+    DynamicUPerHead,
+)
 from mmsparse.sparsity import RoutedConv2d
 
 FPN_ARGS = dict(in_channels=[8, 16, 32, 64], out_channels=12, num_outs=5)
@@ -163,3 +170,14 @@ def test_outside_of_its_forward():
     head = DynamicRetinaHead(**RETINA, sparsity={}).eval()
     with pytest.raises(RuntimeError, match="cls_convs.0.conv was called outside of its module's forward"):
         head.forward_single(torch.randn(1, 8, 8, 8))
+
+
+def test_the_fusion_of_an_upernet_reads_channels_side_by_side():
+    """Else its map, the largest of all, would be turned over before it is read."""
+    decode = dict(in_channels=[8] * 4, in_index=[0, 1, 2, 3], channels=8, num_classes=3, pool_scales=(1, 2))
+    head = DynamicUPerHead(**decode, sparsity={}).eval()
+    seen = []
+    head.fpn_bottleneck.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        head(maps([8] * 4))
+    assert seen[0].shape == (2, 32, 48, 64) and seen[0].is_contiguous(memory_format=torch.channels_last)

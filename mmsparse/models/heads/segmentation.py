@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FPNHead, UPerHead
+from torch import Tensor
 
 from mmsparse.models.routed_convs import RoutedConvs
 from mmsparse.registry import MODELS
@@ -18,6 +20,11 @@ class DynamicUPerHead(RoutedConvs, UPerHead):
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         return [f"fpn_convs.{i}.conv" for i in range(len(self.fpn_convs))][:levels] + ["fpn_bottleneck.conv"]
+
+    def psp_forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        x = super().psp_forward(inputs)
+        # Pooled 1x1 maps have lost their memory format, and the fusion's input takes that of its parts.
+        return x if self.router is None else x.contiguous(memory_format=torch.channels_last)
 
 
 @MODELS.register_module()
