@@ -91,9 +91,8 @@ def _slow_fast_conv2d(
             out.index_copy_(0, where[:, part].reshape(-1), kept.view(-1, wide))
     else:
         area = (tile + 2 * reach(weight, dilation)) ** 2
-        count = max(
-            1, max(4 * weight.numel(), winograd.LARGE // 4) // (area * channels)
-        )  # each call packs the kernel anew
+        large = max(4 * weight.numel(), winograd.LARGE // 4)  # each call packs the kernel anew
+        count = max(1, large // (area * channels))
         for part in keep_idx.split(count):
             kept = conv_tiles(rows, size, weight, bias, part, tile, dilation)
             out.index_copy_(0, window(grid, part, tile, 0)[0], kept.view(-1, wide))
