@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import winograd
-from .sparse_conv import conv_tiles, reach
+from .sparse_conv import conv_tiles, kernels_for, reach
 from .tiles import map_rows, tile_grid, window
 
 
@@ -81,9 +81,13 @@ def _slow_fast_conv2d(
     tile: int,
     dilation: int,
 ) -> Tensor:
-    """Few tiles at a time, so that what is between stays in the processor's caches."""
+    """Few tiles at a time, so that what is between stays in the processor's caches; on a GPU nothing is between."""
     rows, size, grid = map_rows(x), _size(x), _whole_grid(x, tile)
     out = x.new_empty(len(x) * grid[0] * grid[1], len(weight))
+    if kernels := kernels_for(x):
+        kernels.conv_into(out, rows, size, weight, bias, keep_idx, tile, dilation)
+        kernels.conv_into(out, rows, size, fast_weight[:, :, None, None], fast_bias, rest_idx, tile, 1)
+        return _as_map(out, x, grid)
     wide, channels = weight.shape[:2]
     if winograd.suits(rows, weight, tile, dilation, groups=1):
         where = window(grid, keep_idx, tile, 0)[0].view(-1, tile**2).t()

@@ -4,14 +4,19 @@ The chosen tiles are read with their halo and go through the dense kernel as a b
 nobody asked for.
 """
 
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from . import winograd
 from .tiles import map_rows, to_tiles, window
+
+HAS_TRITON = find_spec("triton") is not None
 
 
 def sparse_conv2d_reference(
@@ -28,6 +33,8 @@ def sparse_conv2d(
     """The outputs of a convolution of stride 1 that keeps the size of its map, at the chosen tiles.
 
     What it keeps for its gradients is the map, as the dense convolution does; tiles are cut again in the backward.
+    What compilers and counters see of its forward is one operator, ``mmsparse::sparse_conv2d``; what a tracer sees, and
+    grouped channels, are plain PyTorch.
 
     Args:
         x: (B, C, H, W).
@@ -43,12 +50,12 @@ def sparse_conv2d(
         the convolution gives there.
     """
     rows, size = map_rows(x), (x.shape[-2], x.shape[-1])
-    if torch.jit.is_tracing() or not torch.is_grad_enabled():
-        return _conv_tiles(rows, size, weight, bias, idx, tile, dilation, groups)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         rows, weight, bias = rows.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if torch.jit.is_tracing() or not torch.is_grad_enabled():
+        return _forward(rows, size, weight, bias, idx, tile, dilation, groups)
     return _SparseConv2d.apply(rows, weight, bias, idx, size, tile, dilation, groups)
 
 
@@ -67,7 +74,7 @@ class _SparseConv2d(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(rows, weight, idx)
         ctx.how = (size, tile, dilation, groups)
-        return _conv_tiles(rows, size, weight, bias, idx, tile, dilation, groups)
+        return _forward(rows, size, weight, bias, idx, tile, dilation, groups)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -88,16 +95,63 @@ class _SparseConv2d(torch.autograd.Function):
         return *grads, None, None, None, None, None
 
 
-def _conv_tiles(
-    rows: Tensor, size: tuple[int, int], weight: Tensor, bias: Tensor | None, idx: Tensor, tile: int, *how: int
+def _forward(
+    rows: Tensor,
+    size: tuple[int, int],
+    weight: Tensor,
+    bias: Tensor | None,
+    idx: Tensor,
+    tile: int,
+    dilation: int,
+    groups: int,
+) -> Tensor:
+    if torch.jit.is_tracing() or groups > 1:
+        return conv_tiles(rows, size, weight, bias, idx, tile, dilation, groups)
+    return torch.ops.mmsparse.sparse_conv2d(rows, *size, weight, bias, idx, tile, dilation)
+
+
+@torch.library.custom_op("mmsparse::sparse_conv2d", mutates_args=())
+def _sparse_conv2d(
+    rows: Tensor,
+    height: int,
+    width: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    idx: Tensor,
+    tile: int,
+    dilation: int,
 ) -> Tensor:
     """The same as ``conv_tiles``, by the fastest way there is."""
-    if not winograd.suits(rows, weight, tile, *how):
-        return conv_tiles(rows, size, weight, bias, idx, tile, *how)
+    size = (height, width)
+    if kernels := kernels_for(rows):
+        return kernels.conv_tiles(rows, size, weight, bias, idx, tile, dilation)
+    if not winograd.suits(rows, weight, tile, dilation, groups=1):
+        return conv_tiles(rows, size, weight, bias, idx, tile, dilation)
     out = rows.new_empty(len(idx), tile**2, len(weight))
     for part, values in winograd.conv_tiles(rows, size, weight, bias, idx):
         out[part] = values.transpose(0, 1)
     return out.flatten(1)
+
+
+@_sparse_conv2d.register_fake
+def _shape(rows: Tensor, height: int, width: int, weight: Tensor, bias: Any, idx: Tensor, tile: int, _: int) -> Tensor:
+    return rows.new_empty(idx.shape[0], tile * tile * weight.shape[0])
+
+
+@register_flop_formula(torch.ops.mmsparse.sparse_conv2d)
+def _flops(rows: Any, height: int, width: int, weight: Any, bias: Any, idx: Any, tile: int, *_: Any, **__: Any) -> int:
+    return 2 * tile**2 * idx[0] * weight.numel()
+
+
+def kernels_for(rows: Tensor) -> ModuleType | None:
+    """The kernels for GPUs where they can run; plain operators serve float64, older GPUs and those without Triton."""
+    if not (HAS_TRITON and rows.is_cuda and rows.dtype in (torch.float32, torch.float16, torch.bfloat16)):
+        return None
+    if torch.cuda.get_device_properties(rows.device).major < 8:
+        return None
+    from . import sparse_conv_triton  # not before there is a GPU
+
+    return sparse_conv_triton
 
 
 def conv_tiles(
