@@ -38,7 +38,9 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
         kernel[i] = point ** np.arange(3) / np.prod(point - others[i])
         result[:, i] = point ** np.arange(4)
     patch[5], kernel[5, 2], result[3, 5] = np.poly(points)[::-1], 1, 1
-    patch, kernel, result = (torch.tensor(np.kron(m, m), dtype=torch.float32) for m in (patch, kernel, result))
+    patch, kernel, result = (
+        torch.tensor(np.kron(m, m), dtype=torch.float32, device="cpu") for m in (patch, kernel, result)
+    )
     return patch, kernel, result
 
 
