@@ -122,14 +122,18 @@ class SparsityHook(Hook):
         if mode != "loss" or not decided:
             return None
         with torch.autocast(device_type=decided[0].scores.device.type, enabled=False):
-            terms = [ratio_loss(d.selection.gate, d.keep_ratio, self.per_image, d.valid) for d in decided]
-            loss = sum(terms) / len(terms)
-        losses = {**output, "loss_sparsity": self.loss_weight * loss, **_measured(decided)}
+            loss = sum(self._of_place(d) for d in decided) / len(decided)
+        losses = {**output, "loss_sparsity": loss, **_measured(decided)}
         learning = [d for d in decided if d.scores.requires_grad]
         if self.score_weight and learning:
             inputs, samples = batch_of(args, kwargs)
             losses["loss_score"] = self.score_weight * self._supervise(learning, inputs.shape[-2:], samples)
         return losses
+
+    def _of_place(self, decided: Decided) -> Tensor:
+        if decided.regression is not None:  # its selector holds the count; a zero whose backward is the regression
+            return decided.regression
+        return self.loss_weight * ratio_loss(decided.selection.gate, decided.keep_ratio, self.per_image, decided.valid)
 
     def _supervise(self, decided: list[Decided], size: Sequence[int], samples: Sequence[Any]) -> Tensor:
         targets = {}  # places of one stage share their grid

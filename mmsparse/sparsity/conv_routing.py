@@ -18,6 +18,7 @@ from mmsparse.registry import build
 
 from .budget import check_keep_ratio
 from .decisions import Budgeted, Decision
+from .gain import GATE
 from .routing import route
 from .scorers import Scorer
 from .selection import Selection
@@ -93,6 +94,7 @@ class ConvRouter(Budgeted):
         selector: Config of the selectors.
         explore: Fraction of unselected tiles whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
+        learn: What teaches the scores, see :class:`Budgeted`.
     """
 
     def __init__(
@@ -109,8 +111,9 @@ class ConvRouter(Budgeted):
         selector: dict[str, Any] | None = None,
         explore: float = 1.0,
         detach: bool = True,
+        learn: str = GATE,
     ) -> None:
-        super().__init__(explore, detach)
+        super().__init__(explore, detach, learn)
         for name, number in dict(levels=levels, tile=tile).items():
             if type(number) is not int or number < 1:
                 raise ValueError(f"Expected argument `{name}` to be a positive whole number, but got {number!r}")
@@ -133,7 +136,7 @@ class ConvRouter(Budgeted):
                 )
             part.index = index
             choice = build(selector or dict(type="TopKSelector"), Selector, "selector")
-            self.decisions[_key(name)] = Decision(f"{prefix}.{name}", part, choice, detach)
+            self.decisions[_key(name)] = Decision(f"{prefix}.{name}", part, choice, detach, learn=learn)
         for name, conv in stock.items():
             self.fast_paths[_key(name)] = ConvFastPath(conv.in_channels, conv.out_channels)
             _replace(module, name, RoutedConv2d(conv, name, self))

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from .budget import anneal
+from .gain import GATE, WAYS, gain_gate
 from .selection import Selection
 from .selectors import BURIED
 from .valid import Valid, ValidArea
@@ -24,6 +25,7 @@ class Decided:
     scores: Tensor  # (B, N)
     keep_ratio: float
     valid: Tensor | None = None  # boolean (B, N), the locations that count; None: all
+    regression: Tensor | None = None  # the zero of ``gain_gate``; the ratio loss is for places without it
 
 
 class Decision(BaseModule):
@@ -35,6 +37,7 @@ class Decision(BaseModule):
         selector: Module, scores and budget -> Selection.
         detach: Whether the scorer reads features without sending gradients into them.
         cumulative: Whether it chooses among the locations that the place before it kept.
+        learn: What teaches the scores, see :class:`Budgeted`.
 
     Attributes:
         keep_ratio: The budget that evaluation uses and training ends with.
@@ -42,14 +45,26 @@ class Decision(BaseModule):
     """
 
     def __init__(
-        self, name: str, scorer: nn.Module, selector: nn.Module, detach: bool = True, cumulative: bool = False
+        self,
+        name: str,
+        scorer: nn.Module,
+        selector: nn.Module,
+        detach: bool = True,
+        cumulative: bool = False,
+        learn: str = GATE,
     ) -> None:
         super().__init__()
+        if learn != GATE and not selector.holds_count:
+            raise ValueError(
+                f"Argument `learn`={learn!r}: nothing would hold the count of a {type(selector).__name__}, which the "
+                f"ratio loss does otherwise. Use TopKSelector, or learn={GATE!r}"
+            )
         self.name = name
         self.scorer = scorer
         self.selector = selector
         self.detach = detach
         self.cumulative = cumulative
+        self.learn = learn
         self.keep_ratio = 1.0
         self.progress = 1.0
         self.collected = False  # becomes True once something promises to take what waits here after each forward
@@ -83,11 +98,17 @@ class Decision(BaseModule):
                 scores = self.scorer(tokens, **extra, **_alive(before, valid))
             return self.selector(scores, grid, self.keep_ratio, before=before, valid=valid)
         keep_ratio = anneal(self.keep_ratio, self.progress)
-        scores = self.scorer(tokens.detach() if self.detach else tokens, **extra, **_alive(before, valid))
+        alive = _alive(before, valid)
+        scores = self.scorer(tokens.detach() if self.detach else tokens, **extra, **alive)
         noise = 1.0 - self.progress
         selection = self.selector(scores, grid, keep_ratio, noise=noise, before=before, valid=valid)
+        regression = None
+        if self.learn != GATE and scores.requires_grad:
+            gate, regression = gain_gate(scores, selection.keep_mask, self.learn, **alive)
+            selection = replace(selection, gate=gate).within(before)
         if torch.is_grad_enabled():
-            self._leave(Decided(self.name, selection, scores, keep_ratio, None if valid is None else valid.mask))
+            counts = None if valid is None else valid.mask
+            self._leave(Decided(self.name, selection, scores, keep_ratio, counts, regression))
         return selection
 
     def _score_survivors(self, tokens: Tensor, before: Selection) -> Tensor:
@@ -119,18 +140,24 @@ class Budgeted(BaseModule):
     Args:
         explore: Fraction of unselected rows whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
+        learn: What teaches the scores. "gate": the gradient of the loss through the gates, and the ratio loss.
+            "gain": they regress what the slow path buys at each location by the gates' gradient, standardised in each
+            picture; the selector alone holds the count. "stake": the same with the gain's magnitude.
 
     Attributes:
         area: The real part of padded pictures, if somebody tells; see ``mmsparse.ignore_padding``.
     """
 
-    def __init__(self, explore: float, detach: bool) -> None:
+    def __init__(self, explore: float, detach: bool, learn: str) -> None:
         super().__init__()
         check_flags(detach=detach)
+        if learn not in WAYS:
+            raise ValueError(f"Expected argument `learn` to be one of {WAYS}, but got {learn!r}")
         if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
             raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
         self.explore = explore
         self.area: ValidArea | None = None
+        self.learn = learn
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
 
     @property

@@ -13,6 +13,7 @@ from mmsparse.registry import build, check_keys
 from .budget import Place, expand_keep_ratio, num_keep
 from .decisions import Budgeted, Decision, check_flags, router_keys
 from .fast_paths import FastPath
+from .gain import GATE
 from .scorers import Scorer, SharedScorer
 from .selection import Selection
 from .selectors import Selector
@@ -89,6 +90,7 @@ class Router(Budgeted):
         fast_path: Config of the fast paths.
         explore: Fraction of unselected rows whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
+        learn: What teaches the scores, see :class:`Budgeted`.
         share_scorer: One scorer for all places; a linear layer brings stages of more channels to the fewest.
         cumulative: What a place drops stays dropped (plain backbones only).
     """
@@ -107,10 +109,11 @@ class Router(Budgeted):
         fast_path: dict[str, Any] | None = None,
         explore: float = 1.0,
         detach: bool = True,
+        learn: str = GATE,
         share_scorer: bool = False,
         cumulative: bool = False,
     ) -> None:
-        super().__init__(explore, detach)
+        super().__init__(explore, detach, learn)
         check_flags(share_scorer=share_scorer, cumulative=cumulative)
         if cumulative and not plain:
             raise ValueError(
@@ -136,7 +139,7 @@ class Router(Budgeted):
                 part = SharedScorer(shared, channels[stage])
             choice = build(selector or dict(type="TopKSelector"), Selector, "selector")
             name = f"b{block}" if plain else f"s{stage}b{block}"
-            self.decisions[f"{stage}_{block}"] = Decision(name, part, choice, detach, cumulative)
+            self.decisions[f"{stage}_{block}"] = Decision(name, part, choice, detach, cumulative, learn)
         self.routed = routed_blocks(self.places, depths)
         fast_path = fast_path or dict(type="LinearFastPath")
         for stage, block in self.routed:

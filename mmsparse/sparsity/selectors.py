@@ -19,7 +19,12 @@ class Selector(BaseModule):
 
     Args:
         tau: Temperature of the gate's gradient.
+
+    Attributes:
+        holds_count: Whether training keeps to the budget without a loss on it.
     """
+
+    holds_count = True
 
     def __init__(self, tau: float = 1.0) -> None:
         super().__init__()
@@ -90,6 +95,8 @@ class GumbelSelector(Selector):
 
     While the budget is annealed, a shift holds the count as well; it fades in the second half of that.
     """
+
+    holds_count = False
 
     def bury(self, scores: Tensor, dropped: Tensor, valid: Valid | None) -> Tensor:
         """While training each location is drawn by itself; what happens to a dropped one still teaches its gates."""

@@ -24,6 +24,27 @@ def test_every_parameter_gets_a_gradient(network, selector, progress):
     assert all(progress == 0.0 and "fast_paths" in name for name in zero), zero  # nobody takes the fast path then
 
 
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+@pytest.mark.parametrize("selector", ["TopKSelector", "ThresholdSelector"])
+@pytest.mark.parametrize("network", LIGHT, ids=ids)
+def test_scores_that_regress_the_gain_get_one_by_it_alone(network, selector, progress):
+    """The loss gives scorers nothing but the target; with no weight on the regression they stay as they are."""
+    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), learn="gain"))
+    model.train()
+    for decision in find_decisions(model):
+        decision.progress = progress
+    x = torch.randn(2, 3, 96, 128)
+    for weight in (0.0, 1.0):
+        model.zero_grad()
+        loss = sum((m * torch.randn_like(m)).mean() for m in model(x))
+        (loss + weight * sum(d.regression for d in pop_aux(model))).backward()
+        zero = [name for name, p in model.named_parameters() if not p.grad.any()]
+        if weight:
+            assert all(progress == 0.0 and "fast_paths" in name for name in zero), zero
+        else:
+            assert {name for name, _ in model.named_parameters() if ".decisions." in name} <= set(zero)
+
+
 @pytest.mark.parametrize("per_image", [True, False])
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_ratio_loss_alone_reaches_the_target(network, per_image):
