@@ -1,0 +1,146 @@
+"""What should teach the scores? Fine-tune a routed config from its dense twin with each kind, at one budget.
+
+Each kind is one training; the trained weights are evaluated at several shares of the dense arithmetic. Finished ones
+are skipped and interrupted ones resumed, so the command can be given again until all are done.
+"""
+
+import argparse
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+from tqdm import tqdm
+
+from mmsparse.analysis import fit_keep_ratio
+from mmsparse.engine.launch import (
+    add_config_options,
+    build_runner,
+    check_checkpoint,
+    choose_start,
+    predict,
+    prepare_batch,
+    prepare_work_dir,
+    read_config,
+    read_pictures,
+)
+from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.engine.preflight import check_training
+
+# What each kind changes: keys of every `sparsity`, and the weight of the scores' supervision by labels.
+KINDS: dict[str, tuple[dict[str, Any], float]] = {
+    "gate": (dict(learn="gate"), 0.0),
+    "gain": (dict(learn="gain"), 0.0),
+    "stake": (dict(learn="stake"), 0.0),
+    "labels": (dict(learn="gate"), 1.0),
+    "labels+gain": (dict(learn="gain"), 1.0),
+    "labels+stake": (dict(learn="stake"), 1.0),
+    "norm": (dict(scorer=dict(type="FeatureNormScorer")), 0.0),
+    "random": (dict(scorer=dict(type="RandomScorer")), 0.0),
+}
+DENSE = "dense"  # the twin, trained on for as long
+METRICS = ("coco/bbox_mAP", "coco/AR@100", "mIoU", "mAcc")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="a routed config; it is trained as it says, from its load_from")
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, DENSE], default=[*KINDS, DENSE])
+    parser.add_argument("--macs", type=float, default=0.6, help="share of the dense arithmetic to train at")
+    parser.add_argument("--at", type=float, nargs="+", default=[0.75, 0.6, 0.45], help="shares to evaluate at")
+    parser.add_argument("--out-dir", help="trainings and results.json; default ./work_dirs/scores_<config name>")
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    out = Path(args.out_dir or f"work_dirs/scores_{Path(args.config).stem}")
+    file = out / "results.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    for kind in tqdm([kind for kind in args.kinds if kind not in results], desc="trainings"):
+        results[kind] = train(args, kind, out / kind)
+        file.write_text(json.dumps(results, indent=1))
+    print(table(results))
+
+
+def train(args: argparse.Namespace, kind: str, work_dir: Path) -> dict[str, dict[str, float]]:
+    """Metrics by the share of the dense arithmetic."""
+    cfg = read_config(args.config, args.cfg_options)
+    check_checkpoint(cfg.get("load_from") or "", "load_from of the config")
+    as_kind(cfg, kind)
+    prepare_work_dir(cfg, str(work_dir), args.config)
+    choose_start(cfg, "auto", None)
+    check_training(cfg)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if cfg.test_evaluator.type == "CocoMetric":
+        cfg.test_evaluator.metric_items = ["mAP", "AR@100"]
+    with quiet():
+        runner = build_runner(cfg)
+        set_budget(runner, cfg, args.macs, kind)
+        runner.train()
+        found = {}
+        for share in args.at if kind != DENSE else [1.0]:
+            set_budget(runner, cfg, share, kind)
+            found[str(share)] = {name: value for name, value in runner.test().items() if name in METRICS}
+    return found
+
+
+def as_kind(cfg: Config, kind: str) -> None:
+    hook = next(hook for hook in cfg.custom_hooks if hook.type == "mmsparse.SparsityHook")
+    if kind == DENSE:
+        cfg.custom_hooks.remove(hook)
+        for part in routed_parts(cfg.model):
+            part.sparsity = None
+        return
+    changes, hook.score_weight = KINDS[kind]
+    for part in routed_parts(cfg.model):
+        part.sparsity.update(changes)
+
+
+def routed_parts(cfg: Any) -> Iterator[ConfigDict]:
+    if isinstance(cfg, ConfigDict):
+        if cfg.get("sparsity") is not None:
+            yield cfg
+        for value in cfg.values():
+            yield from routed_parts(value)
+
+
+def set_budget(runner: Runner, cfg: Config, share: float, kind: str) -> None:
+    if kind == DENSE:
+        return
+    model = runner.model.eval()
+    batch = prepare_batch(model, read_pictures(cfg, 1))
+    fit_keep_ratio(model, share, lambda: predict(model, batch))
+
+
+class quiet:
+    """The trainings' logs are in their folders; here only what is done is shown."""
+
+    def __enter__(self) -> None:
+        self.saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self.saved, 1)
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """One row a kind and share."""
+    names = [name for name in METRICS if any(name in m for shares in results.values() for m in shares.values())]
+    lines = [f"{'scores':<14}{'MACs':>6}" + "".join(f"{name:>16}" for name in names)]
+    for kind, shares in results.items():
+        for share, metrics in shares.items():
+            values = "".join(f"{metrics.get(name, float('nan')):16.4f}" for name in names)
+            lines.append(f"{kind:<14}{float(share):>6.0%}{values}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with say_mistakes():
+        main()
