@@ -9,6 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +119,19 @@ def set_budget(runner: Runner, cfg: Config, share: float, kind: str) -> None:
     fit_keep_ratio(model, share, lambda: predict(model, batch))
 
 
-class quiet:
+@contextmanager
+def quiet() -> Iterator[None]:
     """The trainings' logs are in their folders; here only what is done is shown."""
-
-    def __enter__(self) -> None:
-        self.saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self.saved, 1)
+    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
