@@ -1,7 +1,7 @@
 # From the trained dense detector to one of 60 % of its arithmetic: backbone, neck and head are routed.
 _base_ = "./atss_convnext-nano_fpn_scenes.py"
 
-load_from = "work_dirs/atss_convnext-nano_fpn_scenes/iter_1200.pth"
+load_from = "work_dirs/atss_convnext-nano_fpn_scenes/iter_600.pth"
 keep = 0.47
 model = dict(
     backbone=dict(
@@ -21,7 +21,7 @@ optim_wrapper = dict(
     constructor="mmsparse.SparsityOptimWrapperConstructor",
     paramwise_cfg=dict(backbone_mult=0.2, pretrained=("backbone", "neck", "bbox_head")),
 )
-max_iters = 300
+max_iters = 200
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),

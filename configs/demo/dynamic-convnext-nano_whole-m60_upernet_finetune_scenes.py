@@ -1,11 +1,12 @@
 # From the trained dense segmenter to one of 60 % of its arithmetic: backbone and head are routed.
 _base_ = "./convnext-nano_upernet_scenes.py"
 
-load_from = "work_dirs/convnext-nano_upernet_scenes/iter_1200.pth"
+load_from = "work_dirs/convnext-nano_upernet_scenes/iter_600.pth"
 keep = 0.43
 model = dict(
     backbone=dict(
         type="mmsparse.DynamicConvNeXt",
+        init_cfg=None,
         sparsity=dict(
             places=[(0, 0), (1, 0), (2, 0)],
             keep_ratio=[keep] * 3,
@@ -19,7 +20,7 @@ optim_wrapper = dict(
     constructor="mmsparse.SparsityOptimWrapperConstructor",
     paramwise_cfg=dict(backbone_mult=0.2, pretrained=("backbone", "decode_head")),
 )
-max_iters = 300
+max_iters = 200
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),

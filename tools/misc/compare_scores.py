@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[dict[str, Any], float]] = {
     "random": (dict(scorer=dict(type="RandomScorer")), 0.0),
 }
 DENSE = "dense"  # the twin, trained on for as long
-METRICS = ("coco/bbox_mAP", "coco/AR@100", "mIoU", "mAcc")
+METRICS = ("coco/bbox_mAP", "coco/bbox_AR@100", "mIoU", "mAcc")
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,8 +5,9 @@ model = dict(
     backbone=dict(
         arch=dict(depths=[1, 2, 2], channels=[32, 64, 128]),
         init_cfg=dict(  # a pretrained backbone, as in real ones: from scratch this takes much longer
+            _delete_=True,
             type="Pretrained",
-            checkpoint="work_dirs/convnext-nano_upernet_scenes/iter_1200.pth",
+            checkpoint="work_dirs/atss_convnext-nano_scenes/iter_1200.pth",
             prefix="backbone.",
         ),
     ),

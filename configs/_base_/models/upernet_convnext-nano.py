@@ -2,7 +2,16 @@
 _base_ = "./fpn_convnext-atto.py"
 norm_cfg = dict(type="GN", num_groups=8, requires_grad=True)
 model = dict(
-    backbone=dict(arch=dict(_delete_=True, depths=[1, 2, 2], channels=[32, 64, 128]), out_indices=[0, 1, 2]),
+    backbone=dict(
+        arch=dict(_delete_=True, depths=[1, 2, 2], channels=[32, 64, 128]),
+        out_indices=[0, 1, 2],
+        init_cfg=dict(  # a pretrained backbone, as in real ones: from scratch this takes much longer
+            _delete_=True,
+            type="Pretrained",
+            checkpoint="work_dirs/atss_convnext-nano_scenes/iter_1200.pth",
+            prefix="backbone.",
+        ),
+    ),
     neck=None,
     decode_head=dict(
         _delete_=True,
