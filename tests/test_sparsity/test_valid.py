@@ -16,6 +16,7 @@ from mmsparse.sparsity import (
     ratio_loss,
     score_loss,
 )
+from mmsparse.sparsity.conv_routing import _tile_means
 
 GRID = (6, 8)
 ENDS = [(6, 8), (4, 8), (5, 3), (1, 1)]
@@ -163,3 +164,14 @@ def test_losses_are_of_real_locations():
     torch.testing.assert_close(ratio_loss(gate, 0.4, False, here), (torch.cat(parts).mean() - 0.4).square())
     scores = torch.randn(here.shape)
     torch.testing.assert_close(score_loss(scores, target, here), score_loss(scores[here], target[here]))
+
+
+def test_a_tile_is_the_mean_of_its_real_locations():
+    x = torch.randn(2, 3, 6, 7)
+    mask = torch.zeros(2, 6, 7, dtype=torch.bool)
+    mask[0, :5, :3] = mask[1] = True
+    means = _tile_means(x, 4, Valid(mask.flatten(1), (15, 42))).unflatten(1, (2, 2))
+    torch.testing.assert_close(means[0, :, 0], _tile_means(x[:1, :, :5, :3], 4, None)[0])
+    torch.testing.assert_close(means[0, 1, 0], x[0, :, 4, :3].mean(dim=1))
+    torch.testing.assert_close(means[1], _tile_means(x[1:], 4, None)[0].unflatten(0, (2, 2)))
+    assert means.isfinite().all()
