@@ -58,6 +58,7 @@ def test_third_caption_says_when_nothing_was_found(score_thr, caption, scenes, t
     captions = []
     monkeypatch.setattr(panels, "draw_where", lambda path, image, share, result, given: captions.extend(given))
     cfg = read_config(DETECTOR, at(scenes))
+    cfg.model.test_cfg.score_thr = 0.0  # untrained, it is sure of nothing
     visualizer = VISUALIZERS.build(dict(type="mmdet.DetLocalVisualizer", name=f"test {score_thr}"))
     visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)
     panels.draw_predictions(build_model(cfg), visualizer, read_pictures(cfg, 1)[0], tmp_path / "0.png", score_thr)
