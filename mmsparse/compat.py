@@ -1,10 +1,12 @@
 """What mmengine needs to be told before configs are read and checkpoints are loaded."""
 
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.runner import checkpoint
 
@@ -22,6 +24,21 @@ def prepare() -> None:
         if _installed(name):
             MODULE2PACKAGE[module] = name
     _trust_named_checkpoints()
+
+
+def load_config(path: str) -> Config:
+    """A config file, or a config that an installed library brings (``lib::path``), as it stands.
+
+    mmengine finds the second kind, too, but not in folders such as ``gn+ws`` and ``legacy_1.x``.
+    """
+    library, _, inside = path.rpartition("::")
+    if not library:
+        return Config.fromfile(path)
+    package = find_spec(library)
+    file = Path(package.origin).parent / ".mim" / "configs" / inside if package and package.origin else None
+    if file and file.is_file():
+        return Config.fromfile(file)
+    return Config.fromstring(f"_base_ = {path!r}", ".py")  # by its name in a metafile, or an error
 
 
 def _installed(name: str) -> bool:

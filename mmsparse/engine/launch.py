@@ -50,7 +50,7 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
     if "::" not in path and not Path(path).is_file():
         raise FileNotFoundError(f"Expected argument `config` to be a config file or lib::path, but got {path!r}")
     try:
-        cfg = Config.fromstring(f"_base_ = {path!r}", ".py") if "::" in path else Config.fromfile(path)
+        cfg = compat.load_config(path)
     except Exception as error:  # a config is a program: it can fail in any way
         raise ValueError(f"Argument `config`: cannot read {path!r}: {type(error).__name__}: {error}") from error
     if "model" not in cfg:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
-from mmengine.hub import get_config
 
 from mmsparse import compat, env, sparsify
 from mmsparse.engine.launch import check_writable
@@ -76,7 +75,7 @@ def read(path: str) -> Config:
     if "::" not in path and not Path(path).is_file():
         raise FileNotFoundError(f"Expected argument `IN` to be a config file or lib::path, but got {path!r}")
     try:
-        return get_config(path) if "::" in path else Config.fromfile(path)
+        return compat.load_config(path)
     except Exception as error:  # a config is a program, and mmengine has no error of its own for an unknown name
         kind = "a config that is installed" if "::" in path else "a config file"
         reason = " ".join(f"{type(error).__name__}: {error}".split())
