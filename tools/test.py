@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
+from mmengine.runner.checkpoint import load_state_dict
 
 from mmsparse.analysis.report import describe_macs
 from mmsparse.apis import find_decisions, get_keep_ratio, set_keep_ratio
@@ -16,7 +17,6 @@ from mmsparse.engine.launch import (
     build_runner,
     check_writable,
     close_process_group,
-    load_weights,
     prepare_work_dir,
     read_config,
     read_keep_ratio,
@@ -49,8 +49,8 @@ def test(args: argparse.Namespace) -> None:
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.out:
         check_writable(Path(args.out).parent, "out")
-    cfg.load_from, cfg.resume = None, False  # loaded below, with a check that it fits
-    check_testing(cfg, args.checkpoint, read_keep_ratio(args))
+    cfg.load_from, cfg.resume = None, False  # loaded below, when it was seen to fit
+    weights = check_testing(cfg, args.checkpoint, read_keep_ratio(args))
     without_pretrained(cfg.model)
     if args.show or args.show_dir:
         if "visualization" not in cfg.get("default_hooks", {}):
@@ -69,7 +69,7 @@ def test(args: argparse.Namespace) -> None:
     runner = build_runner(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     model = model.module if args.tta else model
-    load_weights(model, args.checkpoint)
+    load_state_dict(model, weights)
     if args.keep_ratio:
         set_keep_ratio(model, read_keep_ratio(args))
     runner.test()

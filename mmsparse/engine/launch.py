@@ -13,15 +13,15 @@ from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
-from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint, load_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
 from mmsparse import compat, env
 from mmsparse.apis import find_decisions, ignore_padding, set_keep_ratio
+from mmsparse.checkpoints import load_weights
 
 from .data_files import check_dataset
 
-COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
 AMP_ONLY = {"loss_scale", "dtype", "use_fsdp"}  # arguments that mmengine's AmpOptimWrapper has besides
 
 
@@ -112,52 +112,6 @@ def choose_start(cfg: Config, resume: str | None, load_from: str | None) -> None
         cfg.resume = False  # the first start of a training that may be stopped
     elif resume is not None:
         cfg.load_from = resume
-
-
-def check_checkpoint(path: str, argument: str = "checkpoint") -> str:
-    if "://" not in path and not Path(path).is_file():
-        raise FileNotFoundError(f"Expected argument `{argument}` to be a file, but got {path!r}")
-    return path
-
-
-def read_checkpoint(path: str, argument: str = "checkpoint") -> dict[str, Any]:
-    check_checkpoint(path, argument)
-    try:
-        content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
-    except Exception as error:  # unpickling fails in many ways
-        what = "cannot be fetched or is no checkpoint" if "://" in path else "is not a checkpoint that PyTorch can read"
-        reason = f"{what} ({type(error).__name__})"
-        raise ValueError(f"Argument `{argument}`: {path} {reason}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Argument `{argument}`: {path} holds no weights, but a {type(content).__name__}")
-    return content
-
-
-def weights_of(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint, as mmengine finds them."""
-    state = content.get("state_dict", content)
-    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, torch.Tensor)}
-
-
-def check_weights(model: nn.Module, state: dict[str, torch.Tensor], path: str, argument: str = "checkpoint") -> None:
-    """A dense checkpoint may lack what is new, another model's is refused."""
-    own = model.state_dict()
-    absent = [key for key in own if key not in state and not key.endswith(COMPUTED)]
-    dense = not any(".router." in f".{key}" for key in state)
-    missing = [key for key in absent if not (dense and ".router." in f".{key}")]
-    misshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if missing or misshaped:
-        raise RuntimeError(
-            f"Argument `{argument}`: {path} does not fit this model: {len(missing)} keys are missing "
-            f"(such as {missing[:3]}), {len(misshaped)} have other shapes (such as {misshaped[:3]}). "
-            "Use a checkpoint that was trained with this config or with its dense twin"
-        )
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load a checkpoint of this model or of its dense twin."""
-    check_weights(model, weights_of(read_checkpoint(path)), path)
-    load_checkpoint(model, path, map_location="cpu", strict=False)
 
 
 def build_model(

@@ -8,12 +8,13 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
-from torch import nn
+from torch import Tensor, nn
 
 from mmsparse.apis import set_keep_ratio
+from mmsparse.checkpoints import COMPUTED, check_weights, read_checkpoint, weights_of
 
 from .data_files import check_data
-from .launch import COMPUTED, build_plain, check_weights, read_checkpoint, weights_of
+from .launch import build_plain
 
 FITTING = 0.1  # share of the backbone's weights; chance hits between architectures stay far below
 
@@ -27,12 +28,15 @@ def check_training(cfg: Config) -> None:
     check_start(model, cfg)  # may fetch a checkpoint
 
 
-def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[float] | None) -> None:
+def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[float] | None) -> dict[str, Tensor]:
+    """The weights of the checkpoint, which fit the model."""
     model = build_plain(cfg)
-    check_weights(model, weights_of(read_checkpoint(checkpoint)), checkpoint)
+    state = weights_of(read_checkpoint(checkpoint))
+    check_weights(model, state, checkpoint)
     if keep_ratio is not None:
         set_keep_ratio(model, keep_ratio)
     check_data(cfg, "test")
+    return state
 
 
 def check_start(model: nn.Module, cfg: Config) -> None:

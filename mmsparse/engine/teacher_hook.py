@@ -15,11 +15,12 @@ from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
 from mmsparse.apis import find_decisions, pop_aux
+from mmsparse.checkpoints import check_checkpoint, load_weights
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decision, Router, Selection
 from mmsparse.sparsity.losses import feature_distillation, logit_distillation
 
-from .launch import check_checkpoint, load_weights, read_config
+from .launch import read_config
 from .sparsity_hook import check_loss_weights
 from .teacher import build_teacher, is_classifier, look, parts_of, tap
 

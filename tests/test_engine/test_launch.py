@@ -6,7 +6,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmsparse.engine.launch import build_model, choose_start, load_weights, read_config
+from mmsparse.checkpoints import load_weights
+from mmsparse.engine.launch import build_model, choose_start, read_config
 from mmsparse.engine.preflight import check_backbone, check_start
 from mmsparse.models import DynamicConvNeXt, DynamicSwin
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmsparse import set_keep_ratio
-from mmsparse.engine.launch import check_checkpoint, without_pretrained
+from mmsparse.checkpoints import check_checkpoint
+from mmsparse.engine.launch import without_pretrained
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.sparsity.budget import num_keep
 

@@ -9,24 +9,25 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from mmsparse.checkpoints import read_checkpoint
 from mmsparse.engine.launch import check_writable
 from mmsparse.engine.mistakes import say_mistakes
-from mmsparse.models.convert.files import read_checkpoint, to_bytes, write_whole
+from mmsparse.models.convert.files import to_bytes, write_whole
 
 KEPT = ("meta", "state_dict")
 
 
-def published(content: Any, ema: bool) -> dict[str, Any]:
+def published(content: dict[str, Any], src: str, ema: bool) -> dict[str, Any]:
     """The part of a training checkpoint that users of the model need."""
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or not content["state_dict"]:
-        holds = f"a {type(content).__name__}"
-        if isinstance(content, dict):
-            holds = f"{len(content)} keys, such as {sorted(map(str, content))[:3]}"
-        raise ValueError(f"expected a checkpoint of mmengine with a state_dict, but the file holds {holds}")
+    if not isinstance(content.get("state_dict"), dict) or not content["state_dict"]:
+        holds = f"{len(content)} keys, such as {sorted(map(str, content))[:3]}"
+        raise ValueError(
+            f"Argument `src`: expected a checkpoint of mmengine with a state_dict, but {src} holds {holds}"
+        )
     state = dict(content["state_dict"])
     if not ema:
         if "ema_state_dict" not in content:
-            raise ValueError("--no-ema: this checkpoint was trained without EMA; leave the option out")
+            raise ValueError(f"--no-ema: {src} was trained without EMA; leave the option out")
         # mmengine swaps the two on saving: the trained weights wait under the name of the averaged ones
         trained = content["ema_state_dict"]
         state.update({k.removeprefix("module."): v for k, v in trained.items() if k.startswith("module.")})
@@ -44,13 +45,10 @@ def main() -> None:
     parser.add_argument("--no-ema", action="store_true", help="publish the trained weights, not their average")
     args = parser.parse_args()
     check_writable(args.dst.parent, "dst")
-    try:
-        content = read_checkpoint(args.src)
-        if _is_published(Path(args.src)):
-            raise ValueError("this file is published already: its name holds the hash of its content")
-        data = to_bytes(published(content, not args.no_ema))
-    except ValueError as error:
-        parser.exit(2, f"{parser.prog}: error: {args.src}: {error}\n")
+    content = read_checkpoint(args.src, "src")
+    if _is_published(Path(args.src)):
+        raise ValueError(f"Argument `src`: {args.src} is published already: its name holds the hash of its content")
+    data = to_bytes(published(content, args.src, not args.no_ema))
     path = args.dst.with_name(f"{args.dst.name.removesuffix('.pth')}-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     write_whole(data, path)
     dropped = [key for key in content if key not in KEPT]

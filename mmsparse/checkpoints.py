@@ -1,0 +1,72 @@
+"""Checkpoint files: read in one way, and checked against the model they are for."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_state_dict
+from torch import Tensor, nn
+
+from mmsparse import compat
+
+COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
+
+
+def check_checkpoint(path: str, argument: str = "checkpoint") -> str:
+    if "://" not in path and not Path(path).is_file():
+        folder = ", a folder" * Path(path).is_dir()
+        raise FileNotFoundError(f"Expected argument `{argument}` to be a file, but got {path!r}{folder}")
+    return path
+
+
+def read_checkpoint(path: str, argument: str = "checkpoint") -> dict[str, Any]:
+    """What a file or a URL holds, on the CPU."""
+    check_checkpoint(path, argument)
+    compat.prepare()
+    try:
+        content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except Exception as error:  # unpickling fails in many ways
+        what = "cannot be fetched or is no checkpoint" if "://" in path else "is not a checkpoint that PyTorch can read"
+        reason = f"{what} ({type(error).__name__})"
+        raise ValueError(f"Argument `{argument}`: {path} {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Argument `{argument}`: {path} holds no weights, but a {type(content).__name__}")
+    return content
+
+
+def weights_of(content: dict[str, Any], keys: Sequence[str] = ("state_dict",)) -> OrderedDict[str, Tensor]:
+    """The weights in a checkpoint, by default where mmengine looks for them: without the prefix of a wrapper.
+
+    Args:
+        content: What the file holds.
+        keys: Where the weights may be; they are the content itself if it has none of these keys.
+    """
+    state = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
+    weights = OrderedDict((str(k).removeprefix("module."), v) for k, v in state.items() if isinstance(v, Tensor))
+    if hasattr(state, "_metadata"):  # versions, by which some modules rename what they are given
+        weights._metadata = state._metadata
+    return weights
+
+
+def check_weights(model: nn.Module, state: dict[str, Tensor], path: str, argument: str = "checkpoint") -> None:
+    """A dense checkpoint may lack what is new, another model's is refused."""
+    own = model.state_dict()
+    absent = [key for key in own if key not in state and not key.endswith(COMPUTED)]
+    dense = not any(".router." in f".{key}" for key in state)
+    missing = [key for key in absent if not (dense and ".router." in f".{key}")]
+    misshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or misshaped:
+        raise RuntimeError(
+            f"Argument `{argument}`: {path} does not fit this model: {len(missing)} keys are missing "
+            f"(such as {missing[:3]}), {len(misshaped)} have other shapes (such as {misshaped[:3]}). "
+            "Use a checkpoint that was trained with this config or with its dense twin"
+        )
+
+
+def load_weights(model: nn.Module, path: str, argument: str = "checkpoint") -> None:
+    """Load a checkpoint of this model or of its dense twin."""
+    state = weights_of(read_checkpoint(path, argument))
+    check_weights(model, state, path, argument)
+    load_state_dict(model, state)
