@@ -2,13 +2,12 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .stock_parts import check_part, kind_name, route_parts
+from .stock_parts import Part, check_part, kind_name, route_parts, scoped_kind
 
 STOCK_CONSTRUCTORS = (
     "DefaultOptimWrapperConstructor",
@@ -16,16 +15,6 @@ STOCK_CONSTRUCTORS = (
     "LearningRateDecayOptimWrapperConstructor",
     "SparsityOptimWrapperConstructor",
 )
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A backbone of a config: where it is, what it is, and the model that holds it."""
-
-    path: str
-    kind: str  # the scoped class name
-    cfg: ConfigDict
-    parent: ConfigDict
 
 
 def sparsify(
@@ -122,7 +111,7 @@ def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], opti
     check_part(backbone.cfg, backbone.path, cfg.get("default_scope"))
 
 
-def find_backbone(cfg: Config) -> Backbone:
+def find_backbone(cfg: Config) -> Part:
     """The one backbone of a config that can become dynamic, or a sentence on why there is none."""
     if not isinstance(cfg.get("model"), dict):
         raise ValueError(f"sparsify: expected argument `cfg` to have a dict `model`, but it has {sorted(cfg.keys())}")
@@ -140,15 +129,13 @@ def find_backbone(cfg: Config) -> Backbone:
     raise ValueError(f"sparsify: no backbone of the model can be made dynamic ({'; '.join(reasons)}). {allowed}")
 
 
-def _backbones(tree: Any, path: str, scope: str | None) -> Iterator[Backbone]:
+def _backbones(tree: Any, path: str, scope: str | None) -> Iterator[Part]:
     """Every dict called ``backbone`` below a model, outermost first."""
     if isinstance(tree, dict):
         scope = tree.get("_scope_", scope)
         for key, value in tree.items():
             if key == "backbone" and isinstance(value, dict):
-                kind = kind_name(value.get("type"))
-                scoped = kind if "." in kind or scope is None else f"{value.get('_scope_', scope)}.{kind}"
-                yield Backbone(f"{path}.{key}", scoped, value, tree)
+                yield Part(f"{path}.{key}", scoped_kind(value, scope), value, tree)
             yield from _backbones(value, f"{path}.{key}", scope)
     elif isinstance(tree, list | tuple):
         for index, value in enumerate(tree):
@@ -216,11 +203,11 @@ def _counts_iterations(train_cfg: Mapping[str, Any]) -> bool:
     return by_iteration or "IterBased" in kind_name(train_cfg.get("type"))
 
 
-def _keep(backbone: Backbone) -> None:
+def _keep(backbone: Part) -> None:
     """The dynamic class takes the arguments of the stock class as they are."""
 
 
-def _from_mmseg_vit(backbone: Backbone) -> None:
+def _from_mmseg_vit(backbone: Part) -> None:
     """The arguments of mmseg's VisionTransformer -> those of mmpretrain's."""
     cfg, path = backbone.cfg, backbone.path
     given = {key: cfg.pop(key) for key in list(cfg.keys()) if key != "type"}
@@ -262,7 +249,7 @@ VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
     "qkv_bias": (True, "its output projection has no bias then either, unlike that of mmsparse.DynamicViT"),
     "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
 }
-SUPPORTED: dict[str, tuple[str, Callable[[Backbone], None]]] = {
+SUPPORTED: dict[str, tuple[str, Callable[[Part], None]]] = {
     "mmpretrain.ConvNeXt": ("DynamicConvNeXt", _keep),
     "mmdet.SwinTransformer": ("DynamicSwin", _keep),
     "mmseg.SwinTransformer": ("DynamicSwin", _keep),

@@ -1,4 +1,4 @@
-"""Which necks and heads of a dense config can be routed, and under which names."""
+"""The parts of a dense config, and which necks and heads of it can be routed, under which names."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,23 @@ KEYS = {"neck": ("neck",), "head": ("rpn_head", "bbox_head", "decode_head")}  # 
 
 @dataclass(frozen=True)
 class Part:
-    """A neck or head of a config: where it is and what it is."""
+    """A backbone, neck or head of a config: where it is, what it is, and the model that holds it."""
 
     path: str
     kind: str  # the scoped class name
     cfg: ConfigDict
+    parent: ConfigDict
 
 
 def kind_name(kind: Any) -> str:
     """'Class', 'scope.Class', or the same of a class that a new-style config imported."""
     return f"{kind.__module__.split('.')[0]}.{kind.__name__}" if isinstance(kind, type) else str(kind)
+
+
+def scoped_kind(cfg: ConfigDict, scope: str | None) -> str:
+    """The name of a part's class with the scope it is looked up in."""
+    kind, scope = kind_name(cfg.get("type")), cfg.get("_scope_", scope)
+    return kind if "." in kind or scope is None else f"{scope}.{kind}"
 
 
 def route_parts(model: ConfigDict, which: str, scope: str | None, sparsity: Mapping[str, Any]) -> None:
@@ -77,9 +84,8 @@ def _parts(model: ConfigDict, which: str, scope: str | None) -> Iterator[Part]:
         value = model.get(key)
         for index, cfg in enumerate(value if isinstance(value, list | tuple) else [value]):
             if isinstance(cfg, dict):
-                kind = kind_name(cfg.get("type"))
                 path = f"model.{key}" if value is cfg else f"model.{key}.{index}"
-                yield Part(path, kind if "." in kind else f"{cfg.get('_scope_', scope)}.{kind}", cfg)
+                yield Part(path, scoped_kind(cfg, scope), cfg, model)
 
 
 def _check_mmseg_fpn(part: Part) -> None:
