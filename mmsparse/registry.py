@@ -5,7 +5,7 @@ their errors do reach the user.
 """
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -53,13 +53,37 @@ def build(cfg: dict[str, Any], base: type = object, argument: str = "cfg", **def
         raise TypeError(f"{cls.__name__}: {error}") from error
 
 
+def build_hooks(cfgs: Sequence[Any], where: str = "") -> list[Any]:
+    """The hooks of this package among a config's, so that their mistakes are found and told early.
+
+    Args:
+        cfgs: What the config calls ``custom_hooks``.
+        where: What errors begin with.
+    """
+    hooks = []
+    for cfg in cfgs:
+        kind = cfg.get("type") if isinstance(cfg, dict) else None
+        if isinstance(kind, str) and kind.startswith("mmsparse."):
+            if kind not in HOOKS:
+                raise ValueError(f"{where}Argument `custom_hooks`: {kind!r} is none of {_known(HOOKS, object)}")
+            kind = HOOKS.get(kind)
+        if isinstance(kind, type) and kind in HOOKS.module_dict.values():
+            given = {key: value for key, value in cfg.items() if key not in ("type", "priority")}
+            check_arguments(f"{where}mmsparse.{kind.__name__}", given, kind)
+            hooks.append(kind(**given))
+    return hooks
+
+
 def _expected(base: type, argument: str, given: Any) -> str:
-    MODELS.import_from_location()
-    known = sorted(n for n, cls in MODELS.module_dict.items() if isinstance(cls, type) and issubclass(cls, base))
     return (
-        f"Expected argument `{argument}` to be a dict whose 'type' is one of {known} or another registered subclass of "
-        f"{base.__name__}, but got {given!r}"
+        f"Expected argument `{argument}` to be a dict whose 'type' is one of {_known(MODELS, base)} or another "
+        f"registered subclass of {base.__name__}, but got {given!r}"
     )
+
+
+def _known(registry: Registry, base: type) -> list[str]:
+    registry.import_from_location()
+    return sorted(n for n, cls in registry.module_dict.items() if isinstance(cls, type) and issubclass(cls, base))
 
 
 def check_arguments(where: str, given: Collection[str], cls: type) -> None:

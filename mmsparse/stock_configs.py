@@ -178,29 +178,11 @@ def _set_param_groups(cfg: Config, more: dict[str, Any]) -> None:
 
 def _check_arguments(cfg: Config) -> None:
     """Mistakes surface here, not when the written config is trained."""
-    from mmsparse.engine.optim_constructor import check_paramwise_cfg
-    from mmsparse.registry import HOOKS, check_arguments
+    from mmsparse.engine.optim_constructor import check_groups
+    from mmsparse.registry import build_hooks
 
-    for hook in cfg.custom_hooks:
-        kind = kind_name(hook.get("type")) if isinstance(hook, dict) else ""
-        if kind.startswith("mmsparse."):
-            arguments = {key: value for key, value in hook.items() if key not in ("type", "priority")}
-            check_arguments(f"sparsify: {kind}", arguments, HOOKS.get(kind))
-            HOOKS.get(kind)(**arguments)
-    wrapper = cfg.get("optim_wrapper")
-    if wrapper and wrapper.get("constructor") == "mmsparse.SparsityOptimWrapperConstructor":
-        paramwise = wrapper.get("paramwise_cfg") or {}
-        check_paramwise_cfg(paramwise)
-        if paramwise.get("freeze_epochs") and _counts_iterations(cfg.get("train_cfg") or {}):
-            raise ValueError(
-                f"sparsify: argument `param_groups`: got freeze_epochs={paramwise['freeze_epochs']}, but the training "
-                f"counts iterations (train_cfg={dict(cfg.train_cfg)}). Give freeze_iters instead"
-            )
-
-
-def _counts_iterations(train_cfg: Mapping[str, Any]) -> bool:
-    by_iteration = "max_iters" in train_cfg or not train_cfg.get("by_epoch", True)
-    return by_iteration or "IterBased" in kind_name(train_cfg.get("type"))
+    build_hooks(cfg.custom_hooks, "sparsify: ")
+    check_groups(cfg)
 
 
 def _keep(backbone: Part) -> None:

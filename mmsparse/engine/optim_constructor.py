@@ -196,15 +196,9 @@ class _Freeze:
         if now is None or end is None:
             raise ValueError(f"`{self.key}` needs mmengine's Runner, which says what time it is; leave it out here")
         if self.length >= end and self.key == "freeze_epochs" and end == 1:  # mmengine counts those as one epoch
-            raise ValueError(
-                f"`freeze_epochs`: got {self.length}, but this training counts iterations (or is one epoch long). "
-                "Give freeze_iters instead"
-            )
+            raise ValueError(_other_clock(self.length, "or is one epoch long"))
         if self.length >= end:
-            raise ValueError(
-                f"`{self.key}`: {self.length} would freeze the backbone for the whole training of {end} {self.clock}s. "
-                "Give a smaller number"
-            )
+            raise ValueError(_without_end(self.key, self.length, end))
         self.held = []
         if now < self.length:
             self.held = [(group, group["lr"]) for group in optimizer.param_groups if group.get("rests_at_first")]
@@ -214,6 +208,34 @@ class _Freeze:
     def release(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
         for group, lr in self.held:
             group["lr"] = lr
+
+
+def check_groups(cfg: Mapping[str, Any]) -> None:
+    """Say what is wrong with a config's parameter groups, if our constructor makes them."""
+    wrapper = cfg.get("optim_wrapper") or {}
+    if SparsityOptimWrapperConstructor.__name__ in str(wrapper.get("constructor")):
+        paramwise_cfg = wrapper.get("paramwise_cfg") or {}
+        check_paramwise_cfg(paramwise_cfg)
+        check_freeze(paramwise_cfg, cfg.get("train_cfg") or {})
+
+
+def check_freeze(given: Mapping[str, Any], train_cfg: Mapping[str, Any]) -> None:
+    """Say that a freeze lasts as long as the training, as far as the training's config tells its length."""
+    counts_iterations = "max_iters" in train_cfg or not train_cfg.get("by_epoch", True)
+    if given.get("freeze_epochs") and (counts_iterations or "IterBased" in str(train_cfg.get("type"))):
+        raise ValueError(_other_clock(given["freeze_epochs"], f"train_cfg={dict(train_cfg)}"))
+    for key, end in (("freeze_epochs", train_cfg.get("max_epochs")), ("freeze_iters", train_cfg.get("max_iters"))):
+        if end is not None and given.get(key, 0) >= end:
+            raise ValueError(_without_end(key, given[key], end))
+
+
+def _other_clock(epochs: int, why: str) -> str:
+    return f"`freeze_epochs`: got {epochs}, but this training counts iterations ({why}). Give freeze_iters instead"
+
+
+def _without_end(key: str, length: int, end: int) -> str:
+    unit = key.removeprefix("freeze_")
+    return f"`{key}`: {length} would freeze the backbone for the whole training of {end} {unit}. Give a smaller number"
 
 
 def check_paramwise_cfg(given: Mapping[str, Any]) -> None:

@@ -6,24 +6,24 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
 from torch import Tensor, nn
 
 from mmsparse.apis import set_keep_ratio
 from mmsparse.checkpoints import COMPUTED, check_weights, read_checkpoint, weights_of
+from mmsparse.registry import build_hooks
 
 from .data_files import check_data
 from .launch import build_plain
+from .optim_constructor import check_groups
 
 FITTING = 0.1  # share of the backbone's weights; chance hits between architectures stay far below
 
 
 def check_training(cfg: Config) -> None:
     model = build_plain(cfg)
-    for hook in cfg.get("custom_hooks") or []:
-        if isinstance(hook, dict) and str(hook.get("type")).startswith("mmsparse."):
-            HOOKS.build({key: value for key, value in hook.items() if key != "priority"})
+    build_hooks(cfg.get("custom_hooks") or [])
+    check_groups(cfg)
     check_data(cfg, "train", "val")
     check_start(model, cfg)  # may fetch a checkpoint
 
@@ -51,12 +51,12 @@ def check_start(model: nn.Module, cfg: Config) -> None:
                 "To start a new training from its weights use --load-from"
             )
         check_weights(model, weights_of(content), path, "resume")
-        check_groups(model, cfg, content.get("optimizer"), path)
+        check_saved_groups(model, cfg, content.get("optimizer"), path)
     elif cfg.load_from:
         check_backbone(model, cfg.load_from)
 
 
-def check_groups(model: nn.Module, cfg: Config, saved: dict[str, Any] | None, path: str) -> None:
+def check_saved_groups(model: nn.Module, cfg: Config, saved: dict[str, Any] | None, path: str) -> None:
     """An optimizer's state goes on only in the parameter groups that it was saved in."""
     if "optimizer" not in cfg.optim_wrapper or "param_groups" not in (saved or {}):
         return  # several optimizers, or nothing that was saved

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmsparse.engine import SparsityHook, SparsityOptimWrapperConstructor
+from mmsparse.engine.optim_constructor import check_groups
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 from mmsparse.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -403,6 +404,35 @@ def test_resuming_inside_and_after_the_frozen_phase(tmp_path, at):
 def test_a_freeze_without_end_is_refused(tmp_path, freeze, by_epoch, sentence):
     with pytest.raises(ValueError, match=sentence):
         train(tmp_path, by_epoch=by_epoch, **freeze)
+
+
+EPOCHS, ITERS = dict(type="EpochBasedTrainLoop", max_epochs=4), dict(type="IterBasedTrainLoop", max_iters=8)
+
+
+@pytest.mark.parametrize(
+    "freeze, train_cfg, sentence",
+    [
+        (
+            dict(freeze_epochs=4),
+            EPOCHS,
+            "`freeze_epochs`: 4 would freeze .* whole training of 4 epochs. Give a smaller",
+        ),
+        (dict(freeze_iters=8), ITERS, "`freeze_iters`: 8 would freeze .* whole training of 8 iters. Give a smaller"),
+        (dict(freeze_epochs=1), ITERS, r"`freeze_epochs`: got 1, but this training counts iterations \(train_cfg=.*8"),
+    ],
+)
+def test_a_freeze_without_end_is_seen_in_the_config(freeze, train_cfg, sentence):
+    wrapper = dict(constructor="mmsparse.SparsityOptimWrapperConstructor", paramwise_cfg=freeze)
+    with pytest.raises(ValueError, match=sentence):
+        check_groups(dict(optim_wrapper=wrapper, train_cfg=train_cfg))
+    check_groups(dict(optim_wrapper=dict(wrapper, constructor="MyConstructor"), train_cfg=train_cfg))
+
+
+@pytest.mark.parametrize("freeze, train_cfg", [(dict(freeze_epochs=3), EPOCHS), (dict(freeze_iters=7), ITERS)])
+def test_a_freeze_that_ends_is_fine(freeze, train_cfg):
+    wrapper = dict(constructor="SparsityOptimWrapperConstructor", paramwise_cfg=freeze)
+    check_groups(dict(optim_wrapper=wrapper, train_cfg=train_cfg))
+    check_groups(dict(optim_wrapper=dict(wrapper, paramwise_cfg=dict(freeze_iters=9)), train_cfg=EPOCHS))
 
 
 def test_a_freeze_needs_a_runner(monkeypatch):

@@ -6,7 +6,9 @@ import sys
 import pytest
 from mmengine.registry import DefaultScope
 
+from mmsparse.engine import SparsityHook, TeacherHook
 from mmsparse.models import DynamicConvNeXt
+from mmsparse.registry import build_hooks
 from mmsparse.sparsity import FeatureNormScorer, GumbelSelector, IdentityFastPath
 
 CFG = dict(
@@ -43,6 +45,31 @@ def test_found_by_a_fresh_interpreter_without_imports(scope):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("DynamicConvNeXt SparsityHook"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "hook, message",
+    [
+        (
+            dict(type="mmsparse.SparsityHook", los_weight=1),
+            "^mmsparse.SparsityHook has the unknown key 'los_weight'; SparsityHook knows .*'loss_weight'",
+        ),
+        (dict(type=TeacherHook, teachr="twin"), "^mmsparse.TeacherHook has the unknown key 'teachr'"),
+        (
+            dict(type="mmsparse.SparseHook"),
+            r"^Argument `custom_hooks`: 'mmsparse.SparseHook' is none of \['SeedHook', 'SparsityHook', 'TeacherHook'\]$",
+        ),
+        (dict(type="mmsparse.SparsityHook", loss_weight=-1), "`loss_weight` to be >= 0, but got -1"),
+    ],
+)
+def test_mistakes_in_hooks_are_told(hook, message):
+    with pytest.raises(ValueError, match=message):
+        build_hooks([dict(type="EMAHook", ours=False), hook])
+
+
+def test_only_our_hooks_are_built_early():
+    hooks = build_hooks([dict(type="EMAHook"), dict(type="mmsparse.SparsityHook", anneal=None, priority="LOW")])
+    assert [type(hook) for hook in hooks] == [SparsityHook] and hooks[0].anneal is None
 
 
 def test_importing_the_package_is_light():

@@ -332,7 +332,9 @@ def test_trying_a_part_draws_no_weights():
 )
 def test_epochs_of_a_training_that_counts_iterations(train_cfg):
     cfg = {**SWIN, "optim_wrapper": dict(type="OptimWrapper"), "train_cfg": train_cfg}
-    with pytest.raises(ValueError, match="freeze_epochs=5, but the training counts iterations.*Give freeze_iters"):
+    with pytest.raises(
+        ValueError, match="`freeze_epochs`: got 5, but this training counts iterations .*Give freeze_iters"
+    ):
         mmsparse.sparsify(cfg, param_groups=dict(freeze_epochs=5))
     wrapper = mmsparse.sparsify(cfg, param_groups=dict(freeze_iters=5)).optim_wrapper
     assert wrapper.paramwise_cfg.to_dict() == dict(freeze_iters=5)

@@ -28,6 +28,10 @@ TRAIN, TEST, FLOPS, BENCHMARK, MAPS = (
 )
 COCO = "configs/dynamic_convnext/retinanet_dynamic-convnext-t_k70_fpn_amp-ms-crop-3x_coco.py"
 IMAGENET = "configs/imagenet/dynamic-deit-s_k70_8xb128-30e_in1k.py"
+FREEZE = [
+    "optim_wrapper.constructor=mmsparse.SparsityOptimWrapperConstructor",
+    "optim_wrapper.paramwise_cfg.freeze_iters=1200",
+]
 SEVERAL = ["--keep-ratio", "0.5", "0.5"]
 
 
@@ -40,6 +44,8 @@ SEVERAL = ["--keep-ratio", "0.5", "0.5"]
         (TRAIN, [DEMO, "--cfg-options", "model.type.new=1"], "--cfg-options do not fit"),
         (TRAIN, [DEMO, "--cfg-options", "model.backbone.sparsity.keep_ratio=1.5"], "in (0, 1], but got 1.5"),
         (TRAIN, [DEMO, "--cfg-options", "custom_hooks.0.loss_weight=-1"], "`loss_weight`"),
+        (TRAIN, [DEMO, "--cfg-options", "custom_hooks.0.los_weight=1"], "the unknown key 'los_weight'; SparsityHook k"),
+        (TRAIN, [DEMO, "--cfg-options", *FREEZE], "`freeze_iters`: 1200 would freeze the backbone for the whole"),
         (TRAIN, [DEMO, "--auto-scale-lr"], "--auto-scale-lr needs"),
         (TRAIN, [DEMO, "--load-from", "none.pth"], "`load_from` to be a file, but got 'none.pth'"),
         (TRAIN, [DEMO, "--load-from", "README.md"], "`load_from`: README.md is not a checkpoint that PyTorch can read"),
