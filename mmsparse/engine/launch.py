@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -167,10 +167,14 @@ def without_pretrained(cfg: Any) -> None:
 
 def read_pictures(cfg: Config, count: int, instead: str = "") -> list[dict[str, Any]]:
     """The first pictures of the test set, through its own pipeline; ``instead`` says what helps if there are none."""
+    dataset = read_test_set(cfg, instead)
+    return [dataset[i] for i in range(min(count, len(dataset)))]
+
+
+def read_test_set(cfg: Config, instead: str = "") -> BaseDataset:
     check_dataset(cfg, "test", instead)
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    return [dataset[i] for i in range(min(count, len(dataset)))]
+    return DATASETS.build(cfg.test_dataloader.dataset)
 
 
 def random_pictures(cfg: Config, count: int, shape: tuple[int, int]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Keep maps: how often each location of a picture took the slow path."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from mmsparse.sparsity import Selection
+
+COLUMNS = 3  # of a legend
 
 
 def slow_share(selections: Sequence[tuple[str, Selection]], size: tuple[int, int], index: int = 0) -> np.ndarray:
@@ -28,7 +30,12 @@ def slow_share(selections: Sequence[tuple[str, Selection]], size: tuple[int, int
 
 
 def draw_where(
-    path: str | Path, image: np.ndarray, share: np.ndarray, result: np.ndarray, captions: Sequence[str]
+    path: str | Path,
+    image: np.ndarray,
+    share: np.ndarray,
+    result: np.ndarray,
+    captions: Sequence[str],
+    legend: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Write input, keep map and result side by side.
 
@@ -38,11 +45,14 @@ def draw_where(
         share: (H, W) from ``slow_share``.
         result: (h, w, 3) RGB uint8, the picture with predictions drawn by the library's visualizer.
         captions: One for each of the three panels.
+        legend: What the colours of the result mean: a name -> (red, green, blue) of 0 to 255.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    rows = -(-len(legend or ()) // COLUMNS)
+    figure = Figure(figsize=(13, 4.6 + 0.25 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     axes[0].imshow(image)
@@ -52,6 +62,10 @@ def draw_where(
     for axis, caption in zip(axes, captions, strict=True):
         axis.set_title(caption, fontsize=10)
         axis.axis("off")
+    if legend:
+        patches = [Patch(color=np.divide(colour, 255), label=name) for name, colour in legend.items()]
+        place = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=COLUMNS)
+        axes[2].legend(handles=patches, fontsize=8, frameon=False, **place)
     bar = figure.colorbar(heat, ax=axes[1], fraction=0.046, pad=0.02)
     bar.set_label("share of decisions for the slow path", fontsize=8)
     bar.ax.tick_params(labelsize=7)

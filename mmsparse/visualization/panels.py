@@ -1,10 +1,12 @@
 """One picture through one model: what came in, where the model looked, what it found."""
 
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -14,6 +16,7 @@ from mmsparse.engine.launch import predict, prepare_batch
 
 from .keep_maps import draw_where, slow_share
 
+NAMED = 11  # classes in a legend
 SMALL = 480  # shorter pictures are enlarged, so that labels have room
 
 
@@ -34,7 +37,7 @@ def draw_predictions(
         (sample,) = predict(model, batch)
     image = picture["inputs"].permute(1, 2, 0).numpy()[..., ::-1].copy()  # the pipeline reads BGR
     share = slow_share(taken, tuple(batch["inputs"].shape[-2:]))[: image.shape[0], : image.shape[1]]
-    sample = sample.cpu().clone()
+    sample, legend = sample.cpu().clone(), None
     if "pred_instances" in sample:
         scale = max(1, round(SMALL / min(image.shape[:2])))
         sample.pred_instances.bboxes = sample.pred_instances.bboxes * scale * _input_scale(sample)
@@ -47,9 +50,20 @@ def draw_predictions(
         height, width = sample.pred_sem_seg.data.shape[-2:]
         large = cv2.resize(image, (width, height))
         options, found = _without_names(visualizer), "segmentation"
+        legend = legend_of(sample.pred_sem_seg.data.numpy(), visualizer.dataset_meta)
     visualizer.add_datasample("", large, sample, draw_gt=False, **options)
     captions = ("input", f"where it looked: {share.mean():.0%} of the decisions slow", found)
-    draw_where(path, image, share, visualizer.get_image(), captions)
+    draw_where(path, image, share, visualizer.get_image(), captions, legend)
+
+
+def legend_of(label_map: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Sequence[int]]:
+    """The colours of the classes of a label map, the largest first; many small ones are left out, and it says so."""
+    labels, counts = np.unique(label_map[label_map < len(meta["classes"])], return_counts=True)
+    labels = labels[np.argsort(-counts, kind="stable")]
+    legend = {meta["classes"][label]: meta["palette"][label] for label in labels[:NAMED]}
+    if len(labels) > NAMED:
+        legend[f"and {len(labels) - NAMED} more"] = (255, 255, 255)
+    return legend
 
 
 def _without_names(visualizer: Visualizer) -> dict[str, bool]:

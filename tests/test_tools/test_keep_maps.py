@@ -1,13 +1,14 @@
 """Pictures of where a network looked, as a user makes them."""
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from commands import run_tool
 from mmengine.registry import VISUALIZERS
 from scenes import at
 
-from mmsparse.engine.launch import build_model, read_config, read_pictures
+from mmsparse.engine.launch import build_model, read_config, read_pictures, read_test_set
 from mmsparse.visualization import panels
 
 DETECTOR = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
@@ -56,10 +57,32 @@ def test_a_network_that_decides_nothing_has_no_keep_map(untrained, scenes, tmp_p
 )
 def test_third_caption_says_when_nothing_was_found(score_thr, caption, scenes, tmp_path, monkeypatch):
     captions = []
-    monkeypatch.setattr(panels, "draw_where", lambda path, image, share, result, given: captions.extend(given))
+    monkeypatch.setattr(panels, "draw_where", lambda path, image, share, result, given, legend: captions.extend(given))
     cfg = read_config(DETECTOR, at(scenes))
     cfg.model.test_cfg.score_thr = 0.0  # untrained, it is sure of nothing
     visualizer = VISUALIZERS.build(dict(type="mmdet.DetLocalVisualizer", name=f"test {score_thr}"))
     visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)
     panels.draw_predictions(build_model(cfg), visualizer, read_pictures(cfg, 1)[0], tmp_path / "0.png", score_thr)
     assert captions == ["input", "where it looked: 50% of the decisions slow", caption]
+
+
+def test_the_legend_names_the_classes_of_the_picture():
+    meta = dict(classes=("sky", "cat", "dog"), palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    label_map = np.array([[[2, 2, 2, 0], [0, 255, 255, 255]]])  # 255: of no class
+    assert list(panels.legend_of(label_map, meta).items()) == [("dog", [7, 8, 9]), ("sky", [1, 2, 3])]
+    many = dict(classes=[f"class {i}" for i in range(20)], palette=[[i] * 3 for i in range(20)])
+    legend = panels.legend_of(np.arange(20).reshape(1, 4, 5), many)
+    assert list(legend)[:2] == ["class 0", "class 1"] and list(legend)[-2:] == ["class 10", "and 9 more"]
+
+
+def test_a_segmentation_is_drawn_with_its_legend(scenes, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(panels, "draw_where", lambda *args: drawn.extend(args))
+    cfg = read_config(SEGMENTER, at(scenes))
+    data = read_test_set(cfg)
+    visualizer = VISUALIZERS.build(dict(type="mmseg.SegLocalVisualizer", name="test legend", alpha=1.0))
+    visualizer.dataset_meta = data.metainfo
+    panels.draw_predictions(build_model(cfg), visualizer, data[0], tmp_path / "0.png")
+    _path, _image, _share, result, captions, legend = drawn
+    assert captions[2] == "segmentation" and legend.keys() <= set(data.metainfo["classes"])
+    assert {tuple(colour) for colour in legend.values()} == {tuple(pixel) for pixel in result.reshape(-1, 3).tolist()}

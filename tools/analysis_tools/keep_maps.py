@@ -14,7 +14,7 @@ from mmsparse.engine.launch import (
     check_writable,
     read_config,
     read_keep_ratio,
-    read_pictures,
+    read_test_set,
 )
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.visualization.panels import draw_predictions
@@ -39,12 +39,13 @@ def main() -> None:
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     if not find_decisions(model):
         raise ValueError(f"{args.config} has no dynamic part: it looks everywhere, there is no keep map to draw")
-    pictures = read_pictures(cfg, args.num_images)
+    dataset = read_test_set(cfg)
+    count = min(args.num_images, len(dataset))
     visualizer = VISUALIZERS.build({**cfg.visualizer, "vis_backends": None, "save_dir": None})
-    visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)
-    for number, picture in enumerate(tqdm(pictures, desc="drawing")):
-        draw_predictions(model, visualizer, picture, Path(args.out) / f"{number:04d}.png", args.score_thr)
-    print(f"{len(pictures)} pictures in {args.out}")
+    visualizer.dataset_meta = dataset.metainfo
+    for number in tqdm(range(count), desc="drawing"):
+        draw_predictions(model, visualizer, dataset[number], Path(args.out) / f"{number:04d}.png", args.score_thr)
+    print(f"{count} pictures in {args.out}")
 
 
 if __name__ == "__main__":
