@@ -1,36 +1,23 @@
 """`mmsparse.sparsify`: a stock dense config in, a dynamic one out."""
 
 import copy
-import re
-import runpy
 
 import pytest
 import torch
-from commands import run_tool
+from dense_configs import STOCK, SWIN, flat, of, stock
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from scenes import CLASSES, ROOT
+from scenes import CLASSES
 from test_stock_configs import on_scenes
 
 import mmsparse
-from mmsparse import compat
 
-compat.prepare()
-
-STOCK = {
-    "swin-det": "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
-    "convnext-det": "mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",
-    "swin-seg": "mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py",
-}
 CLASS = {"swin-det": "DynamicSwin", "convnext-det": "DynamicConvNeXt", "swin-seg": "DynamicSwin"}
+
 HOOK = dict(type="mmsparse.SparsityHook")
+
 CONSTRUCTOR = "mmsparse.SparsityOptimWrapperConstructor"
-
-
-def stock(path):
-    return Config.fromstring(f"_base_ = {path!r}", ".py")
 
 
 def micro(cfg, name):
@@ -52,12 +39,6 @@ def micro(cfg, name):
         cfg.model.auxiliary_head.update(in_channels=channels[2], channels=32, norm_cfg=dict(type="BN"))
         cfg.model.data_preprocessor.size = (96, 96)
     return cfg
-
-
-def flat(tree, prefix=""):
-    if isinstance(tree, dict) and tree:
-        return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}").items()}
-    return {prefix[1:]: tree}
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -112,10 +93,6 @@ def test_the_written_file_reads_back_to_the_same_config(name, tmp_path):
     cfg = mmsparse.sparsify(stock(STOCK[name]), [0.7, 0.6, 0.5])
     cfg.dump(tmp_path / "dynamic.py")
     assert Config.fromfile(tmp_path / "dynamic.py").to_dict() == cfg.to_dict()
-
-
-def of(backbone, scope="mmdet", **more):
-    return dict(default_scope=scope, model=dict(type="Model", backbone=backbone, **more))
 
 
 SPELLINGS = [
@@ -241,191 +218,12 @@ def test_arguments_of_mmsegs_vit_become_mmpretrains():
     )
 
 
-REFUSALS = [
-    (of(dict(type="ResNet")), {}, "model.backbone is mmdet.ResNet.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
-    (of(dict(type="MAE"), "mmseg"), {}, "mmseg.MAE: its attention adds a relative position bias"),
-    (of(dict(type="BEiT"), "mmseg"), {}, "mmseg.BEiT: its attention adds a relative position bias"),
-    (of(dict(type="SwinTransformer"), "mmpretrain"), {}, "with shift_one_window=False"),
-    (of(dict(type="mmsparse.DynamicSwin")), {}, "it is dynamic already"),
-    (of(dict(type="VisionTransformer", output_cls_token=True), "mmseg"), {}, "`output_cls_token`: its head wants"),
-    (dict(model=dict(type="YOLO")), {}, r"the model \(YOLO\) has no `backbone`"),
-    (dict(train_cfg=dict()), {}, r"to have a dict `model`, but it has \['train_cfg'\]"),
-    (
-        of(dict(type="SwinTransformer"), teacher=dict(backbone=dict(type="mmpretrain.ConvNeXt"))),
-        {},
-        r"model.backbone \(mmdet.SwinTransformer\) and model.teacher.backbone \(mmpretrain.ConvNeXt\)",
-    ),
-    (of(dict(type="SwinTransformer")), dict(keep_ratio=1.5), r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
-    (of(dict(type="SwinTransformer")), dict(keep_ratio=0.3), "`keep_ratio`=0.3 leaves -0.1"),
-    (of(dict(type="SwinTransformer")), dict(keep_ratio=[0.5, 0.5]), "one for each of the 3 places"),
-    (of(dict(type="SwinTransformer")), dict(sparsity=dict(keep_ratio=0.5)), "Give the argument `keep_ratio` instead"),
-    (
-        of(dict(type="SwinTransformer")),
-        dict(sparsity=dict(ratio=1)),
-        "has the unknown key 'ratio'; it knows",
-    ),
-    (of(dict(type="SwinTransformer")), dict(sparsity=dict(cumulative=True)), "or use mmsparse.DynamicViT"),
-    (
-        of(dict(type="SwinTransformer")),
-        dict(hook=dict(weight=3)),
-        r"SparsityHook has the unknown key 'weight'; SparsityHook knows \['anneal', 'loss_weight', 'per_image', ",
-    ),
-    (of(dict(type="SwinTransformer")), dict(hook=dict(loss_weight=-1.0)), "`loss_weight` to be >= 0"),
-    (
-        {**of(dict(type="SwinTransformer")), "optim_wrapper": dict(optimizer=dict(type="AdamW", lr=1.0))},
-        dict(param_groups=dict(new=2)),
-        r"`paramwise_cfg`: unknown keys \['new'\]",
-    ),
-]
-
-
-@pytest.mark.parametrize("cfg, arguments, sentence", REFUSALS)
-def test_refusals_say_what_was_found_and_what_would_do(cfg, arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        mmsparse.sparsify(cfg, **arguments)
-
-
-SWIN = of(dict(type="SwinTransformer"))
-SHALLOW = of(dict(type="ConvNeXt", arch=dict(depths=[2, 2, 2, 2], channels=[8, 16, 32, 64])), "mmpretrain")
-
-
-@pytest.mark.parametrize(
-    "cfg, arguments, sentence",
-    [
-        (SHALLOW, {}, r"The default places .*do not fit .*such as places=\[\(0, 1\), \(1, 1\), \(2, 1\), \(3, 1\)\]$"),
-        (of(dict(type="SwinTransformer", depths=(2, 2, 2, 2))), {}, r"do not fit a network with \[2, 2, 2, 2\] blocks"),
-        (SWIN, dict(sparsity=dict(places=[(0, 9)])), r"`places` to hold .*but got \(0, 9\)"),
-        (SWIN, dict(sparsity=dict(scorer="dict(type='MLPScorer')")), r"but got \"dict\(type='MLPScorer'\)\""),
-        (SWIN, dict(sparsity=dict(scorer=dict(type="NoScorer"))), "but got 'NoScorer'"),
-        (SWIN, dict(sparsity=dict(explore=2)), r"`explore` to be in \(0, 1\], but got 2"),
-        (of(dict(type="VisionTransformer"), "mmpretrain"), dict(sparsity=dict(explore=0.5)), "can only be 1.0"),
-        (of(dict(type="ConvNeXt", depths=[2]), "mmpretrain"), {}, "unexpected keyword argument 'depths'"),
-    ],
-)
-def test_what_could_not_be_built_is_refused(cfg, arguments, sentence):
-    with pytest.raises((ValueError, TypeError), match=f"^sparsify: model.backbone: .*{sentence}"):
-        mmsparse.sparsify(cfg, **arguments)
-
-
-@pytest.mark.parametrize(
-    "part, sentence",
-    [
-        (dict(neck=dict(tile=0)), "model.neck: .*`tile` to be a positive whole number, but got 0"),
-        (dict(head=dict(scorer=dict(type="NoScorer"))), "model.rpn_head: .*'NoScorer'"),
-    ],
-)
-def test_parts_that_could_not_be_built_are_refused(part, sentence):
-    with pytest.raises(ValueError, match=f"^sparsify: {sentence}"):
-        mmsparse.sparsify(stock(STOCK["swin-det"]), **part)
-
-
 def test_trying_a_part_draws_no_weights():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
     mmsparse.sparsify(SWIN)
     assert torch.equal(torch.rand(1), expected)
-
-
-@pytest.mark.parametrize(
-    "train_cfg", [dict(type="IterBasedTrainLoop", max_iters=160000), dict(by_epoch=False), dict(max_iters=9)]
-)
-def test_epochs_of_a_training_that_counts_iterations(train_cfg):
-    cfg = {**SWIN, "optim_wrapper": dict(type="OptimWrapper"), "train_cfg": train_cfg}
-    with pytest.raises(
-        ValueError, match="`freeze_epochs`: got 5, but this training counts iterations .*Give freeze_iters"
-    ):
-        mmsparse.sparsify(cfg, param_groups=dict(freeze_epochs=5))
-    wrapper = mmsparse.sparsify(cfg, param_groups=dict(freeze_iters=5)).optim_wrapper
-    assert wrapper.paramwise_cfg.to_dict() == dict(freeze_iters=5)
-    cfg["train_cfg"] = dict(type="EpochBasedTrainLoop", max_epochs=12)
-    assert mmsparse.sparsify(cfg, param_groups=dict(freeze_epochs=5)).optim_wrapper.paramwise_cfg.freeze_epochs == 5
-
-
-def test_wrong_types():
-    with pytest.raises(TypeError, match="`cfg` to be a Config or a dict, but got 'swin.py'"):
-        mmsparse.sparsify("swin.py")
-    with pytest.raises(TypeError, match="`keep_ratio` to be a number"):
-        mmsparse.sparsify(of(dict(type="SwinTransformer")), "0.7")
-    for name in ("sparsity", "hook", "param_groups"):
-        with pytest.raises(TypeError, match=f"^sparsify: expected argument `{name}` to be a dict or None, but got 'x'"):
-            mmsparse.sparsify(SWIN, **{name: "x"})
-    with pytest.raises(TypeError, match="^sparsify: expected argument `neck` to be True, False or a dict, but got 4"):
-        mmsparse.sparsify(SWIN, neck=4)
-    with pytest.raises(TypeError, match="^sparsify: expected argument `teacher` to be 'twin', .*, but got 1$"):
-        mmsparse.sparsify(SWIN, teacher=1)
-    with pytest.raises(TypeError, match="^TeacherHook: expected argument `feature_weight` to be a number .*'a'$"):
-        mmsparse.sparsify(SWIN, teacher=dict(feature_weight="a"))
-
-
-def test_the_tool_writes_a_file_that_stands_alone_and_says_what_changed(tmp_path):
-    out = tmp_path / "new" / "dynamic.py"
-    options = ["--keep-ratio", "0.8", "--teacher", "twin"]
-    code, printed, _ = run_tool("misc/sparsify_config", STOCK["swin-det"], out, *options)
-    assert code == 0
-    assert "model.backbone.type: 'SwinTransformer' -> 'mmsparse.DynamicSwin'" in printed
-    assert "model.backbone.sparsity.keep_ratio: 'absent' -> 0.8" in printed
-    written = Config.fromfile(out)
-    assert written.to_dict() == mmsparse.sparsify(get_config(STOCK["swin-det"]), 0.8, teacher="twin").to_dict()
-    assert written.env_cfg.dist_cfg.backend == "nccl" and "_base_" not in out.read_text()  # not fitted to this machine
-    before = out.read_text()
-    code, _, error = run_tool("misc/sparsify_config", STOCK["swin-det"], out)
-    assert code == 2 and "is there already. Name another file, or add --overwrite" in error.splitlines()[-1]
-    assert out.read_text() == before
-
-
-def run_in_process(monkeypatch, *args):
-    monkeypatch.setattr("sys.argv", ["sparsify_config.py", *map(str, args)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "tools/misc/sparsify_config.py"), run_name="__main__")
-    return ended.value.code
-
-
-@pytest.mark.parametrize(
-    "config, sentence",
-    [
-        ("mmdet::atss/atss_r50_fpn_1x_coco.py", "model.backbone is mmdet.ResNet"),
-        ("nowhere.py", "`IN` to be a config file or lib::path, but got 'nowhere.py'"),
-        ("mmdet::swin/nowhere.py", "mmdet::swin/nowhere.py"),
-    ],
-)
-def test_the_tool_refuses_in_one_sentence(config, sentence, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "dynamic.py"
-    assert run_in_process(monkeypatch, config, out) == 2 and not out.exists()
-    (_line,) = [text for text in capsys.readouterr().err.splitlines() if sentence in text]
-
-
-def test_the_tool_takes_dotted_keys(tmp_path, monkeypatch):
-    out = tmp_path / "dynamic.py"
-    pairs = ["scorer.type=MLPScorer", "scorer.hidden=8", "selector.type=GumbelSelector",
-             "fast_path.type=LinearFastPath", "explore=0.5", "places=[(0,1),(2,1)]"]  # fmt: skip
-    assert run_in_process(monkeypatch, STOCK["swin-det"], out, "--sparsity", *pairs) == 0
-    assert Config.fromfile(out).model.backbone.sparsity == dict(
-        keep_ratio=0.7,
-        scorer=dict(type="MLPScorer", hidden=8),
-        selector=dict(type="GumbelSelector"),
-        fast_path=dict(type="LinearFastPath"),
-        explore=0.5,
-        places=[(0, 1), (2, 1)],
-    )
-
-
-@pytest.mark.parametrize(
-    "name, options, sentence",
-    [
-        ("swin-det", ["--keep-ratio", "1.5"], r"`--keep-ratio` to be in \(0, 1\], but got 1.5"),
-        ("swin-det", ["--keep-ratio", "0.3"], "`--keep-ratio`=0.3 leaves -0.1"),
-        ("swin-det", ["--keep-ratio", "0.7", "0.5", "--neck"], r"`--keep-ratio` to be one number"),
-        ("swin-det", ["--sparsity", "keep_ratio=0.5"], "Give the argument `--keep-ratio` instead"),
-        ("swin-det", ["--sparsity", "scorer.type=NoScorer"], "but got 'NoScorer'"),
-        ("swin-seg", ["--neck"], "argument `--neck`: the model has no neck. Supported are mmdet.FPN"),
-    ],
-)
-def test_the_tool_names_its_flags(name, options, sentence, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "dynamic.py"
-    assert run_in_process(monkeypatch, STOCK[name], out, *options) == 2
-    printed = capsys.readouterr().err.splitlines()
-    assert re.search(sentence, printed[-1]) and not out.exists()
 
 
 def test_the_whole_network_by_one_line():
@@ -457,31 +255,3 @@ def test_a_ratio_for_each_part_and_a_backbone_that_stays_dense():
         stock(STOCK["swin-seg"]).model.decode_head, type="mmsparse.DynamicUPerHead", sparsity=dict(keep_ratio=0.4)
     )
     assert dynamic.model.auxiliary_head.type == "FCNHead"
-
-
-@pytest.mark.parametrize(
-    "path, arguments, sentence",
-    [
-        (
-            "mmdet::yolox/yolox_s_8xb8-300e_coco.py",
-            dict(neck=True),
-            "argument `neck`: model.neck is mmdet.YOLOXPAFPN. Supported are mmdet.FPN",
-        ),
-        ("mmseg::swin/" + STOCK["swin-seg"].split("/")[1], dict(neck=True), "argument `neck`: the model has no neck"),
-        (
-            STOCK["swin-det"],
-            dict(keep_ratio=[0.7, 0.5, 0.3], neck=True),
-            r"one number, or a dict of \['backbone', 'neck'\]",
-        ),
-        (
-            STOCK["swin-det"],
-            dict(keep_ratio=dict(backbone=0.7, head=0.5), neck=True),
-            r"to name the routed parts \['backbone', 'neck'\], but got {'backbone': 0.7, 'head': 0.5}",
-        ),
-        (STOCK["swin-det"], dict(neck=dict(tiles=4)), "model.neck: DynamicFPN: .*the unknown key 'tiles'; it knows"),
-        (STOCK["swin-det"], dict(keep_ratio=1.5, head=True), r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
-    ],
-)
-def test_parts_that_cannot_be_routed_are_named(path, arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        mmsparse.sparsify(stock(path), **arguments)
