@@ -151,10 +151,10 @@ def build_plain(cfg: Config) -> nn.Module:
 
 
 def without_pretrained(cfg: Any) -> None:
-    """Drop every Pretrained init of a model config, in place: its weights come from a checkpoint or do not matter."""
+    """Drop every init of a model config by a checkpoint, in place: its weights come from another or do not matter."""
     if isinstance(cfg, dict):
         init = cfg.get("init_cfg")
-        if isinstance(init, dict) and init.get("type") == "Pretrained":
+        if isinstance(init, dict) and "checkpoint" in init:  # not all backbones want type="Pretrained"
             cfg["init_cfg"] = None
         if isinstance(cfg.get("pretrained"), str):
             cfg["pretrained"] = None

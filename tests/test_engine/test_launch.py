@@ -7,7 +7,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmsparse.checkpoints import load_weights
-from mmsparse.engine.launch import build_model, choose_start, read_config
+from mmsparse.engine.launch import build_model, choose_start, read_config, without_pretrained
 from mmsparse.engine.preflight import check_backbone, check_start
 from mmsparse.models import DynamicConvNeXt, DynamicSwin
 
@@ -51,6 +51,16 @@ def convnext(*places):
 def saved(state, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "weights.pth")
     return str(tmp_path / "weights.pth")
+
+
+def test_no_initial_weights_are_fetched():
+    kaiming = dict(type="Kaiming", layer="Conv2d")
+    pretrained, bare = dict(type="Pretrained", checkpoint="x.pth"), dict(checkpoint="https://host/x.pth")
+    cfg = dict(pretrained="x.pth", backbone=dict(init_cfg=bare), heads=[dict(init_cfg=pretrained, loss=kaiming)])
+    cfg["neck"] = dict(init_cfg=kaiming)
+    without_pretrained(cfg)
+    heads = [dict(init_cfg=None, loss=kaiming)]
+    assert cfg == dict(pretrained=None, backbone=dict(init_cfg=None), heads=heads, neck=dict(init_cfg=kaiming))
 
 
 def test_a_swin_checkpoint_may_leave_out_what_is_computed(tmp_path):

@@ -318,7 +318,8 @@ def pictures(cfg: Config, count: int = 2) -> dict[str, Any]:
 def loads_masks(tree: Any) -> bool:
     """Whether a data set's pipeline loads masks: a detector of boxes may not know what to do with them."""
     if isinstance(tree, dict):
-        return tree.get("with_mask") is True or any(loads_masks(value) for value in tree.values())
+        by_default = tree.get("type") == "LoadPanopticAnnotations"
+        return tree.get("with_mask", by_default) is True or any(loads_masks(value) for value in tree.values())
     return isinstance(tree, list | tuple) and any(loads_masks(value) for value in tree)
 
 
