@@ -155,8 +155,6 @@ def test_a_dynamic_config_is_its_dense_twin_and_the_sparse_keys(path: Path):
     if "_whole-" in path.stem:
         expected = expected | {"model.backbone.sparsity.places"}
         expected |= {f"model.{part}.{key}" for part in whole_parts(path) for key in ("type", "sparsity.keep_ratio")}
-        if "upernet" in path.stem:
-            expected |= {"model.decode_head.sparsity.tile"}
         if "retinanet" in path.stem:
             expected |= {"model.bbox_head.route_predictors"}
     assert differing == expected

@@ -18,10 +18,10 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 
 from mmsparse.analysis import fit_keep_ratio
+from mmsparse.checkpoints import check_checkpoint
 from mmsparse.engine.launch import (
     add_config_options,
     build_runner,
-    check_checkpoint,
     choose_start,
     predict,
     prepare_batch,
