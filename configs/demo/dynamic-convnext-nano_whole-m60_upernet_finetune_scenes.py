@@ -1,7 +1,7 @@
 # From the trained dense segmenter to one of 60 % of its arithmetic: backbone and head are routed.
 _base_ = "./convnext-nano_upernet_scenes.py"
 
-load_from = "work_dirs/convnext-nano_upernet_scenes/iter_600.pth"
+load_from = "work_dirs/convnext-nano_upernet_scenes/iter_1200.pth"
 keep = 0.43
 model = dict(
     backbone=dict(

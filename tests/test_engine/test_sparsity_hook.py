@@ -179,3 +179,14 @@ def test_supervision_teaches_scorers_alone():
         optimizer.step()
     assert model.backbone.stages[0][0].gamma.grad is None
     assert losses["loss_score"] < 0.35  # it starts at log 2
+
+
+def test_scores_that_regress_the_gain_have_no_ratio_loss():
+    model = Toy(dict(keep_ratio=0.7, learn="gain")).train()
+    SparsityHook().attach(model)
+    losses = model(torch.randn(2, 3, 64, 64), mode="loss")
+    assert losses["keep_ratio/s2b1"].item() == 11 / 16  # so near to 0.7 as 16 locations allow, but not 0.7
+    assert losses["loss_sparsity"].item() == 0.0
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert all(p.grad.any() for d in find_decisions(model) for p in d.parameters())
