@@ -18,7 +18,6 @@ from mmsparse.registry import build
 
 from .budget import check_keep_ratio
 from .decisions import Budgeted, Decision
-from .gain import GATE
 from .routing import route
 from .scorers import Scorer
 from .selection import Selection
@@ -111,7 +110,7 @@ class ConvRouter(Budgeted):
         selector: dict[str, Any] | None = None,
         explore: float = 1.0,
         detach: bool = True,
-        learn: str = GATE,
+        learn: str | None = None,
     ) -> None:
         super().__init__(explore, detach, learn)
         for name, number in dict(levels=levels, tile=tile).items():

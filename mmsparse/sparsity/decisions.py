@@ -51,9 +51,10 @@ class Decision(BaseModule):
         selector: nn.Module,
         detach: bool = True,
         cumulative: bool = False,
-        learn: str = GATE,
+        learn: str | None = None,
     ) -> None:
         super().__init__()
+        learn = selector.learn if learn is None else learn
         if learn != GATE and not selector.holds_count:
             raise ValueError(
                 f"Argument `learn`={learn!r}: nothing would hold the count of a {type(selector).__name__}, which the "
@@ -142,22 +143,22 @@ class Budgeted(BaseModule):
         detach: Whether scorers read detached features.
         learn: What teaches the scores. "gate": the gradient of the loss through the gates, and the ratio loss.
             "gain": they regress what the slow path buys at each location by the gates' gradient, standardised in each
-            picture; the selector alone holds the count. "stake": the same with the gain's magnitude.
+            picture; the selector alone holds the count. "stake": the same with the gain's magnitude. None: "stake"
+            for TopKSelector; "gate" for the others, whose pictures differ in their budgets.
 
     Attributes:
         area: The real part of padded pictures, if somebody tells; see ``mmsparse.ignore_padding``.
     """
 
-    def __init__(self, explore: float, detach: bool, learn: str) -> None:
+    def __init__(self, explore: float, detach: bool, learn: str | None) -> None:
         super().__init__()
         check_flags(detach=detach)
-        if learn not in WAYS:
+        if learn is not None and learn not in WAYS:
             raise ValueError(f"Expected argument `learn` to be one of {WAYS}, but got {learn!r}")
         if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
             raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
         self.explore = explore
         self.area: ValidArea | None = None
-        self.learn = learn
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
 
     @property

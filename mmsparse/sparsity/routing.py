@@ -13,7 +13,6 @@ from mmsparse.registry import build, check_keys
 from .budget import Place, expand_keep_ratio, num_keep
 from .decisions import Budgeted, Decision, check_flags, router_keys
 from .fast_paths import FastPath
-from .gain import GATE
 from .scorers import Scorer, SharedScorer
 from .selection import Selection
 from .selectors import Selector
@@ -109,7 +108,7 @@ class Router(Budgeted):
         fast_path: dict[str, Any] | None = None,
         explore: float = 1.0,
         detach: bool = True,
-        learn: str = GATE,
+        learn: str | None = None,
         share_scorer: bool = False,
         cumulative: bool = False,
     ) -> None:

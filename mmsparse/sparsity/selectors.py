@@ -7,6 +7,7 @@ from torch import Tensor
 from mmsparse.registry import MODELS
 
 from .budget import num_keep
+from .gain import GATE, STAKE
 from .selection import Selection
 from .valid import Valid
 
@@ -22,9 +23,11 @@ class Selector(BaseModule):
 
     Attributes:
         holds_count: Whether training keeps to the budget without a loss on it.
+        learn: What teaches the scores unless a router says otherwise, see ``decisions.Budgeted``.
     """
 
     holds_count = True
+    learn = GATE
 
     def __init__(self, tau: float = 1.0) -> None:
         super().__init__()
@@ -114,6 +117,8 @@ class GumbelSelector(Selector):
 @MODELS.register_module()
 class TopKSelector(Selector):
     """Exact counts in training too. Its noise is annealed to zero, so training ends with the rule of evaluation."""
+
+    learn = STAKE
 
     def sample(
         self, scores: Tensor, keep_ratio: float, noise: float, dropped: Tensor | None, valid: Valid | None

@@ -13,7 +13,7 @@ from mmsparse.sparsity import ratio_loss
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_every_parameter_gets_a_gradient(network, selector, progress):
-    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector)))
+    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), learn="gate"))
     model.train()
     for decision in find_decisions(model):
         decision.progress = progress

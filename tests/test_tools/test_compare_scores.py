@@ -25,17 +25,22 @@ def command(scenes, tmp_path_factory):
 
 def test_each_kind_is_trained_once_at_its_budget(command):
     folder, args = command
-    code, out, err = run_tool("misc/compare_scores", *args, "--kinds", "gain", "dense")
+    code, out, err = run_tool("misc/compare_scores", *args, "--kinds", "gain", "random", "dense")
     assert code == 0, err[-3000:]
     results = json.loads((folder / "out/results.json").read_text())
-    assert {kind: list(shares) for kind, shares in results.items()} == {"gain": ["0.6", "0.5"], "dense": ["1.0"]}
+    assert {kind: list(shares) for kind, shares in results.items()} == {
+        "gain": ["0.6", "0.5"],
+        "random": ["0.6", "0.5"],
+        "dense": ["1.0"],
+    }
     assert set(results["gain"]["0.6"]) == {"coco/bbox_mAP", "coco/bbox_AR@100"}
-    assert [line.split()[:2] for line in out.splitlines()[-3:]] == [["gain", "60%"], ["gain", "50%"], ["dense", "100%"]]
+    rows = [line.split()[:2] for line in out.splitlines()[-5:]]
+    assert rows[:2] == [["gain", "60%"], ["gain", "50%"]] and rows[-1] == ["dense", "100%"]
     log = next((folder / "out/gain").glob("*/vis_data/scalars.json")).read_text().splitlines()
     entry = json.loads(log[0])
     assert entry["loss_sparsity"] == 0.0 and "keep_ratio/s0b0" in entry  # the selectors hold the count
     time = (folder / "out/results.json").stat().st_mtime_ns
-    code, again, _ = run_tool("misc/compare_scores", *args, "--kinds", "gain", "dense")
+    code, again, _ = run_tool("misc/compare_scores", *args, "--kinds", "gain", "random", "dense")
     assert (
         code == 0 and again == out[out.index("scores") :] and (folder / "out/results.json").stat().st_mtime_ns == time
     )

@@ -87,7 +87,7 @@ def train(args: argparse.Namespace, kind: str, work_dir: Path) -> dict[str, dict
         found = {}
         for share in args.at if kind != DENSE else [1.0]:
             set_budget(runner, cfg, share, kind)
-            found[str(share)] = {name: value for name, value in runner.test().items() if name in METRICS}
+            found[str(share)] = {name: float(value) for name, value in runner.test().items() if name in METRICS}
     return found
 
 
@@ -100,7 +100,8 @@ def as_kind(cfg: Config, kind: str) -> None:
         return
     changes, hook.score_weight = KINDS[kind]
     for part in routed_parts(cfg.model):
-        part.sparsity.update(changes)
+        for key, value in changes.items():
+            part.sparsity[key] = value  # the scorer as a whole; update would merge
 
 
 def routed_parts(cfg: Any) -> Iterator[ConfigDict]:
