@@ -85,8 +85,9 @@ def _slow_fast_conv2d(
     rows, size, grid = map_rows(x), _size(x), _whole_grid(x, tile)
     out = x.new_empty(len(x) * grid[0] * grid[1], len(weight))
     if kernels := kernels_for(x):
-        kernels.conv_into(out, rows, size, weight, bias, keep_idx, tile, dilation)
-        kernels.conv_into(out, rows, size, fast_weight[:, :, None, None], fast_bias, rest_idx, tile, 1)
+        kernels.conv_into(out, rows, size, weight, bias, keep_idx, tile, dilation, to_map=True)
+        one_by_one = fast_weight[:, :, None, None]
+        kernels.conv_into(out, rows, size, one_by_one, fast_bias, rest_idx, tile, 1, to_map=True)
         return _as_map(out, x, grid)
     wide, channels = weight.shape[:2]
     if winograd.suits(rows, weight, tile, dilation, groups=1):

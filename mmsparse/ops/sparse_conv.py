@@ -124,7 +124,9 @@ def _sparse_conv2d(
     """The same as ``conv_tiles``, by the fastest way there is."""
     size = (height, width)
     if kernels := kernels_for(rows):
-        return kernels.conv_tiles(rows, size, weight, bias, idx, tile, dilation)
+        out = rows.new_empty(len(idx), tile**2 * len(weight))
+        kernels.conv_into(out, rows, size, weight, bias, idx, tile, dilation, to_map=False)
+        return out
     if not winograd.suits(rows, weight, tile, dilation, groups=1):
         return conv_tiles(rows, size, weight, bias, idx, tile, dilation)
     out = rows.new_empty(len(idx), tile**2, len(weight))

@@ -93,15 +93,6 @@ def _kernel(
     )
 
 
-def conv_tiles(
-    rows: Tensor, size: tuple[int, int], weight: Tensor, bias: Tensor | None, idx: Tensor, tile: int, dilation: int
-) -> Tensor:
-    """From the rows (B * H * W, C) of maps of a size to (R, tile * tile * D)."""
-    out = rows.new_empty(len(idx), tile * tile * len(weight))
-    _launch(out, False, rows, size, weight, bias, idx, tile, dilation)
-    return out
-
-
 def conv_into(
     out: Tensor,
     rows: Tensor,
@@ -111,22 +102,12 @@ def conv_into(
     idx: Tensor,
     tile: int,
     dilation: int,
-) -> None:
-    """The same, each written to its place in ``out``: all locations of all tiles, row by row of a map, (..., D)."""
-    _launch(out, True, rows, size, weight, bias, idx, tile, dilation)
-
-
-def _launch(
-    out: Tensor,
     to_map: bool,
-    rows: Tensor,
-    size: tuple[int, int],
-    weight: Tensor,
-    bias: Tensor | None,
-    idx: Tensor,
-    tile: int,
-    dilation: int,
 ) -> None:
+    """From the rows (B * H * W, C) of maps of a size to ``out``, (R * tile * tile, D).
+
+    Or each ``to_map``, its place in all locations of all tiles, row by row of a map.
+    """
     locations, (features, channels, _, kernel) = len(idx) * tile * tile, weight.shape
     for part in (weight, bias):
         if part is not None and part.dtype != rows.dtype:

@@ -43,19 +43,21 @@ class RoutedConv2d(nn.Conv2d):
         selection = router.selection_for(self.name, x)
         if selection is None:
             return super().forward(x)
-        tile, fast_path = router.tile, router.fast_path(self.name)
+        tile, dense = router.tile, (self.weight, self.bias)
+        one_by_one = router.fast_path(self.name).effective(*dense)
         if selection.gate is None:
-            slow, fast = (self.weight, self.bias), fast_path.effective(self.weight, self.bias)
-            return slow_fast_conv2d(x, slow, fast, selection.keep_idx, selection.rest_idx, tile, self.dilation[0])
+            return slow_fast_conv2d(
+                x, dense, one_by_one, selection.keep_idx, selection.rest_idx, tile, self.dilation[0]
+            )
 
         def slow(_: Tensor, idx: Tensor) -> Tensor:
             if len(idx) == selection.keep_mask.numel():  # a training that starts dense
                 return to_tiles(super(RoutedConv2d, self).forward(x), tile)
-            return sparse_conv2d(x, self.weight, self.bias, idx, tile, self.dilation[0])
+            return sparse_conv2d(x, *dense, idx, tile, self.dilation[0])
 
         def fast(tiles: Tensor, _: Tensor) -> Tensor:
             rows = tiles.unflatten(1, (-1, self.in_channels))
-            return F.linear(rows, *fast_path.effective(self.weight, self.bias)).flatten(1)
+            return F.linear(rows, *one_by_one).flatten(1)
 
         return from_tiles(route(to_tiles(x, tile), selection, slow, fast, router.explore), x.shape, tile)
 

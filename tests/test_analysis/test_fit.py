@@ -1,4 +1,4 @@
-"""A share of the arithmetic in, the keep ratio out."""
+"""A share of the arithmetic in, the keep ratios out."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from mmdet.models.necks import FPN
 from torch import nn
 
 from mmsparse.analysis import count_macs, fit_keep_ratio
-from mmsparse.apis import find_decisions, set_keep_ratio
+from mmsparse.apis import get_keep_ratio, set_keep_ratio
 from mmsparse.models import DynamicConvNeXt, DynamicFPN, DynamicViT
 
 SMALL = dict(arch="atto", out_indices=[0, 1, 2, 3], gap_before_final_norm=False)
@@ -24,12 +24,27 @@ class Network(nn.Module):
 
 
 @pytest.mark.parametrize("macs", [0.6, 0.75, 0.9])
-def test_the_whole_network_gets_one_ratio(macs):
+def test_equal_ratios_stay_equal(macs):
     model, x = Network().eval(), torch.randn(1, 3, 224, 320)
     set_keep_ratio(model, 1.0)
     dense = count_macs(model, lambda: model(x)).total
-    ratio = fit_keep_ratio(model, macs, lambda: model(x))
-    assert {d.keep_ratio for d in find_decisions(model)} == {ratio}
+    ratios = fit_keep_ratio(model, macs, lambda: model(x))
+    assert ratios == get_keep_ratio(model) and len(set(ratios.values())) == 1
+    assert count_macs(model, lambda: model(x)).total / dense == pytest.approx(macs, abs=0.003)
+
+
+@pytest.mark.parametrize("macs, clipped", [(0.6, False), (0.9, True)])
+def test_different_ratios_keep_their_proportions(macs, clipped):
+    model, x = Network().eval(), torch.randn(1, 3, 224, 320)
+    set_keep_ratio(model, 1.0)
+    dense = count_macs(model, lambda: model(x)).total
+    set_keep_ratio(model, dict(backbone=[0.7, 0.8, 0.7, 0.5, 0.3, 0.4], neck=0.6))
+    before = get_keep_ratio(model)
+    ratios = fit_keep_ratio(model, macs, lambda: model(x))
+    scale = {name: ratio / before[name] for name, ratio in ratios.items()}
+    rest = [value for name, value in scale.items() if ratios[name] < 0.99]
+    assert max(rest) == pytest.approx(min(rest))
+    assert (max(ratios.values()) == 0.99) == clipped
     assert count_macs(model, lambda: model(x)).total / dense == pytest.approx(macs, abs=0.003)
 
 
@@ -47,7 +62,7 @@ def test_few_locations_make_a_stair():
     fpn = DynamicFPN(in_channels=[32], out_channels=32, num_outs=1, sparsity=dict(tile=4)).eval()
     x = [torch.randn(1, 32, 8, 8)]
     runs = []
-    ratio = fit_keep_ratio(fpn, 0.7, lambda: runs.append(fpn(x)))
+    (ratio,) = fit_keep_ratio(fpn, 0.7, lambda: runs.append(fpn(x))).values()
     assert len(runs) <= 3 + 20  # both ends and the dense one; the bracket halves every other time
     assert ratio == pytest.approx(0.625, abs=1e-3)  # from two tiles to three
 

@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config")
     parser.add_argument("--checkpoint", help="weights; per-image budgets and RoI heads need them to be meaningful")
     add_keep_ratio(parser)
-    parser.add_argument("--macs", type=float, help="look for the one keep ratio that leaves this share of the dense")
+    parser.add_argument("--macs", type=float, help="scale the keep ratios to this share of the dense")
     parser.add_argument("--num-images", type=int, default=20, help="pictures of the test set to average over")
     parser.add_argument(
         "--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones"
@@ -50,10 +50,11 @@ def main() -> None:
     )
     if args.macs is not None:
         batch = prepare_batch(model, pictures[:1])
-        ratio = fit_keep_ratio(model, args.macs, lambda: predict(model, batch))
-        print(f"keep ratio {ratio:.4f} at every place leaves {args.macs:.0%} of the first picture's dense arithmetic")
+        fit_keep_ratio(model, args.macs, lambda: predict(model, batch))
+        print(f"the keep ratios below leave {args.macs:.0%} of the first picture's dense arithmetic")
     print(f"{args.config}\nmean over {kind}, batch 1; 1 MAC = 1 FLOP as papers and OpenMMLab count")
-    print(f"keep ratio: {get_keep_ratio(model) or 'no dynamic part'}")
+    ratios = {place: round(ratio, 4) for place, ratio in get_keep_ratio(model).items()}
+    print(f"keep ratio: {ratios or 'no dynamic part'}")
     print(macs_table(picture_macs(model, tqdm(pictures, desc="counting", leave=False))))
 
 
