@@ -1,5 +1,6 @@
 """What mmengine needs to be told before configs are read and checkpoints are loaded."""
 
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,7 @@ def prepare() -> None:
     for module, name in ONEDL_NAMES.items():
         if _installed(name):
             MODULE2PACKAGE[module] = name
+    _find_projects()
     _trust_named_checkpoints()
 
 
@@ -47,6 +49,13 @@ def _installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def _find_projects() -> None:
+    """The configs of a checkout's projects import their code as ``projects.NAME``, wherever a tool is called from."""
+    checkout = Path(__file__).parents[1]
+    if (checkout / "projects").is_dir() and str(checkout) not in sys.path:
+        sys.path.append(str(checkout))
 
 
 def _trust_named_checkpoints() -> None:

@@ -41,3 +41,10 @@ def _main(name: str, args: list[str], folder: str) -> None:
         sys.excepthook(*sys.exc_info())
         code = 1
     sys.exit(code)
+
+
+def tool(name: str, *args: str, ok: bool = True) -> str:
+    """What a tool prints; it must succeed, or not."""
+    code, out, err = run_tool(name, *args)
+    assert (code == 0) == ok, out[-3000:] + err[-3000:]
+    return out + err

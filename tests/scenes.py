@@ -27,3 +27,19 @@ def at(data: Path, batch_size: int = 2) -> dict[str, Any]:
     for split in ("val", "test"):
         options[f"{split}_evaluator.ann_file"] = f"{data}/annotations/val.json"
     return options
+
+
+def options(data: Path, iters: int = 4, **more: Any) -> list[str]:
+    """The same as arguments of a tool, and every step logged."""
+    pairs = {
+        **at(data),
+        "train_cfg.max_iters": iters,
+        "train_cfg.val_interval": 100,
+        "param_scheduler": "[]",
+        "default_hooks.checkpoint.interval": 2,
+        "default_hooks.checkpoint.max_keep_ckpts": 10,
+        "default_hooks.logger.interval": 1,
+        "log_processor.window_size": 1,
+        **more,
+    }
+    return ["--cfg-options", *(f"{key}={value}" for key, value in pairs.items())]

@@ -13,32 +13,11 @@ from statistics import mean
 
 import pytest
 import torch
-from commands import run_tool
-from scenes import ROOT, at
+from commands import tool
+from scenes import ROOT, options
 
 DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 SEGMENTER = "configs/demo/dynamic-convnext-atto_k50_fpn_scenes.py"
-
-
-def options(data: Path, iters: int = 4, **more) -> list[str]:
-    pairs = {
-        **at(data),
-        "train_cfg.max_iters": iters,
-        "train_cfg.val_interval": 100,
-        "param_scheduler": "[]",
-        "default_hooks.checkpoint.interval": 2,
-        "default_hooks.checkpoint.max_keep_ckpts": 10,
-        "default_hooks.logger.interval": 1,
-        "log_processor.window_size": 1,
-        **more,
-    }
-    return ["--cfg-options", *(f"{key}={value}" for key, value in pairs.items())]
-
-
-def tool(name: str, *args: str, ok: bool = True) -> str:
-    code, out, err = run_tool(name, *args)
-    assert (code == 0) == ok, out[-3000:] + err[-3000:]
-    return out + err
 
 
 def losses(work_dir: Path) -> dict[int, float]:

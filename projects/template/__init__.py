@@ -1,0 +1,3 @@
+from .surprise_scorer import SurpriseScorer
+
+__all__ = ["SurpriseScorer"]
