@@ -5,9 +5,17 @@ from mmsparse.env import require
 require("mmengine", "mmcv")
 
 from .cpu_amp import CpuAmpOptimWrapper  # noqa: E402
+from .elastic_hook import ElasticHook  # noqa: E402
 from .optim_constructor import SparsityOptimWrapperConstructor  # noqa: E402
 from .seed_hook import SeedHook  # noqa: E402
 from .sparsity_hook import SparsityHook  # noqa: E402
 from .teacher_hook import TeacherHook  # noqa: E402
 
-__all__ = ["CpuAmpOptimWrapper", "SeedHook", "SparsityHook", "SparsityOptimWrapperConstructor", "TeacherHook"]
+__all__ = [
+    "CpuAmpOptimWrapper",
+    "ElasticHook",
+    "SeedHook",
+    "SparsityHook",
+    "SparsityOptimWrapperConstructor",
+    "TeacherHook",
+]
