@@ -89,7 +89,9 @@ class Decision(BaseModule):
             valid: The locations that count, where the map is padded; the others are never slow, unless all are.
         """
         before = before if self.cumulative else None
-        extra = dict(attention=attention) if self.scorer.reads_attention else {}
+        extra = {}
+        if self.scorer.reads_attention:
+            extra["attention"] = replace(attention, graph=not self.detach)
         if not self.training:
             if self.keep_ratio >= 1.0:
                 return before

@@ -165,8 +165,11 @@ class AttentionScorer(Scorer):
         self.kind = kind
 
     def forward(self, tokens: Tensor, attention: Attention, alive: Tensor | None = None) -> Tensor:
-        mass = attention.class_row(alive) if self.kind == "class" else attention.column_mass(alive)
-        return _standard(mass.float().clamp_min(1e-12).log(), alive)
+        return _standard(self.mass(attention, alive).float().clamp_min(1e-12).log(), alive)
+
+    def mass(self, attention: Attention, alive: Tensor | None) -> Tensor:
+        """How much attention each location gets, (B, N)."""
+        return attention.class_row(alive) if self.kind == "class" else attention.column_mass(alive)
 
     def macs(self, locations: int, pairs: int) -> int:
         if self.kind == "column":

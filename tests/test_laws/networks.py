@@ -17,6 +17,7 @@ from mmseg.models import decode_heads
 from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import Tensor, nn
 
+import projects.sait
 import projects.template  # noqa: F401
 from mmsparse import models as ours
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
@@ -203,7 +204,8 @@ VITS = [
 ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]
 BACKBONES = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
 LIGHT = [*BACKBONES, *NECKS, *HEADS]
-OF_PROJECTS = ["SurpriseScorer"]  # scorers that obey the laws, too
+OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer"]  # scorers that obey the laws, too
+READING = ["AttentionScorer", "TokenImportanceScorer"]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
 
 
@@ -217,5 +219,5 @@ def with_scorers(*scorers: str) -> list[Any]:
         pytest.param(network, scorer, id=f"{network.name}-{scorer}")
         for network in LIGHT
         for scorer in (*scorers, *OF_PROJECTS)
-        if scorer != "AttentionScorer" or network.attends
+        if scorer not in READING or network.attends
     ]

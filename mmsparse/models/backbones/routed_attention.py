@@ -4,7 +4,9 @@ An unselected token is nobody's key. Windows are padded with zeros behind the no
 padded is a key like any other.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -158,9 +160,20 @@ def packed_attention(attn: nn.Module, rows: Tensor, groups: Groups | int) -> Ten
     return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
 
 
+def _recorded(read: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Without gradients unless the attention is read with them."""
+
+    @functools.wraps(read)
+    def wrapped(attention: "BlockAttention", *args: Any) -> Tensor:
+        with torch.set_grad_enabled(attention.graph and torch.is_grad_enabled()):
+            return read(attention, *args)
+
+    return wrapped
+
+
 @dataclass(eq=False)
 class BlockAttention:
-    """What scorers may read of the block to come: ``mmsparse.sparsity.scorers.Attention``. It needs no gradient.
+    """What scorers may read of the block to come: ``mmsparse.sparsity.scorers.Attention``.
 
     Args:
         x: (B, extra + N, C), what the block will be given.
@@ -169,6 +182,7 @@ class BlockAttention:
         num_heads: Of its attention.
         extra: Number of tokens before the map's; the first is the class token.
         windows: Its windows; None if all attend to all. Cells that a window lacks are left out.
+        graph: Whether what is read has gradients.
     """
 
     x: Tensor
@@ -177,12 +191,13 @@ class BlockAttention:
     num_heads: int
     extra: int = 0
     windows: Windows | None = None
+    graph: bool = False
 
-    @torch.no_grad()
+    @_recorded
     def keys(self) -> Tensor:
         return self._project(self._normed, 1)
 
-    @torch.no_grad()
+    @_recorded
     def class_row(self, alive: Tensor | None) -> Tensor:
         tokens = self._normed
         alive = self._everywhere if alive is None else alive
@@ -193,7 +208,7 @@ class BlockAttention:
             asking = (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
         return self._weights(self._project(asking, 0), self._project(tokens, 1), alive).mean(dim=1).squeeze(1)
 
-    @torch.no_grad()
+    @_recorded
     def column_mass(self, alive: Tensor | None) -> Tensor:
         query, key = self._project(self._normed, 0), self._project(self._normed, 1)
         alive = self._everywhere if alive is None else alive

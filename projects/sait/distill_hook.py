@@ -1,0 +1,89 @@
+"""A teacher's late attention tells an early block which tokens will matter."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmsparse.apis import find_decisions
+from mmsparse.engine import TeacherHook
+from mmsparse.engine.sparsity_hook import check_loss_weights
+from mmsparse.models.backbones.routed_attention import BlockAttention
+from mmsparse.registry import HOOKS
+
+from .importance import TokenImportanceScorer
+
+
+@HOOKS.register_module()
+class TokenDistillHook(TeacherHook):
+    """Adds ``loss_distill_token`` to TeacherHook: the divergence of the importance from a teacher's attention.
+
+    The teacher's is that of its class token (the mean query, if there is none) on the other tokens, averaged over the
+    heads of its last blocks. It teaches in every step, whether tokens are dropped in it or not.
+
+    Args:
+        token_weight: Weight of the divergence.
+        blocks: How many of the teacher's last blocks are averaged.
+        kwargs: Arguments of ``TeacherHook``.
+    """
+
+    def __init__(self, token_weight: float = 1.0, blocks: int = 3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_loss_weights("TokenDistillHook", token_weight=token_weight)
+        if type(blocks) is not int or blocks < 1:
+            raise ValueError(
+                f"TokenDistillHook: expected argument `blocks` to be a positive whole number, but got {blocks!r}"
+            )
+        self.token_weight = token_weight
+        self.blocks = blocks
+        self._scores: list[Tensor] = []  # (B, N) of each place
+        self._rows: list[Tensor] = []  # (B, N) of each block of the teacher
+
+    def attach(self, model: nn.Module) -> None:
+        super().attach(model)
+        scorers = [decision.scorer for decision in find_decisions(model.backbone)]
+        scorers = [scorer for scorer in scorers if isinstance(scorer, TokenImportanceScorer)]
+        teacher = self.parts["backbone"]
+        layers = getattr(teacher, "layers", ())
+        if not scorers or len(layers) < self.blocks:
+            raise ValueError(
+                f"TokenDistillHook: expected a student with a TokenImportanceScorer and a teacher with at least "
+                f"{self.blocks} plain transformer blocks (argument `blocks`), but got {len(scorers)} such scorers and "
+                f"{type(teacher).__name__} with {len(layers)} blocks"
+            )
+        extra = getattr(teacher, "num_extra_tokens", 0)
+        self._handles += [scorer.register_forward_hook(self._see_scores) for scorer in scorers]
+        self._handles += [layer.register_forward_pre_hook(self._reader(extra)) for layer in layers[-self.blocks :]]
+
+    def _see_scores(self, scorer: nn.Module, args: tuple, scores: Tensor) -> None:
+        if self._seen is not None:
+            self._scores.append(scores)
+
+    def _reader(self, extra: int) -> Any:
+        def read(layer: nn.Module, args: tuple) -> None:
+            attention = BlockAttention(args[0], layer.ln1, layer.attn.qkv, layer.attn.num_heads, extra)
+            self._rows.append(attention.class_row(None))
+
+        return read
+
+    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
+        scores, self._scores, self._rows = self._scores, [], []  # blocks of a student that teaches itself, too
+        losses = super()._add_losses(model, args, kwargs, output)
+        rows, self._rows = self._rows, []
+        if losses is None:
+            return None
+        if len(rows) != self.blocks:
+            raise ValueError(
+                f"TokenDistillHook: argument `blocks`={self.blocks}: only {len(rows)} of the teacher's last blocks "
+                "attend to the whole picture, the others to windows. Take fewer"
+            )
+        target = torch.stack(rows).mean(dim=0)
+        if scores[0].shape != target.shape:
+            raise ValueError(
+                f"TokenDistillHook: argument `teacher`: it has {target.shape[1]} tokens where the student has "
+                f"{scores[0].shape[1]}. Take a teacher of the same patch size"
+            )
+        terms = [F.kl_div(one.float(), target, reduction="batchmean") for one in scores]
+        losses["loss_distill_token"] = self.token_weight * sum(terms) / len(terms)
+        return losses
