@@ -5,7 +5,7 @@ from .conv_routing import ConvRouter, RoutedConv2d
 from .decisions import Budgeted, Decided, Decision, router_keys
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
-from .routing import Router, build_router, route, routed_blocks
+from .routing import ENTERING, Router, build_router, route, routed_blocks
 from .scorers import (
     AttentionScorer,
     FeatureNormScorer,
@@ -21,6 +21,7 @@ from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
 from .valid import Valid, ValidArea
 
 __all__ = [
+    "ENTERING",
     "AttentionScorer",
     "Budgeted",
     "ConvRouter",

@@ -18,6 +18,7 @@ from .selection import Selection
 from .selectors import Selector
 
 EVERY_STAGE = "every_stage"
+SELECTED, ENTERING = "selected", "entering"  # what a transformer's block attends to
 Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
 
 
@@ -92,6 +93,8 @@ class Router(Budgeted):
         learn: What teaches the scores, see :class:`Budgeted`.
         share_scorer: One scorer for all places; a linear layer brings stages of more channels to the fewest.
         cumulative: What a place drops stays dropped (plain backbones only).
+        keys: "selected": a block attends to what it computes. "entering": to what the block before it computed, which
+            is more where a place drops something (with ``cumulative`` only).
     """
 
     def __init__(
@@ -111,9 +114,16 @@ class Router(Budgeted):
         learn: str | None = None,
         share_scorer: bool = False,
         cumulative: bool = False,
+        keys: str = SELECTED,
     ) -> None:
         super().__init__(explore, detach, learn)
         check_flags(share_scorer=share_scorer, cumulative=cumulative)
+        if keys not in (SELECTED, ENTERING):
+            raise ValueError(f"Expected argument `keys` to be {SELECTED!r} or {ENTERING!r}, but got {keys!r}")
+        if keys == ENTERING and not cumulative:
+            raise ValueError(
+                f"keys={ENTERING!r} is for tokens that are dropped for good: add cumulative=True, or remove it"
+            )
         if cumulative and not plain:
             raise ValueError(
                 "cumulative=True drops locations for good, but a hierarchical backbone keeps its "
@@ -126,6 +136,7 @@ class Router(Budgeted):
         self.places = _check_places(places, depths, plain)
         self.plain = plain
         self.cumulative = cumulative
+        self.keys = keys
         self.fast_paths = ModuleDict()
         scorer = scorer or dict(type="LocalGlobalScorer")
         narrow = min(channels[stage] for stage, _ in self.places)

@@ -3,7 +3,7 @@
 A new family is a new entry here, not a new test file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -90,14 +90,16 @@ def swin(arch: str, stock: type[nn.Module] = SegSwin, skip_windows: bool = False
 VIT = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
 VIT_EVERYWHERE = dict(places=[0, 1, 3], keep_ratio=[0.6, 0.7, 0.3])  # may come back
 CUMULATIVE = dict(places=[0, 1, 3], keep_ratio=[0.8, 0.6, 0.3], cumulative=True)
+ENTERING = dict(**CUMULATIVE, keys="entering")
 
 
 def vit(everywhere: dict[str, Any], out_type: str = "featmap", **more: Any) -> Network:
     """``more`` as for the stock class; the last map is normed, so that all maps can be seen."""
     kwargs: dict[str, Any] = dict(arch=VIT, out_type=out_type, out_indices=[0, 1, 2, 3], **more)
     name = f"vit-micro-{out_type}{'' if more.get('with_cls_token', True) else '-no-class'}"
-    name += "-cumulative" if "cumulative" in everywhere else ""
-    dynamic = partial(_dynamic_vit, cumulative="cumulative" in everywhere, **kwargs)
+    always = {key: everywhere[key] for key in ("cumulative", "keys") if key in everywhere}
+    name += "-entering" if "keys" in always else "-cumulative" if always else ""
+    dynamic = partial(_dynamic_vit, always=always, **kwargs)
     return _plain(name, partial(VisionTransformer, **kwargs), dynamic, everywhere)
 
 
@@ -117,7 +119,9 @@ def vit_windows() -> Network:
 
 
 def deit(arch: str) -> Network:
-    return _plain(arch, partial(VisionTransformer, arch=arch), partial(_dynamic_vit, arch=arch, cumulative=True), {})
+    return _plain(
+        arch, partial(VisionTransformer, arch=arch), partial(_dynamic_vit, arch=arch, always=dict(cumulative=True)), {}
+    )
 
 
 def _plain(name: str, stock: Callable, dynamic: Callable, everywhere: dict[str, Any]) -> Network:
@@ -125,9 +129,8 @@ def _plain(name: str, stock: Callable, dynamic: Callable, everywhere: dict[str, 
     return Network(name, stock, dynamic, everywhere, some, explore=(1.0,), attends=True)
 
 
-def _dynamic_vit(sparsity: dict[str, Any] | None, cumulative: bool = False, **kwargs: Any) -> nn.Module:
-    more = dict(cumulative=True) if cumulative else {}
-    return DynamicViT(**kwargs, sparsity=None if sparsity is None else {**sparsity, **more})
+def _dynamic_vit(sparsity: dict[str, Any] | None, always: Mapping[str, Any] = {}, **kwargs: Any) -> nn.Module:
+    return DynamicViT(**kwargs, sparsity=None if sparsity is None else {**sparsity, **always})
 
 
 def _flat_positions(model: nn.Module, state: dict[str, torch.Tensor], *_: Any) -> None:
@@ -199,6 +202,7 @@ VITS = [
     vit(VIT_EVERYWHERE, with_cls_token=False, layer_scale_init_value=0.5),
     vit(CUMULATIVE),
     vit(CUMULATIVE, out_type="cls_token"),
+    vit(ENTERING),
     vit_windows(),
 ]
 ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer
-from networks import CUMULATIVE, HEADS, NECKS, VIT_EVERYWHERE, convnext, deit, ids, swin, vit
+from networks import CUMULATIVE, ENTERING, HEADS, NECKS, VIT_EVERYWHERE, convnext, deit, ids, swin, vit
 
 from mmsparse.analysis import count_macs
 from mmsparse.apis import dense_twin
@@ -68,7 +68,7 @@ def test_official_table(network, ratio, official):
 )
 @pytest.mark.parametrize(
     "network",
-    [convnext("atto"), convnext("atto", v2=True), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE)],
+    [convnext("atto"), convnext("atto", v2=True), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit(ENTERING)],
     ids=ids,
 )
 def test_closed_form_is_what_runs(network, scorer, size):

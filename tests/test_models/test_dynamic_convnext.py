@@ -93,7 +93,7 @@ def test_deepcopy_before_a_step():
             dict(sparsity=dict(ratio=0.7, plain=True)),
             ValueError,
             r"^Argument `sparsity` has the unknown keys 'plain', 'ratio'; it knows \['cumulative', 'detach', "
-            r"'explore', 'fast_path', 'keep_ratio', 'learn', 'places', 'scorer', 'selector', 'share_scorer'\]$",
+            r"'explore', 'fast_path', 'keep_ratio', 'keys', 'learn', 'places', 'scorer', 'selector', 'share_scorer'\]$",
         ),
         (
             dict(sparsity=dict(skip_windows=True)),

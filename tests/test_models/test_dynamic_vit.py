@@ -115,6 +115,25 @@ def test_cumulative_never_returns():
     assert [selection.num_keep for _, selection in taken] == [[25, 25], [18, 18], [12, 12]]  # of 36: r, r^2, r^3
 
 
+@pytest.mark.parametrize("selector", ["TopKSelector", "ThresholdSelector"])
+def test_entering_tokens_are_keys_once_more(selector):
+    """Rows of the stock layer, given the tokens that the layer before it computed and no others."""
+    sparsity = dict(cumulative=True, keys="entering", places=[1, 2], keep_ratio=[0.6, 0.3])
+    model = build(final_norm=False, sparsity=dict(**sparsity, selector=dict(type=selector)))
+    x = torch.randn(2, 3, 96, 96)
+    model.train()(x)  # thresholds see some scores
+    model.eval()
+    with torch.no_grad(), record_selections(model) as taken:
+        (actual,) = model(x)
+        tokens = model.layers[0](model._embed(x)[0])
+        first, second = (selection.with_extra(1).keep_mask for _, selection in taken)
+        assert 1 < second[0].sum() < first[0].sum() < 37
+        for image, one, two in zip(tokens, first, second, strict=True):
+            for layer, entering, kept in zip(model.layers[1:], (one | True, one, two), (one, two, two), strict=True):
+                image[kept] = layer(image[None, entering])[0, kept[entering]]
+    torch.testing.assert_close(actual.flatten(2).transpose(1, 2), tokens[:, 1:], rtol=0, atol=1e-5)
+
+
 def test_survivors_are_scored_as_if_alone():
     """Evaluation scores only what is left; the whole map with the dropped tokens masked gives the same scores."""
     model = build(sparsity=dict(cumulative=True)).eval()
@@ -168,7 +187,7 @@ def test_stochastic_depth_drops_images_not_windows():
         with_cls_token=False, window_size=3, drop_path_rate=0.5, sparsity=dict(keep_ratio=1.0, places=[3])
     ).train()
     x = torch.randn(16, 36, 48)
-    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), keep_all(16))):
+    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), keep_all(16), keep_all(16))):
         with torch.no_grad():
             model.layers[3].ffn.dropout_layer.eval()
             attended = run() - model.layers[3].ffn(model.layers[3].ln2(x), identity=x)
@@ -241,6 +260,13 @@ def test_frozen_blocks_freeze_their_places():
         (dict(sparsity=dict(places=1)), TypeError, r"`places` to be block numbers < 4, .* but got 1$"),
         (dict(sparsity=dict(places="all")), ValueError, r"`places` to be block numbers < 4, .* but got 'all'$"),
         (dict(sparsity=dict(cumulative=True, keep_ratio=[0.3, 0.5, 0.2])), ValueError, "to fall from place to place"),
+        (dict(sparsity=dict(keys="all")), ValueError, "`keys` to be 'selected' or 'entering', but got 'all'"),
+        (dict(sparsity=dict(keys="entering")), ValueError, "dropped for good: add cumulative=True, or remove it"),
+        (
+            dict(sparsity=dict(keys="entering", cumulative=True), window_size=7, with_cls_token=False),
+            ValueError,
+            r"attention among all, but there are windows \(`window_size`=7\). Remove either",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, error, message):

@@ -1,20 +1,20 @@
 """Vision Transformer whose whole blocks are routed: attention and feed-forward network, among selected tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.utils.checkpoint as cp
 from mmpretrain.models import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import IdentityFastPath, Selection, build_router
+from mmsparse.sparsity import ENTERING, Selection, build_router
 
 from .arguments import bind
-from .routed_attention import BlockAttention, Grid, Groups, Windows, dense_attention, masked_attention, packed_attention
+from .packed_tokens import Packed
+from .routed_attention import BlockAttention, Grid, Windows, dense_attention, masked_attention
 
 
 @MODELS.register_module()
@@ -28,8 +28,9 @@ class DynamicViT(VisionTransformer):
     Args:
         sparsity: Arguments of :class:`mmsparse.sparsity.Router`. An empty dict is the paper's setting at 0.7: three
             places at a quarter, a half and three quarters of the depth that keep r, r^2 and r^3; None is the dense
-            network. One more is ``cumulative``: what a place drops stays dropped, as in the NeurIPS DynamicViT. Places
-            are (0, block) pairs or block numbers.
+            network. Places are (0, block) pairs or block numbers. Two more are ``cumulative``: what a place drops
+            stays dropped, as in the NeurIPS DynamicViT; and with it ``keys="entering"``: a token that a block drops
+            is no query of it, but still a key, and gone for the blocks behind, as in Patch Slimming.
         window_size: Side of the attention's windows in tokens, as in ViTDet; 0: every block attends to all.
         global_attn_indexes: Blocks that attend to all in spite of ``window_size``.
         with_cp: Whether blocks save memory by computing their activations again in the backward pass.
@@ -73,6 +74,11 @@ class DynamicViT(VisionTransformer):
                 "Argument `sparsity`: DynamicViT trains with masks on all tokens, so `explore` can only be 1.0, "
                 f"but got {self.router.explore}"
             )
+        if self.router is not None and self.router.keys == ENTERING and any(self.windows):
+            raise ValueError(
+                f"Argument `sparsity`: keys={ENTERING!r} is for attention among all, but there are windows "
+                f"(`window_size`={window_size}). Remove either"
+            )
         self._register_load_state_dict_pre_hook(_accept_mmseg_layout)
         if self.frozen_stages > 0:
             self._freeze_stages()
@@ -91,16 +97,17 @@ class DynamicViT(VisionTransformer):
         x, grid = self._embed(x)
         outs = []
         selection: Selection | None = None
-        packed: _Packed | None = None  # in evaluation, the tokens between two places
+        packed: Packed | None = None  # in evaluation, the tokens between two places
         for i, layer in enumerate(self.layers):
+            before = selection  # what entered the block
             if self.router is not None and (0, i) in self.router.places:
                 x = x if packed is None else packed.whole()
                 selection = self._decide(i, x, grid, selection)
-                packed = None if selection is None or self.training else _Packed.of(x, selection, self.num_extra_tokens)
+                packed = None if selection is None or self.training else self._pack(x, selection, before)
             if packed is not None:
                 packed.run(layer, self.router.fast_paths[f"0_{i}"], self.windows[i])
             elif selection is not None:
-                x = self._masked(i, x, grid, selection)
+                x = self._masked(i, x, grid, selection, before if self.router.keys == ENTERING else selection)
             else:
                 x = self._dense(i, x, grid)
             last = i == self.num_layers - 1
@@ -119,16 +126,21 @@ class DynamicViT(VisionTransformer):
         locations, extra = grid[0] * grid[1], self.num_extra_tokens
         total = locations * projection.weight.numel()
         kept = {} if self.router is None else self.router.kept_of_stage(0, locations)
+        entering = self.router is not None and self.router.keys == ENTERING
         for i, (layer, window) in enumerate(zip(self.layers, self.windows, strict=True)):
             slow = kept.get(i, locations) + extra
-            pairs, projected = slow**2, slow
+            asked = kept.get(i - 1, locations) + extra if entering else slow
+            pairs, projected = (
+                slow * asked,
+                (slow + asked) / 2,
+            )  # queries and outputs of these, keys and values of those
             if window and slow < locations:
                 raise ValueError("DynamicViT: with windows the arithmetic depends on the picture; count a real one")
             if window:
                 projected = (-(-grid[0] // window)) * (-(-grid[1] // window)) * window**2
                 pairs = projected * window**2
             mixing = layer.attn.qkv.weight.numel() + layer.attn.proj.weight.numel()
-            total += projected * mixing + 2 * pairs * self.embed_dims
+            total += round(projected * mixing) + 2 * pairs * self.embed_dims
             total += slow * sum(p.numel() for p in layer.ffn.parameters() if p.dim() == 2)
         return total + (0 if self.router is None else self.router.overhead_of_stage(0, locations, locations**2))
 
@@ -164,28 +176,40 @@ class DynamicViT(VisionTransformer):
 
         return self._run(run, x)
 
-    def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection) -> Tensor:
+    def _pack(self, x: Tensor, selection: Selection, before: Selection | None) -> Packed:
+        packed = Packed.of(x, selection, self.num_extra_tokens)
+        if self.router.keys == ENTERING:
+            packed.see(x, before, self.num_extra_tokens)
+        return packed
+
+    def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection, keys: Selection | None) -> Tensor:
+        """One block with masks; only ``keys`` are seen (all, if None)."""
         layer, size = self.layers[i], self.windows[i]
         fast = self.router.fast_paths[f"0_{i}"]
-        extended = selection.with_extra(self.num_extra_tokens)
-        keep, gate = extended.keep_mask, extended.gate
-        if gate is None:
-            gate = keep.to(x)
+        _, gate = self._mask_and_gate(x, selection)
+        keep, key_gate = self._mask_and_gate(x, keys)
 
         def run(x: Tensor) -> Tensor:
             h = layer.ln1(x)
             if size:
                 windows = Windows(grid, size)
-                gates = windows.split(gate.unsqueeze(-1), missing=1.0).squeeze(-1)
+                gates = windows.split(key_gate.unsqueeze(-1), missing=1.0).squeeze(-1)
                 mixed = windows.join(masked_attention(layer.attn, windows.split(h), gates.detach() > 0.5, gates))
             else:
-                mixed = masked_attention(layer.attn, h, keep, gate)
+                mixed = masked_attention(layer.attn, h, keep, key_gate)
             slow = x + layer.attn.out_drop(mixed)
             slow = layer.ffn(layer.ln2(slow), identity=slow)
             weight = gate.unsqueeze(-1)
             return (weight * slow + (1.0 - weight) * (x + fast(x))).to(slow.dtype)
 
         return self._run(run, x)
+
+    def _mask_and_gate(self, x: Tensor, selection: Selection | None) -> tuple[Tensor, Tensor]:
+        """Of all tokens (B, extra + N)."""
+        if selection is None:
+            return x.new_ones(x.shape[:2], dtype=torch.bool), x.new_ones(x.shape[:2])
+        extended = selection.with_extra(self.num_extra_tokens)
+        return extended.keep_mask, extended.keep_mask.to(x) if extended.gate is None else extended.gate
 
     def _run(self, run: Any, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
@@ -196,50 +220,6 @@ class DynamicViT(VisionTransformer):
         super()._freeze_stages()
         if getattr(self, "router", None) is not None:  # the parent calls this before there is one
             self.router.freeze_before((0, self.frozen_stages))
-
-
-@dataclass(eq=False)
-class _Packed:
-    """The tokens of a batch between two places: those selected, and the rest, which nobody reads."""
-
-    kept: Tensor  # (R, C)
-    rest: Tensor
-    selection: Selection  # of all tokens, extra ones included
-    grid: Grid
-    shape: torch.Size
-    groups: dict[int, Groups | int] = field(default_factory=dict)  # by the size of windows
-
-    @classmethod
-    def of(cls, x: Tensor, selection: Selection, extra: int) -> "_Packed":
-        extended = selection.with_extra(extra)
-        kept, rest = extended.split(x.flatten(0, 1))
-        return cls(kept, rest, extended, selection.grid, x.shape)
-
-    def run(self, layer: nn.Module, fast: nn.Module, window: int) -> None:
-        if window not in self.groups:
-            self.groups[window] = self._windows(window) if window else self._images()
-        groups = self.groups[window]
-        x = self.kept + packed_attention(layer.attn, layer.ln1(self.kept), groups)
-        self.kept = layer.ffn(layer.ln2(x), identity=x)
-        if not isinstance(fast, IdentityFastPath):
-            self.rest = self.rest + fast(self.rest)
-
-    def whole(self) -> Tensor:
-        return self.selection.join(self.kept, self.rest).view(self.shape)
-
-    def _images(self) -> Groups | int:
-        if self.selection.common_count is not None:
-            return self.selection.common_count
-        return Groups.of(self.selection.keep_idx // self.shape[1])
-
-    def _windows(self, size: int) -> Groups:
-        """Where each packed row's window is; there are no extra tokens then."""
-        height, width = self.grid
-        image, cell = self.selection.keep_idx // self.shape[1], self.selection.keep_idx % self.shape[1]
-        down, right = -(-height // size), -(-width // size)
-        number = (image * down + cell // width // size) * right + cell % width // size
-        missing = 1.0 - Windows(self.grid, size).split(self.kept.new_ones(1, height * width, 1))
-        return Groups.of(number, missing.sum(dim=(1, 2)).repeat(self.shape[0]))
 
 
 def _paper_places(depth: int) -> list[tuple[int, int]]:

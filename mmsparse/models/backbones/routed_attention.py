@@ -1,7 +1,7 @@
 """Attention among selected tokens: with masks while training, on packed rows in evaluation; the same numbers.
 
-An unselected token is nobody's key. Windows are padded with zeros behind the norm, as in ViTDet and SAM, and what is
-padded is a key like any other.
+An unselected token is nobody's key, unless a block's keys are all that entered it. Windows are padded with zeros
+behind the norm, as in ViTDet and SAM, and what is padded is a key like any other.
 """
 
 import functools
@@ -120,14 +120,25 @@ class Groups:
     padding: Tensor | None = None
 
     @classmethod
-    def of(cls, number: Tensor, padding: Tensor | None = None) -> "Groups":
-        """From each row's group number; ``padding`` is that of every number there may be."""
-        present, group, counts = number.unique(return_inverse=True, return_counts=True)
+    def of(cls, number: Tensor, padding: Tensor | None = None, total: int | None = None) -> "Groups":
+        """From each row's group number; ``padding`` is that of every number there may be.
+
+        With ``total`` there are so many groups, some of them perhaps without rows; otherwise those that have rows.
+        """
+        if total is None:
+            present, group, counts = number.unique(return_inverse=True, return_counts=True)
+        else:
+            group, counts = number, number.bincount(minlength=total)
         order = group.argsort(stable=True)
         starts = counts.cumsum(0) - counts
         width = int(counts.max()) if len(counts) else 0
         places = (starts[:, None] + torch.arange(width, device=number.device)).clamp(max=max(len(number) - 1, 0))
         return cls(order[places], counts, None if padding is None else padding[present])
+
+    @property
+    def own(self) -> Tensor:
+        """Boolean (G, m)."""
+        return torch.arange(self.rows.shape[1], device=self.rows.device) < self.counts[:, None]
 
 
 def dense_attention(attn: nn.Module, tokens: Tensor) -> Tensor:
@@ -144,11 +155,10 @@ def packed_attention(attn: nn.Module, rows: Tensor, groups: Groups | int) -> Ten
         query, key, value = split_heads(attn, rows.unflatten(0, (-1, groups)))
         mixed = F.scaled_dot_product_attention(query, key, value)
         return project(attn, merge_heads(mixed).flatten(0, 1))
-    width = groups.rows.shape[1]
-    own = torch.arange(width, device=rows.device) < groups.counts[:, None]  # (G, m)
+    own = groups.own
     projected = attn.qkv(rows)[groups.rows].unflatten(-1, (3, attn.num_heads, attn.head_dims))
     query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
-    bias = torch.zeros(own.shape, dtype=query.dtype, device=rows.device).masked_fill(~own, -torch.inf)
+    bias = torch.zeros(own.shape, dtype=query.dtype, device=rows.device).masked_fill(~own, torch.finfo(query.dtype).min)
     if groups.padding is not None:
         # Padded cells are zeros before the projection, so all of them are one key: its bias, as often as they are.
         zero = attn.qkv(rows.new_zeros(1, rows.shape[1])).unflatten(-1, (3, attn.num_heads, attn.head_dims))
@@ -158,6 +168,34 @@ def packed_attention(attn: nn.Module, rows: Tensor, groups: Groups | int) -> Ten
         bias = torch.cat([bias, groups.padding.to(bias).log().unsqueeze(1)], dim=1)
     mixed = merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias[:, None, None]))
     return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
+
+
+def asking_attention(
+    attn: nn.Module, rows: Tensor, groups: Groups | int, entering: Tensor, entering_groups: Groups | int
+) -> Tensor:
+    """Attention of packed rows (R, C) to packed rows (E, C); the groups of both are in the same order."""
+    if not len(rows):
+        return rows
+    dims = attn.embed_dims
+    bias = (None, None) if attn.qkv.bias is None else (attn.qkv.bias[:dims], attn.qkv.bias[dims:])
+    asking = _padded(F.linear(rows, attn.qkv.weight[:dims], bias[0]), groups)  # (G, m, C)
+    asked = _padded(F.linear(entering, attn.qkv.weight[dims:], bias[1]), entering_groups)  # (G, n, 2 * C)
+    query = asking.unflatten(-1, (attn.num_heads, attn.head_dims)).transpose(1, 2)
+    key, value = asked.unflatten(-1, (2, attn.num_heads, attn.head_dims)).permute(2, 0, 3, 1, 4).unbind(0)
+    missing = None
+    if isinstance(entering_groups, Groups):  # not -inf: a group without rows would be not a number
+        missing = torch.zeros(asked.shape[:2], dtype=query.dtype, device=rows.device)
+        missing = missing.masked_fill(~entering_groups.own, torch.finfo(query.dtype).min)[:, None, None]
+    mixed = merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=missing))
+    if not isinstance(groups, Groups):
+        return project(attn, mixed.flatten(0, 1))
+    own = groups.own
+    return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
+
+
+def _padded(rows: Tensor, groups: Groups | int) -> Tensor:
+    """(R, C) -> (G, m, C)."""
+    return rows[groups.rows] if isinstance(groups, Groups) else rows.unflatten(0, (-1, groups))
 
 
 def _recorded(read: Callable[..., Tensor]) -> Callable[..., Tensor]:

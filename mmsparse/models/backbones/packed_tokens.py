@@ -1,0 +1,67 @@
+"""The tokens of a plain transformer between two decisions, in evaluation: only those selected are in work."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mmsparse.sparsity import IdentityFastPath, Selection
+
+from .routed_attention import Grid, Groups, Windows, asking_attention, packed_attention
+
+
+@dataclass(eq=False)
+class Packed:
+    """The tokens of a batch between two places: those selected, and the rest, which nobody reads."""
+
+    kept: Tensor  # (R, C)
+    rest: Tensor
+    selection: Selection  # of all tokens, extra ones included
+    grid: Grid
+    shape: torch.Size
+    groups: dict[int, Groups | int] = field(default_factory=dict)  # by the size of windows
+    entering: tuple[Tensor, Groups | int] | None = None  # rows that are the next block's keys, if they are more
+
+    @classmethod
+    def of(cls, x: Tensor, selection: Selection, extra: int) -> "Packed":
+        extended = selection.with_extra(extra)
+        kept, rest = extended.split(x.flatten(0, 1))
+        return cls(kept, rest, extended, selection.grid, x.shape)
+
+    def see(self, x: Tensor, before: Selection | None, extra: int) -> None:
+        """Let the next block's keys be what a selection before kept of x (all, if None)."""
+        if before is None:
+            self.entering = x.flatten(0, 1), x.shape[1]
+        else:
+            entered = Packed.of(x, before, extra)
+            self.entering = entered.kept, entered.images()
+
+    def run(self, layer: nn.Module, fast: nn.Module, window: int) -> None:
+        if window not in self.groups:
+            self.groups[window] = self._windows(window) if window else self.images()
+        groups, h = self.groups[window], layer.ln1(self.kept)
+        if self.entering is None:
+            x = self.kept + packed_attention(layer.attn, h, groups)
+        else:
+            (entering, images), self.entering = self.entering, None
+            x = self.kept + asking_attention(layer.attn, h, groups, layer.ln1(entering), images)
+        self.kept = layer.ffn(layer.ln2(x), identity=x)
+        if not isinstance(fast, IdentityFastPath):
+            self.rest = self.rest + fast(self.rest)
+
+    def whole(self) -> Tensor:
+        return self.selection.join(self.kept, self.rest).view(self.shape)
+
+    def images(self) -> Groups | int:
+        if self.selection.common_count is not None:
+            return self.selection.common_count
+        return Groups.of(self.selection.keep_idx // self.shape[1], total=self.shape[0])
+
+    def _windows(self, size: int) -> Groups:
+        """Where each packed row's window is; there are no extra tokens then."""
+        height, width = self.grid
+        image, cell = self.selection.keep_idx // self.shape[1], self.selection.keep_idx % self.shape[1]
+        down, right = -(-height // size), -(-width // size)
+        number = (image * down + cell // width // size) * right + cell % width // size
+        missing = 1.0 - Windows(self.grid, size).split(self.kept.new_ones(1, height * width, 1))
+        return Groups.of(number, missing.sum(dim=(1, 2)).repeat(self.shape[0]))
