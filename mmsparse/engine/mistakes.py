@@ -30,8 +30,8 @@ def say_mistakes() -> Iterator[None]:
 
 
 def _refused(error: Exception) -> bool:
-    """Raised by a `raise` of this project, not by Python or torch inside one of its functions."""
+    """Raised by a `raise` of this package or of a project, not by Python or torch inside one of its functions."""
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
     module = frame.f_globals["__name__"].partition(".")[0]
     source = linecache.getline(frame.f_code.co_filename, line)
-    return module in ("mmsparse", "__main__") and source.strip().startswith("raise ")
+    return module in ("mmsparse", "projects", "__main__") and source.strip().startswith("raise ")

@@ -89,9 +89,11 @@ class Decision(BaseModule):
             valid: The locations that count, where the map is padded; the others are never slow, unless all are.
         """
         before = before if self.cumulative else None
-        extra = {}
+        extra: dict[str, Any] = {}
         if self.scorer.reads_attention:
             extra["attention"] = replace(attention, graph=not self.detach)
+        if self.scorer.reads_grid:
+            extra.update(grid=grid, valid=valid)
         if not self.training:
             if self.keep_ratio >= 1.0:
                 return before

@@ -31,10 +31,13 @@ class Scorer(BaseModule):
     Attributes:
         index: Number of the place it serves, set by the router; scores that read no features differ by it.
         reads_attention: Whether ``forward`` takes ``attention`` and ``macs`` the number of compared pairs, too.
+        reads_grid: Whether ``forward`` takes ``grid``, the map's height and width, and ``valid``, the locations of it
+            that hold a real pixel (None: all), too.
     """
 
     index = 0
     reads_attention = False
+    reads_grid = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -208,7 +211,7 @@ class SharedScorer(Scorer):
 
     def __init__(self, body: Scorer, channels: int) -> None:
         super().__init__(channels)
-        if body.reads_attention:
+        if body.reads_attention or body.reads_grid:
             raise ValueError(f"Argument `share_scorer`: a {type(body).__name__} has nothing to share. Remove it")
         self.adapt = nn.Linear(channels, body.channels) if channels != body.channels else nn.Identity()
         self._shared = (body,)  # no child: its parameters are in the state dict once

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,11 +15,16 @@ class Valid:
 
     Args:
         mask: Boolean (B, N).
-        counts: Number of True entries of each image, known without asking the device.
+        sizes: Height and width of each image's, which lie in the top left corner; known without asking the device.
     """
 
     mask: Tensor
-    counts: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Number of True entries of each image."""
+        return tuple(high * wide for high, wide in self.sizes)
 
 
 class ValidArea:
@@ -72,4 +78,4 @@ class ValidArea:
         rows = torch.arange(grid[0], device=device) < below
         columns = torch.arange(grid[1], device=device) < beyond
         mask = (rows.unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
-        return Valid(mask, tuple(high * wide for high, wide in ends))
+        return Valid(mask, tuple(map(tuple, ends)))

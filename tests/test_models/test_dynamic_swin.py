@@ -124,7 +124,7 @@ def test_frozen_stages_freeze_their_routing_too():
             dict(sparsity=dict(ratio=0.7, plain=True)),
             ValueError,
             r"^Argument `sparsity` has the unknown keys 'plain', 'ratio'; it knows \['cumulative', 'detach', "
-            r"'explore', 'fast_path', 'keep_ratio', 'learn', 'places', 'scorer', 'selector', 'share_scorer', "
+            r"'explore', 'fast_path', 'keep_ratio', 'keys', 'learn', 'places', 'scorer', 'selector', 'share_scorer', "
             r"'skip_windows'\]$",
         ),
         (

@@ -9,6 +9,7 @@ from mmsparse.sparsity import (
     Scorer,
     Selection,
     Selector,
+    SharedScorer,
     ThresholdSelector,
     TopKSelector,
     Valid,
@@ -26,7 +27,7 @@ def valid():
     mask = torch.zeros(len(ENDS), *GRID, dtype=torch.bool)
     for row, (high, wide) in zip(mask, ENDS, strict=True):
         row[:high, :wide] = True
-    return Valid(mask.flatten(1), tuple(high * wide for high, wide in ENDS))
+    return Valid(mask.flatten(1), tuple(ENDS))
 
 
 def decision(scorer, selector="TopKSelector", cumulative=False, keep_ratio=0.5):
@@ -131,10 +132,38 @@ def test_everything_is_everything():
     assert not scores.grad[~valid().mask].any()
 
 
+class Diagonal(Scorer):
+    """High near the diagonal of each picture, which no scorer could know without the map's size."""
+
+    reads_grid = True
+
+    def forward(self, tokens, grid, valid, alive=None):
+        scores = torch.full((len(tokens), *grid), -9.0)
+        for image, (high, wide) in zip(scores, valid.sizes if valid else [grid] * len(tokens), strict=True):
+            ys, xs = torch.arange(high) / high, torch.arange(wide) / wide
+            image[:high, :wide] = -(ys[:, None] - xs[None]).abs()
+        return scores.flatten(1)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_scorer_may_read_where_it_is(training):
+    made = Decision("place", Diagonal(16), TopKSelector())
+    made.keep_ratio = 0.25
+    made.train(training)
+    whole = made(torch.randn(1, 16, 16), (4, 4)).keep_mask.view(4, 4)
+    assert torch.equal(whole, torch.eye(4, dtype=torch.bool))
+    mask = torch.zeros(1, 4, 8, dtype=torch.bool)
+    mask[..., :4] = True
+    part = made.eval()(torch.randn(1, 32, 16), (4, 8), valid=Valid(mask.flatten(1), ((4, 4),))).keep_mask.view(4, 8)
+    assert torch.equal(part[:, :4], whole) and not part[:, 4:].any()
+    with pytest.raises(ValueError, match="`share_scorer`: a Diagonal has nothing to share"):
+        SharedScorer(Diagonal(16), 16)
+
+
 def test_one_count_where_images_have_the_same():
     mask = torch.ones(2, 3, 4, dtype=torch.bool)
     mask[..., 3] = False
-    same = Valid(mask.flatten(1), (9, 9))
+    same = Valid(mask.flatten(1), ((3, 3), (3, 3)))
     made = decision("LocalGlobalScorer", cumulative=True)
     selection = made(torch.randn(2, 12, 16), (3, 4), valid=same)
     assert selection.count == selection.common_count == 5
@@ -170,7 +199,7 @@ def test_a_tile_is_the_mean_of_its_real_locations():
     x = torch.randn(2, 3, 6, 7)
     mask = torch.zeros(2, 6, 7, dtype=torch.bool)
     mask[0, :5, :3] = mask[1] = True
-    means = _tile_means(x, 4, Valid(mask.flatten(1), (15, 42))).unflatten(1, (2, 2))
+    means = _tile_means(x, 4, Valid(mask.flatten(1), ((5, 3), (6, 7)))).unflatten(1, (2, 2))
     torch.testing.assert_close(means[0, :, 0], _tile_means(x[:1, :, :5, :3], 4, None)[0])
     torch.testing.assert_close(means[0, 1, 0], x[0, :, 4, :3].mean(dim=1))
     torch.testing.assert_close(means[1], _tile_means(x[1:], 4, None)[0].unflatten(0, (2, 2)))
