@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from .sparsity import Budgeted, Decided, Decision, Selection, ValidArea
+from .sparsity import Budgeted, Decided, Decision, Dial, Selection, Tunable, ValidArea
 
 
 def find_decisions(model: nn.Module) -> list[Decision]:
@@ -15,12 +15,20 @@ def find_decisions(model: nn.Module) -> list[Decision]:
     return [module for module in model.modules() if isinstance(module, Decision)]
 
 
-def find_routers(model: nn.Module) -> dict[str, Budgeted]:
-    """The routers of a model by the part that holds them (``backbone``, ``neck``, ``bbox_head``); '' is the model."""
+def find_dials(model: nn.Module) -> list[Dial]:
+    """Every budget of a model, in the order of its modules: those of decisions, and whatever else has one."""
+    return [module for module in model.modules() if isinstance(module, Dial)]
+
+
+def find_routers(model: nn.Module) -> dict[str, Tunable]:
+    """What has budgets in a model, by the part that holds it (``backbone``, ``neck``, ``bbox_head``); '' is the model.
+
+    Routers go by the part alone; anything else by its own name in it.
+    """
     return {
         name.removesuffix("router").removesuffix("."): module
         for name, module in model.named_modules()
-        if isinstance(module, Budgeted)
+        if isinstance(module, Tunable)
     }
 
 
@@ -59,15 +67,15 @@ def set_keep_ratio(model: nn.Module, keep_ratio: float | Sequence[float] | Mappi
 @contextmanager
 def dense_twin(model: nn.Module) -> Iterator[nn.Module]:
     """The same weights with everything kept, for the time of a with-block: in evaluation exactly the dense network."""
-    decisions = find_decisions(model)
-    budgets = [decision.keep_ratio for decision in decisions]
+    dials = find_dials(model)
+    budgets = [dial.keep_ratio for dial in dials]
     try:
-        for decision in decisions:
-            decision.keep_ratio = 1.0
+        for dial in dials:
+            dial.keep_ratio = 1.0
         yield model
     finally:
-        for decision, budget in zip(decisions, budgets, strict=True):
-            decision.keep_ratio = budget
+        for dial, budget in zip(dials, budgets, strict=True):
+            dial.keep_ratio = budget
 
 
 @contextmanager
@@ -88,8 +96,8 @@ def record_selections(model: nn.Module) -> Iterator[list[tuple[str, Selection]]]
 
 
 def get_keep_ratio(model: nn.Module) -> dict[str, float]:
-    """The budget of each place, by the name that logs use."""
-    return {decision.name: decision.keep_ratio for decision in find_decisions(model)}
+    """Each budget, by the name that logs use."""
+    return {dial.name: dial.keep_ratio for dial in find_dials(model)}
 
 
 def pop_aux(model: nn.Module) -> list[Decided]:
@@ -108,7 +116,7 @@ def ignore_padding(model: nn.Module) -> None:
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    routers = find_routers(model).values()
+    routers = [router for router in find_routers(model).values() if isinstance(router, Budgeted)]
     if not routers:
         raise ValueError(f"ignore_padding: {type(model).__name__} has no dynamic part (was it built with `sparsity`?)")
     if any(router.area is not None for router in routers):

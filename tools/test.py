@@ -9,7 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import load_state_dict
 
 from mmsparse.analysis.report import describe_macs
-from mmsparse.apis import find_decisions, get_keep_ratio, set_keep_ratio
+from mmsparse.apis import find_dials, get_keep_ratio, set_keep_ratio
 from mmsparse.engine.launch import (
     add_config_options,
     add_keep_ratio,
@@ -73,7 +73,7 @@ def test(args: argparse.Namespace) -> None:
     if args.keep_ratio:
         set_keep_ratio(model, read_keep_ratio(args))
     runner.test()
-    if is_main_process() and args.macs_pictures and find_decisions(model) and not args.tta:
+    if is_main_process() and args.macs_pictures and find_dials(model) and not args.tta:
         runner.logger.info(f"keep ratio of each place: {get_keep_ratio(model)}")
         runner.logger.info(describe_macs(model, runner.test_dataloader.dataset, args.macs_pictures))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmsparse.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmsparse.sparsity import Budgeted
+from mmsparse.sparsity import Tunable
 
 STOCK = (
     "custom_keys",
@@ -32,7 +32,8 @@ OWN = (
     "decay_type",
     "num_layers",
 )
-NEW_PARTS = ("router", "scorer", "fast_path")  # a custom key with one of these words is meant for new parameters
+# a custom key with one of these words is meant for new parameters
+NEW_PARTS = ("router", "scorer", "fast_path", "predictor")
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -43,9 +44,9 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     configs of mmdet and mmseg (``decay_rate``, ``decay_type``, ``num_layers``; flat parameters do not decay) or of
     mmpretrain (``layer_decay_rate``) write it, and:
 
-    - ``new_mult``: factor of the learning rate of new parameters, those of scorers and fast paths. Layer-wise decay
-      does not concern them, flat ones have no weight decay, and a custom key holds for them only if it names them
-      (has 'router', 'scorer' or 'fast_path' in it).
+    - ``new_mult``: factor of the learning rate of new parameters, those of routers and of whatever else is ``Tunable``.
+      Layer-wise decay does not concern them, flat ones have no weight decay, and a custom key holds for them only if
+      it names them (has 'router', 'scorer', 'fast_path' or 'predictor' in it).
     - ``backbone_mult``: factor for pretrained parameters (the paper: 0.2 for ConvNeXt and Swin, 0.01 for ViT).
     - ``freeze_epochs`` or ``freeze_iters``: pretrained parameters stay as they are for so long (the paper: 5 epochs).
       Their gradients are computed and the optimizer's moments collected from the start.
@@ -88,7 +89,7 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _merged(self, params: list[dict], model: nn.Module) -> list[dict]:
         """The groups of one parameter each that mmengine makes, with our factors, and equal ones joined."""
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        parts = [module for module in model.modules() if isinstance(module, Budgeted)]
+        parts = [module for module in model.modules() if isinstance(module, Tunable)]
         new = {id(parameter) for part in parts for parameter in part.parameters()}
         prefixes = tuple(f"{part}." for part in self.own.get("pretrained", ("backbone",)))
         self._check_model(model, names.values())

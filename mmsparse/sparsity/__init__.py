@@ -3,6 +3,7 @@
 from .budget import check_keep_ratio, expand_keep_ratio, num_keep, paper_places
 from .conv_routing import ConvRouter, RoutedConv2d
 from .decisions import Budgeted, Decided, Decision, router_keys
+from .dials import Dial, Tunable
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
 from .routing import ENTERING, Router, build_router, route, routed_blocks
@@ -27,6 +28,7 @@ __all__ = [
     "ConvRouter",
     "Decided",
     "Decision",
+    "Dial",
     "FastPath",
     "FeatureNormScorer",
     "GumbelSelector",
@@ -44,6 +46,7 @@ __all__ = [
     "SharedScorer",
     "ThresholdSelector",
     "TopKSelector",
+    "Tunable",
     "Valid",
     "ValidArea",
     "build_router",

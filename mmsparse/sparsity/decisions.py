@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule, ModuleDict
+from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from .budget import anneal
+from .dials import Dial, Tunable
 from .gain import GATE, WAYS, gain_gate
 from .selection import Selection
 from .selectors import BURIED
@@ -28,7 +29,7 @@ class Decided:
     regression: Tensor | None = None  # the zero of ``gain_gate``; the ratio loss is for places without it
 
 
-class Decision(BaseModule):
+class Decision(Dial):
     """One place of a network: a scorer, a selector and a budget.
 
     Args:
@@ -53,20 +54,18 @@ class Decision(BaseModule):
         cumulative: bool = False,
         learn: str | None = None,
     ) -> None:
-        super().__init__()
         learn = selector.learn if learn is None else learn
         if learn != GATE and not selector.holds_count:
             raise ValueError(
                 f"Argument `learn`={learn!r}: nothing would hold the count of a {type(selector).__name__}, which the "
                 f"ratio loss does otherwise. Use TopKSelector, or learn={GATE!r}"
             )
-        self.name = name
+        super().__init__(name)
         self.scorer = scorer
         self.selector = selector
         self.detach = detach
         self.cumulative = cumulative
         self.learn = learn
-        self.keep_ratio = 1.0
         self.progress = 1.0
         self.collected = False  # becomes True once something promises to take what waits here after each forward
         self._waiting: list[Decided] = []
@@ -139,7 +138,7 @@ class Decision(BaseModule):
         return waiting
 
 
-class Budgeted(BaseModule):
+class Budgeted(Tunable):
     """Base class of routers: decisions, and a budget for each of them.
 
     Args:
@@ -166,17 +165,8 @@ class Budgeted(BaseModule):
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
 
     @property
-    def keep_ratio(self) -> tuple[float, ...]:
-        """The budget of each place."""
-        return tuple(decision.keep_ratio for decision in self.decisions.values())
-
-    def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
-        """One number, expanded by this router's rule, or one per decision."""
-        for decision, ratio in zip(self.decisions.values(), self.expand(keep_ratio), strict=True):
-            decision.keep_ratio = ratio
-
-    def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
-        raise NotImplementedError
+    def dials(self) -> Sequence[Decision]:
+        return list(self.decisions.values())
 
     def valid(self, size: tuple[int, int], tokens: Tensor, tile: int = 1) -> Valid | None:
         """What counts of maps of a size; see :meth:`ValidArea.on`."""

@@ -10,7 +10,7 @@ from mmseg.models.backbones import VisionTransformer as SegViT
 from mmsparse import pop_aux, set_keep_ratio
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.models import DynamicViT
-from mmsparse.models.backbones.routed_attention import Groups, Windows, masked_attention, packed_attention
+from mmsparse.models.backbones.routed_attention import Groups, Tokens, Windows, masked_attention, packed_attention
 from mmsparse.sparsity import Selection
 
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
@@ -48,6 +48,66 @@ def test_masked_attention_is_the_papers_with_its_gradients(attn):
     for actual, expected in zip(*grads, strict=True):
         assert expected.abs().max() > 1e-3
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+class Diagonals:
+    """A pattern: keys that are so many tokens away."""
+
+    def mask(self, numbers):
+        return (numbers[..., :, None] - numbers[..., None, :]) % 3 != 1
+
+    def attend(self, query, key, value, tokens, dropout):
+        numbers = torch.arange(key.shape[2])[None] if tokens.numbers is None else tokens.numbers
+        seen = self.mask(numbers)
+        if tokens.there is not None:
+            seen = seen & tokens.there[:, None, :]
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
+
+    def seen(self, query, key, tokens, allowed):
+        assert tokens.there is not None and tokens.numbers is None
+        reach = self.mask(torch.arange(key.shape[2])).expand(*query.shape[:3], -1)
+        return reach & allowed, reach
+
+
+def test_keys_that_a_pattern_hides_give_gates_no_gradient(attn):
+    """As the formula has it for its gates times the pattern's."""
+    tokens, keep, weight = torch.randn(2, 10, 48), torch.rand(2, 10) < 0.5, torch.randn(2, 10, 48)
+    pattern, shown = Diagonals(), Diagonals().mask(torch.arange(10))
+    gate = keep.float().requires_grad_()
+    of = Tokens((2, 5), 0, there=keep)
+    (masked_attention(attn, tokens, keep, gate, pattern, of) * weight).sum().backward()
+    each = keep.float().requires_grad_()
+    query, key, value = attn.qkv(tokens).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
+    itself = torch.eye(10)
+    columns = (each[:, None] * (1 - itself) + itself) * shown
+    weights = (query @ key.transpose(-1, -2) / 4).exp() * columns.unsqueeze(1)
+    mixed = (weights / weights.sum(-1, keepdim=True)) @ value
+    (attn.proj(mixed.transpose(1, 2).flatten(2)) * weight).sum().backward()
+    assert each.grad.abs().max() > 1e-3
+    torch.testing.assert_close(gate.grad, each.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("selector", ["TopKSelector", "ThresholdSelector"])
+def test_packed_tokens_see_a_pattern_by_their_own_numbers(selector, monkeypatch):
+    model = build(sparsity=dict(places=[1, 2], keep_ratio=[0.6, 0.4], selector=dict(type=selector)))
+    monkeypatch.setattr(model, "_pattern", lambda i: Diagonals() if i else None)
+    x = torch.randn(3, 3, 80, 96) * torch.tensor([0.3, 1.0, 3.0]).view(3, 1, 1, 1)
+    model.train()
+    model(torch.randn(2, 3, 80, 96))
+    pop_aux(model)
+    trained = model(x)
+    chosen = iter([decided.selection for decided in pop_aux(model)])
+    model.eval()
+    for decision in find_decisions(model):
+        selection = next(chosen)
+        frozen = Selection(selection.grid, selection.keep_mask, count=selection.count)
+        monkeypatch.setattr(decision, "forward", lambda *_, frozen=frozen, **__: frozen)
+    with torch.no_grad():
+        (evaluated,) = model(x)
+    torch.testing.assert_close(evaluated, trained[0], rtol=0, atol=1e-5)
+    monkeypatch.setattr(model, "_pattern", lambda i: None)
+    with torch.no_grad():
+        assert (model(x)[0] - evaluated).abs().max() > 1e-3
 
 
 def test_packed_attention_sees_its_group_only(attn):

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from mmsparse.analysis import count_macs
 from mmsparse.analysis.report import time_beside_dense
-from mmsparse.apis import dense_twin, find_decisions, get_keep_ratio
+from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
 from mmsparse.engine.launch import (
     add_config_options,
     add_keep_ratio,
@@ -44,7 +44,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     cfg = read_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
-    if not find_decisions(model):
+    if not find_dials(model):
         raise ValueError(f"{args.config} has no dynamic part: there is nothing to compare with its dense twin")
     count = max(args.batch_sizes)
     if args.shape:

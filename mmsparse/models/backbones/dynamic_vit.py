@@ -14,7 +14,7 @@ from mmsparse.sparsity import ENTERING, Selection, build_router
 
 from .arguments import bind
 from .packed_tokens import Packed
-from .routed_attention import BlockAttention, Grid, Windows, dense_attention, masked_attention
+from .routed_attention import BlockAttention, Grid, Pattern, Tokens, Windows, dense_attention, masked_attention
 
 
 @MODELS.register_module()
@@ -105,7 +105,7 @@ class DynamicViT(VisionTransformer):
                 selection = self._decide(i, x, grid, selection)
                 packed = None if selection is None or self.training else self._pack(x, selection, before)
             if packed is not None:
-                packed.run(layer, self.router.fast_paths[f"0_{i}"], self.windows[i])
+                packed.run(layer, self.router.fast_paths[f"0_{i}"], self.windows[i], self._pattern(i))
             elif selection is not None:
                 x = self._masked(i, x, grid, selection, before if self.router.keys == ENTERING else selection)
             else:
@@ -140,9 +140,17 @@ class DynamicViT(VisionTransformer):
                 projected = (-(-grid[0] // window)) * (-(-grid[1] // window)) * window**2
                 pairs = projected * window**2
             mixing = layer.attn.qkv.weight.numel() + layer.attn.proj.weight.numel()
-            total += round(projected * mixing) + 2 * pairs * self.embed_dims
+            total += round(projected * mixing) + self._mixing_macs(i, slow, pairs, grid)
             total += slow * sum(p.numel() for p in layer.ffn.parameters() if p.dim() == 2)
         return total + (0 if self.router is None else self.router.overhead_of_stage(0, locations, locations**2))
+
+    def _mixing_macs(self, i: int, tokens: int, pairs: int, grid: Grid) -> int:
+        """Of a block's queries, keys and values: ``tokens`` of them are there, ``pairs`` meet if all do that can."""
+        return 2 * pairs * self.embed_dims
+
+    def _pattern(self, i: int) -> Pattern | None:
+        """Which keys the queries of a block see; None: all that are there. For subclasses; not for windows."""
+        return None
 
     def train(self, mode: bool = True) -> "DynamicViT":
         super().train(mode)  # the parent returns nothing
@@ -165,13 +173,17 @@ class DynamicViT(VisionTransformer):
         return self.router.decide(0, i, x[:, extra:], grid, before=before, attention=attention)
 
     def _dense(self, i: int, x: Tensor, grid: Grid) -> Tensor:
-        layer, size = self.layers[i], self.windows[i]
+        layer, size, pattern = self.layers[i], self.windows[i], self._pattern(i)
 
         def run(x: Tensor) -> Tensor:
-            if not size:
+            if not size and pattern is None:
                 return layer(x)
-            windows = Windows(grid, size)
-            x = x + layer.attn.out_drop(windows.join(dense_attention(layer.attn, windows.split(layer.ln1(x)))))
+            if size:
+                windows = Windows(grid, size)
+                mixed = windows.join(dense_attention(layer.attn, windows.split(layer.ln1(x))))
+            else:
+                mixed = dense_attention(layer.attn, layer.ln1(x), pattern, Tokens(grid, self.num_extra_tokens))
+            x = x + layer.attn.out_drop(mixed)
             return layer.ffn(layer.ln2(x), identity=x)
 
         return self._run(run, x)
@@ -184,7 +196,7 @@ class DynamicViT(VisionTransformer):
 
     def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection, keys: Selection | None) -> Tensor:
         """One block with masks; only ``keys`` are seen (all, if None)."""
-        layer, size = self.layers[i], self.windows[i]
+        layer, size, pattern = self.layers[i], self.windows[i], self._pattern(i)
         fast = self.router.fast_paths[f"0_{i}"]
         _, gate = self._mask_and_gate(x, selection)
         keep, key_gate = self._mask_and_gate(x, keys)
@@ -196,7 +208,8 @@ class DynamicViT(VisionTransformer):
                 gates = windows.split(key_gate.unsqueeze(-1), missing=1.0).squeeze(-1)
                 mixed = windows.join(masked_attention(layer.attn, windows.split(h), gates.detach() > 0.5, gates))
             else:
-                mixed = masked_attention(layer.attn, h, keep, key_gate)
+                of = Tokens(grid, self.num_extra_tokens, there=keep)
+                mixed = masked_attention(layer.attn, h, keep, key_gate, pattern, of)
             slow = x + layer.attn.out_drop(mixed)
             slow = layer.ffn(layer.ln2(slow), identity=slow)
             weight = gate.unsqueeze(-1)

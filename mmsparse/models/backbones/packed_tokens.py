@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmsparse.sparsity import IdentityFastPath, Selection
 
-from .routed_attention import Grid, Groups, Windows, asking_attention, packed_attention
+from .routed_attention import Grid, Groups, Pattern, Tokens, Windows, asking_attention, packed_attention
 
 
 @dataclass(eq=False)
@@ -18,6 +18,7 @@ class Packed:
     rest: Tensor
     selection: Selection  # of all tokens, extra ones included
     grid: Grid
+    extra: int
     shape: torch.Size
     groups: dict[int, Groups | int] = field(default_factory=dict)  # by the size of windows
     entering: tuple[Tensor, Groups | int] | None = None  # rows that are the next block's keys, if they are more
@@ -26,7 +27,7 @@ class Packed:
     def of(cls, x: Tensor, selection: Selection, extra: int) -> "Packed":
         extended = selection.with_extra(extra)
         kept, rest = extended.split(x.flatten(0, 1))
-        return cls(kept, rest, extended, selection.grid, x.shape)
+        return cls(kept, rest, extended, selection.grid, extra, x.shape)
 
     def see(self, x: Tensor, before: Selection | None, extra: int) -> None:
         """Let the next block's keys be what a selection before kept of x (all, if None)."""
@@ -36,12 +37,13 @@ class Packed:
             entered = Packed.of(x, before, extra)
             self.entering = entered.kept, entered.images()
 
-    def run(self, layer: nn.Module, fast: nn.Module, window: int) -> None:
+    def run(self, layer: nn.Module, fast: nn.Module, window: int, pattern: Pattern | None = None) -> None:
         if window not in self.groups:
             self.groups[window] = self._windows(window) if window else self.images()
         groups, h = self.groups[window], layer.ln1(self.kept)
         if self.entering is None:
-            x = self.kept + packed_attention(layer.attn, h, groups)
+            of = None if pattern is None else self._tokens(groups)
+            x = self.kept + packed_attention(layer.attn, h, groups, pattern, of)
         else:
             (entering, images), self.entering = self.entering, None
             x = self.kept + asking_attention(layer.attn, h, groups, layer.ln1(entering), images)
@@ -51,6 +53,13 @@ class Packed:
 
     def whole(self) -> Tensor:
         return self.selection.join(self.kept, self.rest).view(self.shape)
+
+    def _tokens(self, groups: Groups | int) -> Tokens:
+        """Which tokens the rows of each group are."""
+        numbers = self.selection.keep_idx % self.shape[1]
+        if isinstance(groups, int):
+            return Tokens(self.grid, self.extra, numbers.view(-1, groups))
+        return Tokens(self.grid, self.extra, numbers[groups.rows], groups.own)
 
     def images(self) -> Groups | int:
         if self.selection.common_count is not None:

@@ -1,6 +1,7 @@
 """Attention among selected tokens: with masks while training, on packed rows in evaluation; the same numbers.
 
-An unselected token is nobody's key, unless a block's keys are all that entered it. Windows are padded with zeros
+An unselected token is nobody's key, unless a block's keys are all that entered it; and a pattern may show each query
+fewer keys than there are. Windows are padded with zeros
 behind the norm, as in ViTDet and SAM, and what is padded is a key like any other.
 """
 
@@ -9,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,39 @@ from torch import Tensor, nn
 
 Grid = tuple[int, int]
 MAX_LOGIT = 10.0  # of a masked key above the sum of the others, in the gate's gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Which tokens of their maps the rows of an attention are.
+
+    Args:
+        grid: Of the maps.
+        extra: Number of tokens before the map's.
+        numbers: (G, n) of the extra tokens and the map's in one count; None: all of them.
+        there: Boolean (G, n), False where a row is not selected, or fills up a shorter group; None: all are there.
+    """
+
+    grid: Grid
+    extra: int
+    numbers: Tensor | None = None
+    there: Tensor | None = None
+
+    def of_images(self) -> list[Tensor]:
+        """The numbers of each image, without those that fill it up; they come first."""
+        if self.there is None:
+            return list(self.numbers)
+        return [numbers[there] for numbers, there in zip(self.numbers, self.there, strict=True)]
+
+
+class Pattern(Protocol):
+    """Which keys each query sees, where it does not see all that are there. Of blocks without windows."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, tokens: Tokens, dropout: float) -> Tensor:
+        """Attention of (G, heads, n, d)."""
+
+    def seen(self, query: Tensor, key: Tensor, tokens: Tokens, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the keys that are ``allowed`` (G, 1, n, n), those that are seen, and those that would be if allowed."""
 
 
 def split_heads(attn: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +94,14 @@ class Windows:
         return None
 
 
-def masked_attention(attn: nn.Module, tokens: Tensor, keep: Tensor, gate: Tensor) -> Tensor:
+def masked_attention(
+    attn: nn.Module,
+    tokens: Tensor,
+    keep: Tensor,
+    gate: Tensor,
+    pattern: Pattern | None = None,
+    of: Tokens | None = None,
+) -> Tensor:
     """Self-attention of all tokens (G, n, C) that sees the selected ones, and each itself.
 
     Args:
@@ -68,14 +109,18 @@ def masked_attention(attn: nn.Module, tokens: Tensor, keep: Tensor, gate: Tensor
         tokens: Behind the norm.
         keep: Boolean (G, n), the keys that may be seen.
         gate: (G, n) of the same values; gets the gradient of each key's presence.
+        pattern: What else hides keys.
+        of: Which tokens these are, for the pattern.
     """
     query, key, value = split_heads(attn, tokens)
     itself = torch.eye(keep.shape[1], dtype=torch.bool, device=keep.device)
-    seen = (keep.unsqueeze(1) | itself).unsqueeze(1)  # (G, 1, n, n)
+    seen, reach = (keep.unsqueeze(1) | itself).unsqueeze(1), None  # (G, 1, n, n)
+    if pattern is not None:
+        seen, reach = pattern.seen(query, key, of, seen)  # (G, heads, n, n)
     dropout = attn.attn_drop if attn.training else 0.0
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
     if gate.requires_grad:
-        mixed = _KeyGradient.apply(mixed, gate, query.detach(), key.detach(), value.detach(), seen)
+        mixed = _KeyGradient.apply(mixed, gate, query.detach(), key.detach(), value.detach(), seen, reach)
     return project(attn, merge_heads(mixed))
 
 
@@ -83,26 +128,27 @@ class _KeyGradient(torch.autograd.Function):
     """Identity on attention's output; gives gates the gradient of multiplying the columns of exp(QK) by them."""
 
     @staticmethod
-    def forward(
-        ctx: Any, mixed: Tensor, gate: Tensor, query: Tensor, key: Tensor, value: Tensor, seen: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(mixed, query, key, value, seen)
+    def forward(ctx: Any, mixed: Tensor, gate: Tensor, *saved: Tensor | None) -> Tensor:
+        ctx.save_for_backward(mixed, *saved)  # query, key, value, seen, reach
         return mixed.view_as(mixed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mixed, query, key, value, seen = ctx.saved_tensors
+        mixed, query, key, value, seen, reach = ctx.saved_tensors
         query = query / math.sqrt(query.shape[-1])
         grad_gate = grad.new_zeros(grad.shape[0], grad.shape[2], dtype=torch.float32)
         for head in range(grad.shape[1]):  # one at a time: the matrices (G, n, n) are large
             logits = (query[:, head] @ key[:, head].transpose(-1, -2)).float()
-            total = logits.masked_fill(~seen[:, 0], -torch.inf).logsumexp(dim=-1, keepdim=True)
+            mine = seen[:, head % seen.shape[1]]
+            total = logits.masked_fill(~mine, -torch.inf).logsumexp(dim=-1, keepdim=True)
             weight = logits.sub_(total).clamp_(max=MAX_LOGIT).exp_()  # of a masked key: what it would have
             grad_weight = (grad[:, head] @ value[:, head].transpose(-1, -2)).float()
             grad_weight -= (grad[:, head] * mixed[:, head]).float().sum(dim=-1, keepdim=True)
-            weight.mul_(grad_weight).diagonal(dim1=-2, dim2=-1).zero_()  # a token always sees itself
+            weight.mul_(grad_weight).diagonal(dim1=-2, dim2=-1).zero_()  # a token never hides itself from itself
+            if reach is not None:
+                weight.masked_fill_(~reach[:, head], 0.0)
             grad_gate += weight.sum(dim=1)
-        return grad, grad_gate, None, None, None, None
+        return grad, grad_gate, *[None] * 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,23 +187,36 @@ class Groups:
         return torch.arange(self.rows.shape[1], device=self.rows.device) < self.counts[:, None]
 
 
-def dense_attention(attn: nn.Module, tokens: Tensor) -> Tensor:
-    """Self-attention of all tokens (G, n, C)."""
+def dense_attention(
+    attn: nn.Module, tokens: Tensor, pattern: Pattern | None = None, of: Tokens | None = None
+) -> Tensor:
+    """Self-attention of all tokens (G, n, C), or of what a pattern shows of them."""
     dropout = attn.attn_drop if attn.training else 0.0
-    return project(attn, merge_heads(F.scaled_dot_product_attention(*split_heads(attn, tokens), dropout_p=dropout)))
+    query, key, value = split_heads(attn, tokens)
+    if pattern is None:
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    else:
+        mixed = pattern.attend(query, key, value, of, dropout)
+    return project(attn, merge_heads(mixed))
 
 
-def packed_attention(attn: nn.Module, rows: Tensor, groups: Groups | int) -> Tensor:
-    """Self-attention of packed rows (R, C) within groups; a number says that each so many rows in turn are one."""
+def packed_attention(
+    attn: nn.Module, rows: Tensor, groups: Groups | int, pattern: Pattern | None = None, of: Tokens | None = None
+) -> Tensor:
+    """Self-attention of packed rows (R, C) within groups; a number says that each so many rows in turn are one.
+
+    ``of`` says, for a pattern, which tokens the rows of each group are.
+    """
     if not len(rows):
         return rows
     if isinstance(groups, int):
-        query, key, value = split_heads(attn, rows.unflatten(0, (-1, groups)))
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return project(attn, merge_heads(mixed).flatten(0, 1))
+        return dense_attention(attn, rows.unflatten(0, (-1, groups)), pattern, of).flatten(0, 1)
     own = groups.own
     projected = attn.qkv(rows)[groups.rows].unflatten(-1, (3, attn.num_heads, attn.head_dims))
     query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
+    if pattern is not None:
+        mixed = merge_heads(pattern.attend(query, key, value, of, 0.0))
+        return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
     bias = torch.zeros(own.shape, dtype=query.dtype, device=rows.device).masked_fill(~own, torch.finfo(query.dtype).min)
     if groups.padding is not None:
         # Padded cells are zeros before the projection, so all of them are one key: its bias, as often as they are.
