@@ -91,7 +91,7 @@ class LocalGlobalScorer(Scorer):
         local, context = self.embed(tokens).chunk(2, dim=-1)
         # The first layer of the head is linear: apply its context half once per image, not once per location.
         first, half = self.head[0], self.hidden // 2
-        shared = nn.functional.linear(_mean(context, alive), first.weight[:, half:], first.bias)
+        shared = nn.functional.linear(mean_of_alive(context, alive), first.weight[:, half:], first.bias)
         hidden = nn.functional.linear(local, first.weight[:, :half]) + shared
         return self.head[1:](hidden).squeeze(-1)
 
@@ -229,7 +229,7 @@ class SharedScorer(Scorer):
         return locations * own + self.body.macs(locations)
 
 
-def _mean(tokens: Tensor, alive: Tensor | None) -> Tensor:
+def mean_of_alive(tokens: Tensor, alive: Tensor | None) -> Tensor:
     """Over the locations (B, N, C) that are alive: (B, 1, C)."""
     if alive is None:
         return tokens.mean(dim=1, keepdim=True)
@@ -240,5 +240,5 @@ def _mean(tokens: Tensor, alive: Tensor | None) -> Tensor:
 def _standard(values: Tensor, alive: Tensor | None) -> Tensor:
     """Zero mean and unit deviation within each image (B, N)."""
     values = values.unsqueeze(-1)
-    centred = values - _mean(values, alive)
-    return (centred / (_mean(centred.square(), alive).sqrt() + 1e-6)).squeeze(-1)
+    centred = values - mean_of_alive(values, alive)
+    return (centred / (mean_of_alive(centred.square(), alive).sqrt() + 1e-6)).squeeze(-1)

@@ -18,7 +18,8 @@ from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import Tensor, nn
 
 import projects.sait
-import projects.template  # noqa: F401
+import projects.template
+import projects.tpc  # noqa: F401
 from mmsparse import models as ours
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 
@@ -208,7 +209,7 @@ VITS = [
 ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]
 BACKBONES = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
 LIGHT = [*BACKBONES, *NECKS, *HEADS]
-OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer"]  # scorers that obey the laws, too
+OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer"]  # scorers that obey the laws, too
 READING = ["AttentionScorer", "TokenImportanceScorer"]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
 

@@ -1,0 +1,112 @@
+"""Losses on decisions: neighbours should agree, and a cut should not separate tokens that attend to each other."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmsparse.apis import find_decisions
+from mmsparse.engine.sparsity_hook import check_loss_weights
+from mmsparse.models.backbones.routed_attention import BlockAttention
+from mmsparse.registry import HOOKS
+from mmsparse.sparsity import Decision, Selection
+
+from .scorers import projected
+
+
+class DecisionLossHook(Hook):
+    """Adds a mean over places of something that is computed when each decides."""
+
+    name = ""
+    priority = "NORMAL"
+
+    def __init__(self, weight: float) -> None:
+        check_loss_weights(type(self).__name__, weight=weight)
+        self.weight = weight
+        self._terms: list[Tensor] = []
+        self._scores: Tensor | None = None
+        self._handles: list[Any] = []
+
+    def before_train(self, runner: Runner) -> None:
+        self.attach(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+
+    def after_train(self, runner: Runner) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def attach(self, model: nn.Module) -> None:
+        """Add to a model whose ``forward(..., mode='loss')`` returns a dict of losses."""
+        decisions = find_decisions(model.backbone)
+        if not decisions:
+            raise ValueError(
+                f"{type(self).__name__}: {type(model.backbone).__name__} decides nothing. Give it `sparsity`, or "
+                "remove the hook"
+            )
+        for decision in decisions:
+            self._handles.append(decision.scorer.register_forward_hook(self._see_scores))
+            self._handles.append(decision.register_forward_hook(self._see, with_kwargs=True))
+        self._handles.append(model.register_forward_hook(self._add_losses, with_kwargs=True))
+
+    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention) -> Tensor:
+        raise NotImplementedError
+
+    def _see_scores(self, scorer: nn.Module, args: tuple, scores: Tensor) -> None:
+        self._scores = scores
+
+    def _see(self, decision: Decision, args: tuple, kwargs: dict[str, Any], selection: Selection | None) -> None:
+        scores, self._scores = self._scores, None
+        if decision.training and selection is not None and torch.is_grad_enabled():
+            self._terms.append(self.term(scores, selection, kwargs["attention"]))
+
+    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
+        terms, self._terms = self._terms, []
+        mode = kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+        if mode != "loss" or not terms:
+            return None
+        return {**output, self.name: self.weight * sum(terms) / len(terms)}
+
+
+@HOOKS.register_module()
+class SmoothDecisionsHook(DecisionLossHook):
+    """Adds ``loss_smooth``: how far a token's probability to be used is from the mean of the 3x3, squared."""
+
+    name = "loss_smooth"
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+
+    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention) -> Tensor:
+        return roughness(scores.float().sigmoid().unflatten(1, selection.grid))
+
+
+@HOOKS.register_module()
+class TokenCutHook(DecisionLossHook):
+    """Adds ``loss_cut``, IdleViT's: a selection should not cut through tokens that attend to each other."""
+
+    name = "loss_cut"
+
+    def __init__(self, weight: float = 20.0) -> None:
+        super().__init__(weight)
+
+    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention) -> Tensor:
+        query, key = projected(attention, attention.x, 0), projected(attention, attention.x, 1)
+        weight = (query @ key.transpose(-1, -2)).float().mean(dim=1).softmax(dim=-1)  # (B, extra + N, extra + N)
+        return token_cut(weight, selection.with_extra(attention.extra).keep_mask.float(), attention.extra)
+
+
+def roughness(values: Tensor) -> Tensor:
+    """Mean squared difference between maps (B, H, W) and their 3x3 means."""
+    smooth = F.avg_pool2d(values.unsqueeze(1), 3, stride=1, padding=1, count_include_pad=False).squeeze(1)
+    return (values - smooth).square().mean()
+
+
+def token_cut(weight: Tensor, mask: Tensor, extra: int) -> Tensor:
+    """Attention (B, n, n) that crosses a cut (B, n) and attention that kept tokens spend outside of it, squared."""
+    differs = (mask.unsqueeze(2) - mask.unsqueeze(1)).abs()
+    across = (differs * weight)[..., extra:].sum(dim=2)
+    within = (mask.unsqueeze(2) * mask.unsqueeze(1) * weight).sum(dim=2) - mask
+    return across.square().mean() + within.square().mean()

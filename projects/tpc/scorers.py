@@ -1,0 +1,83 @@
+"""Which tokens a layer may leave out: by probabilities to pause and to restart, or by the class token's attention."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmsparse.models.backbones.routed_attention import BlockAttention
+from mmsparse.registry import MODELS
+from mmsparse.sparsity import Scorer
+from mmsparse.sparsity.scorers import mean_of_alive
+
+
+@MODELS.register_module()
+class PropagationScorer(Scorer):
+    """The log-odds that a token is used: 1 - b with the break probability b = p (1 - r).
+
+    p is the probability to pause, r that to restart; both come from the token and the mean of all tokens.
+
+    Args:
+        channels: Number of channels of the tokens.
+        hidden: Width between, an eighth of the channels if not given.
+        restart: Whether there is an r; without it b = p.
+    """
+
+    def __init__(self, channels: int, hidden: int | None = None, restart: bool = True, eps: float = 1e-6) -> None:
+        super().__init__(channels)
+        self.hidden = max(channels // 8, 1) if hidden is None else hidden
+        if self.hidden < 1:
+            raise ValueError(f"PropagationScorer: expected `hidden` to be positive, but got {hidden}")
+        self.restart = restart
+        self.norm = nn.LayerNorm(channels, eps=eps)
+        self.local, self.context = nn.Linear(channels, self.hidden), nn.Linear(channels, self.hidden)
+        self.pause = nn.Linear(self.hidden, 1)
+        if restart:
+            self.again = nn.Linear(self.hidden, 1)
+        self.init_weights()
+
+    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
+        normed = self.norm(tokens)
+        hidden = F.gelu(self.local(normed) + self.context(mean_of_alive(normed, alive)))
+        broken = F.logsigmoid(self.pause(hidden).float())  # log b
+        if self.restart:
+            broken = broken + F.logsigmoid(-self.again(hidden).float())
+        broken = broken.clamp_max(-1e-6).squeeze(-1)
+        return torch.log(-torch.expm1(broken)) - broken
+
+    def macs(self, locations: int) -> int:
+        outputs = 2 if self.restart else 1
+        return locations * self.hidden * (self.channels + outputs) + self.channels * self.hidden
+
+
+@MODELS.register_module()
+class IdleScorer(Scorer):
+    """IdleViT's: the class token's scaled logits in the block to come, averaged over heads."""
+
+    reads_attention = True
+
+    def forward(self, tokens: Tensor, attention: BlockAttention, alive: Tensor | None = None) -> Tensor:
+        with torch.no_grad():
+            logits = class_logits(attention)
+            return logits if alive is None else logits.masked_fill(~alive, torch.finfo(logits.dtype).min)
+
+    def macs(self, locations: int, pairs: int) -> int:
+        return (locations + 1) * self.channels**2 + locations * self.channels
+
+
+def class_logits(attention: BlockAttention) -> Tensor:
+    """Of the class token on the others, (B, N)."""
+    if not attention.extra:
+        raise ValueError("IdleScorer: the backbone has no class token. Use AttentionScorer, or with_cls_token=True")
+    query, key = projected(attention, attention.x[:, :1], 0), projected(attention, attention.x[:, attention.extra :], 1)
+    return (query @ key.transpose(-1, -2)).float().mean(dim=1).squeeze(1)
+
+
+def projected(attention: BlockAttention, tokens: Tensor, part: int) -> Tensor:
+    """Scaled queries (0) or keys (1) of tokens before the norm, (B, heads, n, d)."""
+    weight = attention.qkv.weight.chunk(3)[part]
+    bias: Any = None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[part]
+    rows = F.linear(attention.norm(tokens), weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    return rows / math.sqrt(rows.shape[-1]) if part == 0 else rows
