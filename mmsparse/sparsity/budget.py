@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 Place = tuple[int, int]  # (stage, block) where a decision is taken
 
@@ -24,6 +25,18 @@ def check_keep_ratio(keep_ratio: float) -> float:
     return float(keep_ratio)
 
 
+def given_ratios(keep_ratio: float | Sequence[float], places: Sequence[Any]) -> tuple[float, ...] | None:
+    """One ratio for each place, None if a single number was given."""
+    if not isinstance(keep_ratio, Sequence) or isinstance(keep_ratio, str):
+        return None
+    if len(keep_ratio) != len(places):
+        raise ValueError(
+            f"Expected argument `keep_ratio` to be one number or one for each of the {len(places)} places "
+            f"{list(places)}, but got {len(keep_ratio)} numbers: {list(keep_ratio)}"
+        )
+    return tuple(check_keep_ratio(ratio) for ratio in keep_ratio)
+
+
 def expand_keep_ratio(
     keep_ratio: float | Sequence[float], places: Sequence[Place], geometric: bool = False
 ) -> tuple[float, ...]:
@@ -33,13 +46,8 @@ def expand_keep_ratio(
     r - 0.2, then r - 0.4. In plain ones (``geometric``) successive places keep r, r^2, r^3. r = 1 keeps everything
     everywhere. A sequence gives one ratio per place, in the order of the places.
     """
-    if isinstance(keep_ratio, Sequence) and not isinstance(keep_ratio, str):
-        if len(keep_ratio) != len(places):
-            raise ValueError(
-                f"Expected argument `keep_ratio` to be one number or one for each of the {len(places)} places "
-                f"{list(places)}, but got {len(keep_ratio)} numbers: {list(keep_ratio)}"
-            )
-        return tuple(check_keep_ratio(r) for r in keep_ratio)
+    if (given := given_ratios(keep_ratio, places)) is not None:
+        return given
     first = check_keep_ratio(keep_ratio)
     if first == 1.0:
         return (1.0,) * len(places)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmsparse.ops import from_tiles, slow_fast_conv2d, sparse_conv2d, tile_grid, to_tiles
 from mmsparse.registry import build
 
-from .budget import check_keep_ratio
+from .budget import check_keep_ratio, given_ratios
 from .decisions import Budgeted, Decision
 from .routing import route
 from .scorers import Scorer
@@ -145,15 +145,8 @@ class ConvRouter(Budgeted):
         self.set_keep_ratio(keep_ratio)
 
     def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
-        count = len(self.decisions)
-        if not isinstance(keep_ratio, Sequence) or isinstance(keep_ratio, str):
-            return [check_keep_ratio(keep_ratio)] * count
-        if len(keep_ratio) != count:
-            raise ValueError(
-                f"Expected argument `keep_ratio` to be one number or one for each of "
-                f"{[d.name for d in self.decisions.values()]}, but got {len(keep_ratio)} numbers: {list(keep_ratio)}"
-            )
-        return [check_keep_ratio(ratio) for ratio in keep_ratio]
+        given = given_ratios(keep_ratio, [decision.name for decision in self.decisions.values()])
+        return [check_keep_ratio(keep_ratio)] * len(self.decisions) if given is None else given
 
     def fast_path(self, name: str) -> ConvFastPath:
         return self.fast_paths[_key(name)]

@@ -93,7 +93,9 @@ def test_one_number_or_one_per_part():
         mmsparse.set_keep_ratio(model, [0.5] * 3)
     with pytest.raises(ValueError, match=r"names \['backbone'\], but the dynamic parts are \['neck', 'bbox_head'\]"):
         mmsparse.set_keep_ratio(model, dict(backbone=0.5))
-    with pytest.raises(ValueError, match=r"one for each of \['neck.fpn_convs.0.conv', .*but got 2 numbers: \[0.5, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"one for each of the \d places \['neck.fpn_convs.0.conv', .*but got 2 numbers: \[0.5, 1\]"
+    ):
         mmsparse.set_keep_ratio(model, dict(neck=[0.5, 1]))
 
 
