@@ -209,6 +209,7 @@ VITS = [
 ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]
 BACKBONES = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
 LIGHT = [*BACKBONES, *NECKS, *HEADS]
+FAMILIES = [convnext("atto"), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit_windows(), NECKS[0], HEADS[0]]
 OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer"]  # scorers that obey the laws, too
 READING = ["AttentionScorer", "TokenImportanceScorer"]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
@@ -219,10 +220,11 @@ def ids(network: Network) -> str:
 
 
 def with_scorers(*scorers: str) -> list[Any]:
-    """Every light network with every scorer that it can have."""
+    """Every light network with every scorer that it can have; those of projects in one of each family."""
+    pairs = [(network, scorer) for network in LIGHT for scorer in scorers]
+    pairs += [(network, scorer) for network in FAMILIES for scorer in OF_PROJECTS]
     return [
         pytest.param(network, scorer, id=f"{network.name}-{scorer}")
-        for network in LIGHT
-        for scorer in (*scorers, *OF_PROJECTS)
+        for network, scorer in pairs
         if scorer not in READING or network.attends
     ]

@@ -94,18 +94,15 @@ def test_two_processes(scenes, tmp_path, monkeypatch):
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("PORT", str(free.getsockname()[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a core for each
-    short = options(scenes, iters=32, **{"optim_wrapper.optimizer.lr": 5e-4})
+    short = options(scenes, iters=16, **{"optim_wrapper.optimizer.lr": 5e-4})
     command = ["bash", "tools/dist_train.sh", DEMO, "2", "--work-dir", str(tmp_path), *short]
     env = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = losses(tmp_path)
-    values = [found[i] for i in range(1, 33)]
+    values = [found[i] for i in range(1, 17)]
     assert all(math.isfinite(value) for value in values)
-    assert mean(values[-8:]) < mean(values[:8])
-    text = tool("test", DEMO, str(tmp_path / "iter_32.pth"), "--work-dir", str(tmp_path), "--macs-pictures", "0",
-                *options(scenes))  # fmt: skip
-    assert "bbox_mAP" in text
+    assert mean(values[-4:]) < mean(values[:4])
 
 
 def test_get_flops_and_benchmark(scenes):
