@@ -130,10 +130,8 @@ class DynamicViT(VisionTransformer):
         for i, (layer, window) in enumerate(zip(self.layers, self.windows, strict=True)):
             slow = kept.get(i, locations) + extra
             asked = kept.get(i - 1, locations) + extra if entering else slow
-            pairs, projected = (
-                slow * asked,
-                (slow + asked) / 2,
-            )  # queries and outputs of these, keys and values of those
+            pairs = slow * asked
+            projected = (slow + asked) / 2  # queries and outputs of these, keys and values of those
             if window and slow < locations:
                 raise ValueError("DynamicViT: with windows the arithmetic depends on the picture; count a real one")
             if window:

@@ -1,8 +1,8 @@
 """Attention among selected tokens: with masks while training, on packed rows in evaluation; the same numbers.
 
 An unselected token is nobody's key, unless a block's keys are all that entered it; and a pattern may show each query
-fewer keys than there are. Windows are padded with zeros
-behind the norm, as in ViTDet and SAM, and what is padded is a key like any other.
+fewer keys than there are. Windows are padded with zeros behind the norm, as in ViTDet and SAM, and what is padded is a
+key like any other.
 """
 
 import functools
