@@ -156,6 +156,8 @@ def test_arithmetic_of_deit_s_is_the_papers_formula(tmp_path):
     assert model.macs(224, 224) == round(expected)
     x = torch.randn(1, 3, 224, 224)
     assert count_macs(model, lambda: model(x)).total == model.macs(224, 224)
+    shown = f"takes {model.macs(224, 224) / 1e9:.3f} of {DynamicViT(arch='deit-small').macs(224, 224) / 1e9:.3f} GMACs"
+    assert shown in (CONFIGS.parent / "README.md").read_text()
 
 
 def test_a_file_holds_what_was_written(tmp_path):
