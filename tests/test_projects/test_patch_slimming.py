@@ -142,11 +142,10 @@ def test_gradual_training_ends_at_the_masks(masks):
         assert torch.equal(selection.keep_mask[1], SlimMasks.read(masks).kept[place])
 
 
-def test_arithmetic_of_deit_s_is_the_papers_formula(tmp_path):
+def test_arithmetic_of_deit_s_is_the_papers_formula():
     """With N tokens entering of which a share eta is pruned, eta (2 N^2 d + 2 N d^2) and eta 2 N d d' are saved."""
-    counts = [196, 196, 180, 160, 140, 120, 100, 80, 60, 40, 20, 0]
-    path = tmp_path / "masks.json"
-    pyramid(counts, (14, 14)).write(path)
+    path = CONFIGS / "deit-s_by-hand_masks.json"
+    counts = SlimMasks.read(path).counts
     model = SlimViT(arch="deit-small", img_size=224, patch_size=16, out_type="cls_token", masks=str(path)).eval()
     d, ffn, expected = 384, 1536, 196 * 3 * 16 * 16 * 384
     for before, now in itertools.pairwise([196, *counts]):
@@ -338,20 +337,18 @@ def test_targets_are_the_scores_of_the_dense_network(masks):
         torch.testing.assert_close(target.mean(dim=1), torch.zeros(2), rtol=0, atol=1e-5)
 
 
-def test_the_configs_build_with_the_masks_of_their_size(tmp_path):
-    cases = {
-        "slim-deit-s_8xb128-30e_in1k": ((14, 14), 12),
-        "dynamic-slim-deit-s_8xb128-30e_in1k": ((14, 14), 12),
-        "slim-vit-s_upernet_8xb2-160k_ade20k-512x512": ((32, 32), 12),
-    }
-    for name, (grid, depth) in cases.items():
-        cfg = Config.fromfile(CONFIGS / f"{name}.py")
-        total = grid[0] * grid[1]
-        pyramid([total * (depth - i) // depth for i in range(depth)], grid).write(tmp_path / f"{name}.json")
-        backbone = {**cfg.model.backbone, "masks": str(tmp_path / f"{name}.json"), "init_cfg": None}
-        model = MODELS.build(backbone)
-        assert isinstance(model, SlimViT) and len(model.router.decisions) == 11
-        assert cfg.custom_hooks[-1]["type"] in ("mmsparse.SparsityHook", "mmsparse.SignificanceHook")
+@pytest.mark.parametrize("name", ["slim-deit-s_8xb128-30e_in1k", "slim-vit-s_upernet_8xb2-160k_ade20k-512x512"])
+def test_a_slim_config_is_its_dense_one_with_masks(name):
+    """From wherever it is read, a config finds its masks; those by hand are a pyramid that keeps the centre."""
+    cfg = Config.fromfile(CONFIGS / f"{name}.py")
+    masks = SlimMasks.read(cfg.model.backbone.masks)
+    model = MODELS.build({**cfg.model.backbone, "init_cfg": None})
+    assert len(model.layers) == len(masks.counts) == 12 and tuple(model.patch_resolution) == masks.grid
+    assert masks.counts == sorted(masks.counts, reverse=True) and masks.counts[-1] == (0 if "deit" in name else 320)
+    centre = masks.kept.view(12, *masks.grid)[:, masks.grid[0] // 2, masks.grid[1] // 2]
+    assert centre[:-1].all()
+    assert cfg.custom_hooks[-1] == dict(type="mmsparse.SparsityHook", anneal=None)
+    assert cfg.optim_wrapper.optimizer.lr == (2e-5 if "deit" in name else 6e-5)
 
 
 def run_search(monkeypatch, *args):
@@ -361,7 +358,7 @@ def run_search(monkeypatch, *args):
 
 def test_search_train_evaluate(scenes, tmp_path, monkeypatch, capsys):
     """The tool, interrupted and continued; then its config through the tools."""
-    config, out = CONFIGS / "vit-mini_fcn_scenes.py", tmp_path / "found"
+    config, out = CONFIGS / "dense/vit-mini_fcn_scenes.py", tmp_path / "found"
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(at(scenes))
     cfg.model.data_preprocessor.size = None

@@ -1,5 +1,5 @@
 # The segmenter with the masks that the search found for it, trained on from the blocks that it rebuilt.
-_base_ = "./vit-mini_fcn_scenes.py"
+_base_ = "./dense/vit-mini_fcn_scenes.py"
 custom_imports = dict(imports=["projects.patch_slimming"], allow_failed_imports=False)
 model = dict(backbone=dict(type="mmsparse.SlimViT", masks="{{ fileDirname }}/vit-mini_scenes_masks.json"))
 custom_hooks = [dict(type="mmsparse.SparsityHook", anneal=None)]

@@ -1,8 +1,8 @@
 # A dense segmenter with a plain ViT, small enough to learn on two CPU cores in minutes: what the search slims.
 _base_ = [
-    "../../../configs/_base_/datasets/scenes_segmentation.py",
-    "../../../configs/_base_/default_runtime_seg.py",
-    "../../../configs/_base_/schedules/schedule_demo.py",
+    "../../../../configs/_base_/datasets/scenes_segmentation.py",
+    "../../../../configs/_base_/default_runtime_seg.py",
+    "../../../../configs/_base_/schedules/schedule_demo.py",
 ]
 model = dict(
     type="EncoderDecoder",
