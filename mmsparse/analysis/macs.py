@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmsparse.sparsity import Decision
@@ -40,8 +40,7 @@ def count_macs(model: nn.Module, run: Callable[[], Any]) -> Macs:
         run: A function of no arguments that calls the model.
     """
     parts = dict.fromkeys(("backbone", "neck", "scorers"), 0)
-    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNKNOWN) as counter:
         handles = []
         for name in ("backbone", "neck"):
             module = getattr(model, name, None)
@@ -71,3 +70,22 @@ def _watch(module: nn.Module, name: str, counter: FlopCounterMode, parts: dict[s
 
 def _cpu_attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return sdpa_flop_count(query, key, value)
+
+
+def _sampled_products(pattern: Tensor, left: Tensor, right: Tensor, *args: Any, out_val: Any = None, **_: Any) -> int:
+    return 2 * pattern.values().numel() * left.shape[-1]
+
+
+def _weighted_bags(table: Tensor, rows: Tensor, *args: Any, out_val: Any = None, **_: Any) -> int:
+    weighted = len(args) > 4 and args[4] is not None
+    return 2 * rows.numel() * table.shape[1] if weighted else 0  # plain sums multiply nothing
+
+
+for _count in (_sampled_products, _weighted_bags):
+    _count._get_raw = True  # shapes do not tell
+_UNKNOWN = {  # to the counter
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    torch.ops.aten.sparse_sampled_addmm: _sampled_products,
+    torch.ops.aten._embedding_bag: _weighted_bags,
+    torch.ops.aten._embedding_bag_forward_only: _weighted_bags,
+}

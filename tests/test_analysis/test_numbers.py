@@ -55,3 +55,19 @@ def test_latency_compares_within_rounds():
 def test_cells_in_boxes():
     covered = _covered(torch.tensor([[0.0, 0.0, 20.0, 10.0]]), (4, 4), (40, 40))
     assert covered.tolist() == [[True, True, False, False]] + [[False] * 4] * 3
+
+
+def test_sparse_products_and_weighted_sums_are_counted():
+    """Of the entries that there are, not of the shapes."""
+    begin, columns = torch.tensor([0, 2, 2, 5]), torch.tensor([1, 3, 0, 1, 2])
+    pattern = torch.sparse_csr_tensor(begin, columns, torch.zeros(5), size=(3, 4))
+    left, right, table = torch.randn(3, 7), torch.randn(7, 4), torch.randn(4, 11)
+    model = torch.nn.Identity()
+    assert count_macs(model, lambda: torch.sparse.sampled_addmm(pattern, left, right)).total == 5 * 7
+    weights = torch.rand(5)
+
+    def bags(**more):
+        return torch.nn.functional.embedding_bag(columns, table, begin[:-1], mode="sum", **more)
+
+    assert count_macs(model, lambda: bags(per_sample_weights=weights)).total == 5 * 11
+    assert count_macs(model, bags).total == 0
