@@ -188,7 +188,7 @@ class ConnectivityPredictor(Dial):
         if may is not None:
             may = may.expand(total, total)
             hidden = scores.masked_fill(~may[extra:].repeat(heads, 1), -torch.inf)
-        chosen = self._best(hidden, grid, total if there is None else int(there.sum()))
+        chosen = self._best(hidden, grid, total if there is None else max(int(there.sum()), 1))
         if self.shape.tile > 1:
             chosen = reach = self._keys_of_tiles(chosen, grid)
         else:
@@ -220,6 +220,8 @@ class ConnectivityPredictor(Dial):
         """Attention (G, heads, n, d) among the chosen keys alone; ``numbers`` says which tokens there are."""
         kind, extra, total = query.dtype, self.shape.extra, key.shape[2]
         queries = total - extra
+        if not queries:
+            return F.scaled_dot_product_attention(query, key, value)
         weights, maps = self._strongest(query, key, grid, numbers)
         basis = self._basis(grid, numbers)
         # All heads of all images are one row of tokens.
@@ -229,12 +231,16 @@ class ConnectivityPredictor(Dial):
         for rows in torch.arange(len(asking)).split(max(CACHED // basis.shape[1], 1)):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             scores = F.embedding_bag(maps[part], basis, per_sample_weights=weights[part], mode="sum")
-            columns, counts = columns_of(self._best(scores, grid, total))
-            if members is not None:
-                columns, counts = keys_of(columns, counts, members, extra)
+            chosen, missing = self._best(scores, grid, total), None
+            columns, counts = columns_of(chosen)
+            if members is not None and isinstance(counts, int):
+                columns, missing = keys_of(columns, counts, members, extra)
+                columns, counts = columns.flatten(), columns.shape[1]
+            elif members is not None:
+                columns, counts = columns_of(self._keys_of_tiles(chosen, grid))
             first = rows // queries * total  # token of a row's own head and image
             columns += first.repeat_interleave(counts if isinstance(counts, Tensor) else torch.tensor(counts))
-            mixed[part] = attend_to(asking[part], keys, values, columns, counts)
+            mixed[part] = attend_to(asking[part], keys, values, columns, counts, missing)
         mixed = mixed.view(*query.shape[:2], queries, -1).to(kind)
         if not extra:
             return mixed

@@ -21,13 +21,23 @@ def top_mask(scores: Tensor, count: int, threshold: float | None = None) -> Tens
     else:
         limit = _kth_largest(scores, count)
         mask = scores >= limit
-        if int(mask.count_nonzero()) != count * len(scores):
-            tied = scores == limit
-            room = count - (scores > limit).sum(dim=1, keepdim=True)
-            mask &= ~tied | (tied.cumsum(dim=1) <= room)
+        if _how_many(mask) != count * len(scores):
+            rows = (mask.sum(dim=1) > count).nonzero().squeeze(1)
+            mask[rows] = _without_late_ties(scores[rows], limit[rows], count)
         if bool(limit.isneginf().any()):
             mask &= scores > -torch.inf
     return mask if threshold is None else mask.logical_and_(scores > threshold)
+
+
+def _how_many(mask: Tensor) -> int:
+    return int(mask.count_nonzero()) if mask.device.type != "cpu" else int(np.count_nonzero(mask.numpy()))
+
+
+def _without_late_ties(scores: Tensor, limit: Tensor, count: int) -> Tensor:
+    """What is larger than the limit, and of what equals it the first that there is room for."""
+    larger, tied = scores > limit, scores == limit
+    room = count - larger.sum(dim=1, keepdim=True)
+    return larger | (tied & (tied.cumsum(dim=1) <= room))
 
 
 def _kth_largest(scores: Tensor, count: int) -> Tensor:
@@ -41,31 +51,31 @@ def _kth_largest(scores: Tensor, count: int) -> Tensor:
 def columns_of(mask: Tensor) -> tuple[Tensor, Counts]:
     """Column numbers of the True entries of (R, n), row by row, and how many each row has."""
     flat = torch.from_numpy(np.flatnonzero(mask.numpy()))  # faster than torch's, which gives both coordinates
-    counts = mask.sum(dim=1)
-    common = len(flat) // len(mask)
-    if common and bool((counts == common).all()):
-        begin = torch.arange(len(mask)).unsqueeze(1) * mask.shape[1]
-        return (flat.view(-1, common) - begin).flatten(), common
-    return flat % mask.shape[1], counts
+    rows, width = mask.shape
+    common, left = divmod(len(flat), rows)
+    if common and not left:
+        columns = flat.view(rows, common) - torch.arange(0, rows * width, width).unsqueeze(1)
+        if bool((columns[:, 0] >= 0).all()) and bool((columns[:, -1] < width).all()):
+            return columns.flatten(), common
+    return flat % width, mask.sum(dim=1)
 
 
-def keys_of(tiles: Tensor, counts: Counts, members: Tensor, extra: int) -> tuple[Tensor, Counts]:
-    """The same of each tile's locations (tiles, size), behind the extra tokens, which every query has."""
-    rows = len(counts) if isinstance(counts, Tensor) else len(tiles) // counts
-    inside = members[tiles]
-    if isinstance(counts, int) and -1 not in inside:
-        own = (inside + extra).view(rows, -1)
-        both = torch.cat([torch.arange(extra).expand(rows, -1), own], dim=1)
-        return both.flatten(), both.shape[1]
-    counts = counts if isinstance(counts, Tensor) else torch.full((rows,), counts)
-    there = inside >= 0
-    owner = torch.arange(rows).repeat_interleave(counts)[:, None].expand_as(inside)[there]
-    owner = torch.cat([torch.arange(rows).repeat_interleave(extra), owner])
-    keys = torch.cat([torch.arange(extra).repeat(rows), inside[there] + extra])
-    return keys[owner.argsort(stable=True)], owner.bincount(minlength=rows)
+def keys_of(tiles: Tensor, count: int, members: Tensor, extra: int) -> tuple[Tensor, Tensor | None]:
+    """Column numbers (R, k) of so many tiles of each row, behind the extra tokens, which every row has.
+
+    ``members`` are the locations of each tile (tiles, size), -1 where there is none. Those come out as any number, and
+    as True in a mask (R, k); None if there are none.
+    """
+    inside = members[tiles].view(-1, count * members.shape[1])
+    columns = torch.cat([torch.arange(extra).expand(len(inside), -1), inside + extra], dim=1)
+    missing = columns < extra
+    missing[:, :extra] = False
+    return columns.clamp_(min=0), missing if bool(missing.any()) else None
 
 
-def attend_to(query: Tensor, key: Tensor, value: Tensor, columns: Tensor, counts: Counts) -> Tensor:
+def attend_to(
+    query: Tensor, key: Tensor, value: Tensor, columns: Tensor, counts: Counts, missing: Tensor | None = None
+) -> Tensor:
     """Softmax attention (R, d) of each query to its own keys; one that has none gets zeros.
 
     No key or value is copied: the products are sampled by a CSR pattern, the sums are weighted bags.
@@ -76,6 +86,7 @@ def attend_to(query: Tensor, key: Tensor, value: Tensor, columns: Tensor, counts
         value: (N, d).
         columns: Numbers of the keys, query by query.
         counts: How many each query has.
+        missing: Boolean (R, counts), keys that are none after all.
     """
     rows = len(query)
     if isinstance(counts, int):
@@ -87,7 +98,8 @@ def attend_to(query: Tensor, key: Tensor, value: Tensor, columns: Tensor, counts
     scale = query.shape[1] ** -0.5
     logits = torch.sparse.sampled_addmm(pattern, query, key.t(), beta=0.0, alpha=scale).values()
     if isinstance(counts, int):
-        weights = logits.view(rows, counts).softmax(dim=1).flatten()
+        logits = logits.view(rows, counts)
+        weights = (logits if missing is None else logits.masked_fill_(missing, -torch.inf)).softmax(dim=1).flatten()
     else:
         weights = _softmax_of_groups(logits, counts)
     return F.embedding_bag(columns, value, begin[:-1], per_sample_weights=weights, mode="sum")

@@ -4,7 +4,7 @@ A new family is a new entry here, not a new test file.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ import projects.template
 import projects.tpc  # noqa: F401
 from mmsparse import models as ours
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
+from projects.sparsifiner import SparsifinerViT
 
 SIZES = [(224, 224), (512, 512), (200, 333)]
 # every stage and nearly every block decides or follows a decision
@@ -37,6 +38,7 @@ class Network:
     some: dict[str, Any] = field(default_factory=lambda: dict(places=[(2, 1), (2, 3)], keep_ratio=[0.7, 0.3]))
     explore: tuple[float, ...] = (1.0, 0.25)  # what it can
     attends: bool = False  # has attention that scorers may read
+    apart: str = "-"  # in the names of new parameters that only a loss of their own teaches
 
     def pair(self, sparsity: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
         """The stock network with lively weights, and a dynamic one with the same dense weights."""
@@ -134,6 +136,22 @@ def _dynamic_vit(sparsity: dict[str, Any] | None, always: Mapping[str, Any] = {}
     return DynamicViT(**kwargs, sparsity=None if sparsity is None else {**sparsity, **always})
 
 
+def sparsifiner() -> Network:
+    """Few keys for each query, unless everything is kept."""
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3], with_cls_token=False)
+
+    def dynamic(sparsity: dict[str, Any] | None, **switches: Any) -> nn.Module:
+        keep_ratio = 1.0 if sparsity == dict(keep_ratio=1.0) else 0.3
+        connectivity = None if sparsity is None else dict(keep_ratio=keep_ratio, coefficients=4, rank=12)
+        model = SparsifinerViT(**kwargs, **switches, sparsity=sparsity, connectivity=connectivity)
+        if model.predictor is not None:
+            model.predictor.reconstructing = False  # the second stage; the first is the dense network
+        return model
+
+    plain = _plain("sparsifiner", partial(VisionTransformer, **kwargs), dynamic, VIT_EVERYWHERE)
+    return replace(plain, apart="predictor")
+
+
 def _flat_positions(model: nn.Module, state: dict[str, torch.Tensor], *_: Any) -> None:
     state["pos_embed"] = state["pos_embed"].flatten(1, 2)
 
@@ -205,6 +223,7 @@ VITS = [
     vit(CUMULATIVE, out_type="cls_token"),
     vit(ENTERING),
     vit_windows(),
+    sparsifiner(),
 ]
 ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]
 BACKBONES = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]

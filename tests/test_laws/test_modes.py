@@ -43,7 +43,8 @@ def test_autocast_bfloat16(network):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         maps = model(x)
     sum(m.float().square().mean() for m in maps).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    grads = [p.grad for name, p in model.named_parameters() if network.apart not in name]
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)
 
 
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
