@@ -1,15 +1,14 @@
 """Sparsifiner: keys against brute force, attention among them against masks, both stages, the paper's MACs."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from commands import tool
-from mmengine.config import Config
+from mmengine.registry import PARAM_SCHEDULERS
 from mmpretrain.models import VisionTransformer
-from scenes import ROOT, make, options
+from scenes import options
 
 from mmsparse.analysis import count_macs
 from mmsparse.apis import dense_twin, get_keep_ratio, set_keep_ratio
@@ -17,10 +16,10 @@ from mmsparse.engine.launch import read_config
 from mmsparse.engine.teacher_hook import TeacherHook
 from projects.sparsifiner import ConnectivityHook, SparsifinerViT
 from projects.sparsifiner.basis import Tiles, resize
-from projects.sparsifiner.draw_keys import key_shares
+from projects.sparsifiner.draw_keys import key_shares, record_keys
 from projects.sparsifiner.sparse_attention import attend_to, columns_of, keys_of, top_mask
 
-CONFIG = "projects/sparsifiner/configs/sparsifiner-vit-nano_fcn_scenes.py"
+CONFIG = "projects/sparsifiner/configs/sparsifiner-vit-nano_k10_fcn_scenes.py"
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
 
 
@@ -163,7 +162,8 @@ def test_sparse_execution_equals_masked_attention(setting, size, monkeypatch):
 
 def test_keeping_all_keys_is_the_stock_network():
     model = build(lively=False, connectivity=dict(blocks=[1, 3]))
-    stock = VisionTransformer(arch=MICRO, img_size=96, out_type="featmap").eval()
+    stock = VisionTransformer(arch=MICRO, img_size=96, out_type="featmap")
+    stock.eval()  # returns nothing
     loaded = model.load_state_dict(stock.state_dict(), strict=False)
     assert not loaded.unexpected_keys and all(key.startswith("predictor.") for key in loaded.missing_keys)
     x = torch.randn(2, 3, 96, 96)
@@ -336,3 +336,53 @@ def test_blocks_with_windows_stay_dense():
     assert list(model.predictor.predictors) == ["1", "3"]
     with pytest.raises(ValueError, match=r"without windows, of \[1, 3\], but got \[0\]"):
         build(connectivity=dict(blocks=[0]), **shared)
+
+
+def test_trains_evaluates_and_draws(scenes, tmp_path):
+    """A training of both stages by the tools; the picture's numbers are those of the masks."""
+    args = options(scenes, iters=4, load_from="None")
+    text = tool("train", CONFIG, "--work-dir", str(tmp_path), *args)
+    assert text.count("loss_connectivity") >= 4
+    text = tool(
+        "test", CONFIG, str(tmp_path / "iter_4.pth"), "--macs-pictures", "1", "--work-dir", str(tmp_path), *args
+    )
+    assert "'keys/b5': 0.1" in text
+    dense, executed = map(float, re.search(r"backbone +([\d.]+) +([\d.]+)", text).groups())
+    assert executed < dense
+
+
+def test_the_schedule_is_the_released_one():
+    """Read off at the ends of the released stages' warm-ups and cosines."""
+    cfg = read_config("projects/sparsifiner/configs/sparsifiner-deit-s_k25_8xb168-50e_in1k.py")
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
+    length = 10  # iterations of an epoch
+    schedulers = []
+    for scheduler in cfg.param_scheduler:
+        scheduler = {key: value for key, value in scheduler.items() if key != "convert_to_iter_based"}
+        cls = PARAM_SCHEDULERS.get(scheduler.pop("type"))
+        schedulers.append(cls.build_iter_from_epoch(optimizer, epoch_length=length, **scheduler))
+    rates = []
+    for _ in range(50 * length):
+        rates.append(optimizer.param_groups[0]["lr"])
+        for scheduler in schedulers:
+            scheduler.step()
+    at = {3: 3e-4, 8: 8e-5}
+    assert rates[0] < 1e-8 and rates[5 * length] < 1e-8 and rates[-1] == pytest.approx(2e-6, rel=0.05)
+    assert rates[5 * length - 1] == pytest.approx(2e-4, rel=0.02)
+    for epoch, rate in at.items():
+        assert rates[epoch * length] == pytest.approx(rate, rel=0.05)
+
+
+def test_drawn_shares_are_those_of_the_masks():
+    model = build().eval()
+    with torch.no_grad(), record_keys(model) as masks:
+        model(torch.randn(1, 3, 96, 96))
+    assert len(masks) == 4 and "attend" not in vars(model.predictor.predictors["0"])
+    assert all((mask[:, :, 1:].sum(-1) == 8).all() and mask[:, :, 0].all() for mask in masks)
+    share = key_shares(masks, 1, (6, 6), (2, 3))
+    for row in range(6):
+        for column in range(6):
+            attending = [
+                mask[0, head, 1 + 2 * 6 + 3, 1 + row * 6 + column].item() for mask in masks for head in range(3)
+            ]
+            assert share[row, column] == pytest.approx(sum(attending) / 12)
