@@ -153,7 +153,11 @@ class ConnectivityPredictor(Dial):
         # One image at a time, so that coefficients that are nearly equal fall out the same in every batch.
         pairs = zip(query.split(1), key.split(1), strict=True)
         coefficients = torch.cat([self._coefficients(q, k, *args) for q, k in pairs])
-        return coefficients.flatten(0, 2).topk(self.shape.coefficients, dim=1, sorted=False)
+        coefficients = coefficients.flatten(0, 2)
+        if coefficients.device.type != "cpu":
+            return coefficients.topk(self.shape.coefficients, dim=1, sorted=False)
+        maps, _ = columns_of(top_mask(coefficients.detach(), self.shape.coefficients))
+        return coefficients.gather(1, maps), maps
 
     def _basis(self, grid: Grid, numbers: Tensor | None) -> Tensor:
         """(rank, keys), nothing negative, much zero; or of tiles, (rank, tiles)."""
@@ -234,12 +238,12 @@ class ConnectivityPredictor(Dial):
             chosen, missing = self._best(scores, grid, total), None
             columns, counts = columns_of(chosen)
             if members is not None and isinstance(counts, int):
-                columns, missing = keys_of(columns, counts, members, extra)
-                columns, counts = columns.flatten(), columns.shape[1]
+                columns, missing = keys_of(columns, members, extra)
+                counts = columns.shape[1]
             elif members is not None:
                 columns, counts = columns_of(self._keys_of_tiles(chosen, grid))
             first = rows // queries * total  # token of a row's own head and image
-            columns += first.repeat_interleave(counts if isinstance(counts, Tensor) else torch.tensor(counts))
+            columns += first[:, None] if isinstance(counts, int) else first.repeat_interleave(counts)
             mixed[part] = attend_to(asking[part], keys, values, columns, counts, missing)
         mixed = mixed.view(*query.shape[:2], queries, -1).to(kind)
         if not extra:

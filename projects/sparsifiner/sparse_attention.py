@@ -49,28 +49,34 @@ def _kth_largest(scores: Tensor, count: int) -> Tensor:
 
 
 def columns_of(mask: Tensor) -> tuple[Tensor, Counts]:
-    """Column numbers of the True entries of (R, n), row by row, and how many each row has."""
+    """Column numbers of the True entries of (R, n), row by row, and how many each row has.
+
+    They are (R, k) if every row has as many, else flat.
+    """
     flat = torch.from_numpy(np.flatnonzero(mask.numpy()))  # faster than torch's, which gives both coordinates
     rows, width = mask.shape
     common, left = divmod(len(flat), rows)
     if common and not left:
         columns = flat.view(rows, common) - torch.arange(0, rows * width, width).unsqueeze(1)
         if bool((columns[:, 0] >= 0).all()) and bool((columns[:, -1] < width).all()):
-            return columns.flatten(), common
+            return columns, common
     return flat % width, mask.sum(dim=1)
 
 
-def keys_of(tiles: Tensor, count: int, members: Tensor, extra: int) -> tuple[Tensor, Tensor | None]:
-    """Column numbers (R, k) of so many tiles of each row, behind the extra tokens, which every row has.
+def keys_of(tiles: Tensor, members: Tensor, extra: int) -> tuple[Tensor, Tensor | None]:
+    """Column numbers (R, k) of the tiles (R, t) of each row, behind the extra tokens, which every row has.
 
     ``members`` are the locations of each tile (tiles, size), -1 where there is none. Those come out as any number, and
     as True in a mask (R, k); None if there are none.
     """
-    inside = members[tiles].view(-1, count * members.shape[1])
-    columns = torch.cat([torch.arange(extra).expand(len(inside), -1), inside + extra], dim=1)
+    columns = (members + extra).index_select(0, tiles.flatten()).view(len(tiles), -1)
+    if extra:
+        columns = torch.cat([torch.arange(extra).expand(len(tiles), -1), columns], dim=1)
+    if int(members.min()) >= 0:
+        return columns, None
     missing = columns < extra
     missing[:, :extra] = False
-    return columns.clamp_(min=0), missing if bool(missing.any()) else None
+    return columns.clamp_(min=0), missing
 
 
 def attend_to(
@@ -84,11 +90,11 @@ def attend_to(
         query: (R, d).
         key: (N, d).
         value: (N, d).
-        columns: Numbers of the keys, query by query.
+        columns: Numbers of the keys, query by query, flat or (R, k).
         counts: How many each query has.
         missing: Boolean (R, counts), keys that are none after all.
     """
-    rows = len(query)
+    rows, columns = len(query), columns.flatten()
     if isinstance(counts, int):
         begin = torch.arange(0, rows * counts + 1, counts)
     else:

@@ -34,7 +34,7 @@ def parts_of(predictor: ConnectivityPredictor, parts: tuple[torch.Tensor, ...], 
     rows = torch.arange(len(query)).split(CACHED // basis.shape[1])
     scores = [F.embedding_bag(maps[r], basis, per_sample_weights=weights[r], mode="sum") for r in rows]
     columns = [columns_of(predictor._best(score, grid, total)) for score in scores]
-    firsts = [(r // total * total).repeat_interleave(count) for r, (_, count) in zip(rows, columns, strict=True)]
+    firsts = [(r // total * total)[:, None] for r in rows]
 
     def guess() -> None:
         predictor._strongest(parts[0], parts[1], grid)
@@ -67,16 +67,15 @@ def main() -> None:
     for grid in GRIDS:
         parts = tuple(torch.randn(1, HEADS, grid[0] * grid[1], DIMS) for _ in range(3))
         runs = {"dense": lambda parts=parts: F.scaled_dot_product_attention(*parts)}
-        for tile in (1, 2):
+        for tile in (1, 2, 4):
             predictor = predictor_of(args.keep_ratio, tile)
             runs[f"tile {tile}"] = partial(predictor.attend, *parts, Tokens(grid, 0), 0.0)
             if tile == 1:
                 runs.update(parts_of(predictor, parts, grid))
         times = compare_latency(runs, args.rounds, 2)
-        dense = times["dense"].median
-        print(f"{grid[0] * grid[1]} tokens")
+        print(f"{grid[0] * grid[1]} tokens", flush=True)
         for name, latency in times.items():
-            print(f"  {name:<8}{latency.median:9.1f}  dense / this {dense / latency.median:5.2f}x")
+            print(f"  {name:<8}{latency.median:9.1f}  dense / this {latency.speedup:5.2f}x")
 
 
 if __name__ == "__main__":

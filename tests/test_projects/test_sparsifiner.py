@@ -71,8 +71,8 @@ def test_tiles_hold_every_location_once(cells):
     assert sorted(members[members >= 0].tolist()) == list(range(cells[0] * cells[1]))
     for tile, row in enumerate(members.tolist()):
         assert [tiles.of_cells()[cell] for cell in row if cell >= 0] == [tile] * sum(cell >= 0 for cell in row)
-    everything = torch.arange(len(members)).repeat(2)
-    columns, missing = keys_of(everything, len(members), members, extra=1)
+    everything = torch.arange(len(members)).repeat(2, 1)
+    columns, missing = keys_of(everything, members, extra=1)
     for row in range(2):
         there = columns[row] if missing is None else columns[row][~missing[row]]
         assert sorted(there.tolist()) == list(range(1 + cells[0] * cells[1]))
@@ -154,7 +154,7 @@ def test_sparse_execution_equals_masked_attention(setting, size, monkeypatch):
     assert (sparse - dense).abs().max() > 1e-2
     if setting == "threshold":
         monkeypatch.setattr(
-            "projects.sparsifiner.connectivity.top_mask", lambda scores, count, _: top_mask(scores, count)
+            "projects.sparsifiner.connectivity.top_mask", lambda scores, count, _=None: top_mask(scores, count)
         )
         with torch.no_grad():
             assert (model(x)[0] - sparse).abs().max() > 1e-2
