@@ -1,26 +1,25 @@
 # From the trained dense segmenter to one of 60 % of its arithmetic: backbone and head are routed.
 _base_ = "./convnext-nano_upernet_scenes.py"
 
-load_from = "work_dirs/convnext-nano_upernet_scenes/iter_1200.pth"
-keep = 0.43
+load_from = "work_dirs/convnext-nano_upernet_scenes/iter_3000.pth"
 model = dict(
     backbone=dict(
         type="mmsparse.DynamicConvNeXt",
         init_cfg=None,
         sparsity=dict(
             places=[(0, 0), (1, 0), (2, 0)],
-            keep_ratio=[keep] * 3,
+            keep_ratio=[0.6] * 3,
             scorer=dict(type="LocalGlobalScorer", hidden=16),  # as wide as so narrow a network, it would cost too much
         ),
     ),
-    decode_head=dict(type="mmsparse.DynamicUPerHead", sparsity=dict(keep_ratio=keep, tile=2)),
+    decode_head=dict(type="mmsparse.DynamicUPerHead", sparsity=dict(keep_ratio=0.25, tile=2)),
 )
 custom_hooks = [dict(type="mmsparse.SparsityHook")]
 optim_wrapper = dict(
     constructor="mmsparse.SparsityOptimWrapperConstructor",
     paramwise_cfg=dict(backbone_mult=0.2, pretrained=("backbone", "decode_head")),
 )
-max_iters = 200
+max_iters = 1500
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),
