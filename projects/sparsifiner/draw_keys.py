@@ -77,9 +77,14 @@ def draw(path: str | Path, image: np.ndarray, maps: Sequence[tuple[tuple[int, in
         maps: Of each query its location and its ``key_shares``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
 
     height, width = image.shape[:2]
+    pale = 0.6 * image.mean(axis=2) + 100  # so that the colour is seen on it
+    most = max(share.max() for _, share in maps)
+    red = LinearSegmentedColormap.from_list("red", [(0.8, 0, 0, 0), (0.8, 0, 0, 0.9)])  # from clear to red
     figure = Figure(figsize=(3.4 * (len(maps) + 1) + 0.8, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(maps) + 1)
@@ -87,15 +92,15 @@ def draw(path: str | Path, image: np.ndarray, maps: Sequence[tuple[tuple[int, in
     axes[0].set_title("input, and the queries", fontsize=10)
     for number, (axis, ((row, column), share)) in enumerate(zip(axes[1:], maps, strict=True), 1):
         where = ((column + 0.5) * width / share.shape[1], (row + 0.5) * height / share.shape[0])
-        axis.imshow(image.mean(axis=2), cmap="gray")
-        heat = axis.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=0.65, extent=(0, width, height, 0))
+        axis.imshow(pale, cmap="gray", vmin=0, vmax=255)
+        axis.imshow(share, cmap=red, vmin=0, vmax=most, extent=(0, width, height, 0))
         axis.plot(*where, "c+", markersize=12, markeredgewidth=2)
         axis.set_title(f"keys of query {number}: {share.mean():.0%} of the map", fontsize=10)
         axes[0].annotate(str(number), where, color="white", ha="center", va="center", fontsize=9,
                          bbox=dict(boxstyle="circle", facecolor="black", alpha=0.7))  # fmt: skip
     for axis in axes:
         axis.axis("off")
-    bar = figure.colorbar(heat, ax=list(axes[1:]), fraction=0.03, pad=0.01)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, most), red), ax=list(axes[1:]), fraction=0.03, pad=0.01)
     bar.set_label("share of blocks and heads that attend", fontsize=8)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
