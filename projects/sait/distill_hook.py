@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmsparse.apis import find_decisions
 from mmsparse.engine import TeacherHook
 from mmsparse.engine.sparsity_hook import check_loss_weights
-from mmsparse.models.backbones.routed_attention import BlockAttention
+from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import HOOKS
 
 from .importance import TokenImportanceScorer

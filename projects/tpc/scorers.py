@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparse.models.backbones.routed_attention import BlockAttention
+from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Scorer
 from mmsparse.sparsity.scorers import mean_of_alive

@@ -17,7 +17,8 @@ from mmsparse.sparsity.decisions import check_flags
 from mmsparse.sparsity.routing import Path
 
 from .arguments import bind
-from .routed_attention import BlockAttention, Grid, Windows
+from .block_attention import BlockAttention
+from .routed_attention import Grid, Windows
 from .swin_weights import fit_swin_weights
 
 try:

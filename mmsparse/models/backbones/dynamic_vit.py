@@ -13,8 +13,9 @@ from mmsparse.registry import MODELS
 from mmsparse.sparsity import ENTERING, Selection, build_router
 
 from .arguments import bind
+from .block_attention import BlockAttention
 from .packed_tokens import Packed
-from .routed_attention import BlockAttention, Grid, Pattern, Tokens, Windows, dense_attention, masked_attention
+from .routed_attention import Grid, Pattern, Tokens, Windows, dense_attention, masked_attention
 
 
 @MODELS.register_module()

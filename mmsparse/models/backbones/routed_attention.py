@@ -5,11 +5,8 @@ fewer keys than there are. Windows are padded with zeros behind the norm, as in 
 key like any other.
 """
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -255,86 +252,3 @@ def asking_attention(
 def _padded(rows: Tensor, groups: Groups | int) -> Tensor:
     """(R, C) -> (G, m, C)."""
     return rows[groups.rows] if isinstance(groups, Groups) else rows.unflatten(0, (-1, groups))
-
-
-def _recorded(read: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Without gradients unless the attention is read with them."""
-
-    @functools.wraps(read)
-    def wrapped(attention: "BlockAttention", *args: Any) -> Tensor:
-        with torch.set_grad_enabled(attention.graph and torch.is_grad_enabled()):
-            return read(attention, *args)
-
-    return wrapped
-
-
-@dataclass(eq=False)
-class BlockAttention:
-    """What scorers may read of the block to come: ``mmsparse.sparsity.scorers.Attention``.
-
-    Args:
-        x: (B, extra + N, C), what the block will be given.
-        norm: In front of its attention.
-        qkv: Its projection.
-        num_heads: Of its attention.
-        extra: Number of tokens before the map's; the first is the class token.
-        windows: Its windows; None if all attend to all. Cells that a window lacks are left out.
-        graph: Whether what is read has gradients.
-    """
-
-    x: Tensor
-    norm: nn.Module
-    qkv: nn.Linear
-    num_heads: int
-    extra: int = 0
-    windows: Windows | None = None
-    graph: bool = False
-
-    @_recorded
-    def keys(self) -> Tensor:
-        return self._project(self._normed, 1)
-
-    @_recorded
-    def class_row(self, alive: Tensor | None) -> Tensor:
-        tokens = self._normed
-        alive = self._everywhere if alive is None else alive
-        if self.extra:
-            asking = self.norm(self.x[:, :1])
-        else:
-            weight = alive.unsqueeze(-1).to(tokens)
-            asking = (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
-        return self._weights(self._project(asking, 0), self._project(tokens, 1), alive).mean(dim=1).squeeze(1)
-
-    @_recorded
-    def column_mass(self, alive: Tensor | None) -> Tensor:
-        query, key = self._project(self._normed, 0), self._project(self._normed, 1)
-        alive = self._everywhere if alive is None else alive
-        if self.windows is None:
-            return self._mass(query, key, alive, None)
-        query, key, there = (self.windows.split(part) for part in (query, key, alive.unsqueeze(-1).to(key)))
-        mass = self._mass(query, key, there.squeeze(-1) > 0.5, self.windows.bias(query))
-        return self.windows.join(mass.unsqueeze(-1)).squeeze(-1)
-
-    @cached_property
-    def _normed(self) -> Tensor:
-        return self.norm(self.x[:, self.extra :])
-
-    @property
-    def _everywhere(self) -> Tensor:
-        return torch.ones(self._normed.shape[:2], dtype=torch.bool, device=self.x.device)
-
-    def _project(self, tokens: Tensor, part: int) -> Tensor:
-        bias = None if self.qkv.bias is None else self.qkv.bias.chunk(3)[part]
-        return F.linear(tokens, self.qkv.weight.chunk(3)[part], bias)
-
-    def _weights(self, query: Tensor, key: Tensor, alive: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Softmax of (G, n, C) on (G, m, C): (G, heads, n, m)."""
-        query, key = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key))
-        logits = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
-        if bias is not None:
-            logits = (logits.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
-        return logits.masked_fill(~alive[:, None, None], torch.finfo(logits.dtype).min).softmax(dim=-1)
-
-    def _mass(self, query: Tensor, key: Tensor, alive: Tensor, bias: Tensor | None) -> Tensor:
-        rows = self._weights(query, key, alive, bias) * alive[:, None, :, None]
-        return rows.mean(dim=1).sum(dim=1)  # not the mean: smaller windows would weigh more
