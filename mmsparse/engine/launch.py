@@ -146,6 +146,8 @@ def build_plain(cfg: Config) -> nn.Module:
     """The config's model with random weights."""
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model_cfg = copy.deepcopy(cfg.model)
+    if cfg.get("data_preprocessor") is not None:  # where mmpretrain's configs have it; the runner does the same
+        model_cfg.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
     without_pretrained(model_cfg)
     return MODELS.build(model_cfg)
 

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmsparse.apis import get_keep_ratio, record_selections
+from mmsparse.engine.launch import build_plain
 
 CONFIGS = Path(__file__).parents[2] / "configs/imagenet"
 MICRO = {
@@ -98,3 +99,10 @@ def test_two_epochs(name: str, imagenet: Path, tmp_path: Path):
     (prediction,) = model.test_step(sample)
     assert prediction.pred_score.shape == (1000,)
     assert prediction.pred_score.sum().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_tools_normalise_pictures_as_training_does():
+    """mmpretrain's configs have their preprocessor beside the model, from where only a runner takes it."""
+    cfg = Config.fromfile(CONFIGS / "deit-s_8xb128-30e_in1k.py")
+    assert "data_preprocessor" not in cfg.model
+    assert build_plain(cfg).data_preprocessor.mean.flatten().tolist() == pytest.approx(cfg.data_preprocessor.mean)
