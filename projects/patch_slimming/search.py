@@ -76,8 +76,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--step", type=int, default=settings.step, help="tokens that are added at once")
     parser.add_argument("--epochs", type=int, default=settings.epochs, help="training of a block after each step")
     parser.add_argument("--lr", type=float, default=settings.lr)
+    parser.add_argument("--control", action="store_true", help="add tokens at random, to see what the scores are worth")
     parser.add_argument("--pictures", type=int, default=calibration.pictures, help="drawn for each block")
-    parser.add_argument("--batch-size", type=int, default=calibration.batch_size)
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=calibration.batch_size,
+        help="lower it for large pictures: the attention maps of all blocks are held at once",
+    )
     parser.add_argument("--seed", type=int, default=calibration.seed)
     parser.add_argument("--overwrite", action="store_true", help="begin anew, whatever is in the folder")
     add_config_options(parser)
@@ -86,7 +92,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    settings = Settings(args.eps, args.step, args.epochs, args.lr)
+    settings = Settings(args.eps, args.step, args.epochs, args.lr, args.control)
     calibration = Calibration(args.pictures, args.batch_size, args.seed)
     out = Path(args.out).absolute()
     check_writable(out, "out")

@@ -28,12 +28,14 @@ class Settings:
         step: How many tokens are added at once.
         epochs: How often a block is trained on the drawn pictures after tokens were added.
         lr: Of that training.
+        control: Tokens are added in a random order instead of that of their scores, to see what the scores are worth.
     """
 
     eps: float = 0.02
     step: int = 10
     epochs: int = 3
     lr: float = 1e-5
+    control: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("eps", 0), ("step", 1), ("epochs", 0), ("lr", 0)):
@@ -81,6 +83,8 @@ class TopDown:
         block, extra = progress.next, self.backbone.num_extra_tokens
         batches = [self._embed(pictures) for pictures in draw(block)]
         scores = torch.stack([self._scores(x, progress.kept, block) for x in batches]).mean(dim=0)
+        if self.settings.control:
+            scores = torch.rand_like(scores)
         ranked = scores[extra:].argsort(descending=True, stable=True) + extra
         kept = torch.zeros_like(progress.kept[block])
         kept[:extra] = True
