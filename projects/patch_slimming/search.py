@@ -100,25 +100,16 @@ def main() -> None:
     slim = slim_config(cfg, str(out / MASKS))
     check_dataset(cfg, "train")
     model = build_model(dense_config(slim), args.checkpoint)
-    asked = dict(config=args.config, checkpoint=args.checkpoint, **asdict(settings), **asdict(calibration))
+    asked = dict(config=args.config, checkpoint=args.checkpoint, options=str(args.cfg_options or {}))
+    asked.update(**asdict(settings), **asdict(calibration))
     pictures = Pictures(model, cfg, calibration)
     masks, progress = search(model, pictures, settings, out / STATE, asked, args.overwrite)
-    if not masks.places:
-        raise ValueError(
-            f"Argument `eps`={settings.eps}: no token of any block can be left out with an error that small. "
-            "Choose a larger one"
-        )
     masks.write(out / MASKS)
     _save(out / WEIGHTS, dict(state_dict=model.state_dict()))
-    cut = describe_cut(model.backbone, build_plain(slim).backbone, masks)
-    text = f"{table(masks, progress.errors)}\n\n{cut}"
-    (out / TABLE).write_text(text + "\n")
     draw(masks, out / PICTURE)
-    written = compat.load_config(args.config)  # not fitted to this machine
-    written.merge_from_dict(args.cfg_options or {})
-    written = slim_config(written, str(out / MASKS))
-    written.load_from = str(out / WEIGHTS)
-    written.dump(out / CONFIG)
+    text = f"{table(masks, progress.errors)}\n\n{describe_cut(model.backbone, build_plain(slim).backbone, masks)}"
+    (out / TABLE).write_text(text + "\n")
+    _write_config(args.config, args.cfg_options, out)
     print(f"{text}\n\nwrote {', '.join((MASKS, WEIGHTS, CONFIG, TABLE, PICTURE))} in {args.out}")
     print(f"python tools/train.py {out / CONFIG}   # trains the slimmed network as the dense one was")
 
@@ -140,6 +131,11 @@ def search(
     deciding = TopDown(backbone, settings, whole=backbone.out_type != "cls_token")
     with torch.no_grad():
         x, grid = backbone._embed(pictures.some(1)[0])
+    if tuple(grid) != tuple(backbone.patch_resolution):
+        raise ValueError(
+            f"The training set's pictures make {'x'.join(map(str, grid))} patches, but the network is for "
+            f"{'x'.join(map(str, backbone.patch_resolution))}. Set img_size in its backbone to the size of the pictures"
+        )
     progress = None if anew else _continue(model, state, asked)
     if progress is None:
         progress = deciding.start(x.shape[1])
@@ -152,19 +148,25 @@ def search(
             bar.update()
     extra, patch = backbone.num_extra_tokens, backbone.patch_embed.projection.stride[0]
     order = progress.scores[:, extra:].argsort(stable=True).argsort()
-    return SlimMasks(grid, patch, progress.kept[:, extra:].cpu(), order), progress
+    masks = SlimMasks(grid, patch, progress.kept[:, extra:].cpu(), order)
+    if not masks.places:
+        raise ValueError(
+            f"Argument `eps`={settings.eps}: no token of any block can be left out with an error that small. "
+            "Choose a larger one"
+        )
+    return masks, progress
 
 
 class Pictures:
     """Batches of a config's training set, through its own pipeline and the model's preprocessor."""
 
     def __init__(self, model: nn.Module, cfg: Config, calibration: Calibration) -> None:
+        if not cfg.get("train_dataloader"):
+            raise ValueError("The config has no `train_dataloader`, whose pictures the search would look at")
         init_default_scope(cfg.get("default_scope", "mmengine"))
-        self.dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        self.dataset = _build_dataset(cfg)
         self.model = model
         self.calibration = calibration
-        if not len(self.dataset):
-            raise ValueError("The calibration set is empty: the config's training set has no pictures")
 
     def draw(self, block: int) -> list[Tensor]:
         """The same pictures for a block whenever it is asked, others for another."""
@@ -189,6 +191,19 @@ class Pictures:
         return batches
 
 
+def _build_dataset(cfg: Config) -> Any:
+    empty = "The calibration set is empty: the config's training set has no pictures"
+    try:
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    except ValueError as error:
+        if "at least one array" in str(error):  # mmengine's way to say so
+            raise ValueError(empty) from error
+        raise
+    if not len(dataset):
+        raise ValueError(empty)
+    return dataset
+
+
 def slim_config(cfg: Config, masks: str) -> Config:
     """The config of the slimmed network: masks in place of a keep ratio, and a hook that takes what they decided."""
     slim = sparsify(cfg, 1.0, hook=dict(anneal=None))
@@ -209,6 +224,15 @@ def dense_config(slim: Config) -> Config:
     dense.model.backbone.type = "mmsparse.DynamicViT"
     dense.model.backbone.pop("masks")
     return dense
+
+
+def _write_config(path: str, options: dict[str, Any] | None, out: Path) -> None:
+    """The given config with what was found, not fitted to this machine."""
+    cfg = compat.load_config(path)
+    cfg.merge_from_dict(options or {})
+    slim = slim_config(cfg, str(out / MASKS))
+    slim.load_from = str(out / WEIGHTS)
+    slim.dump(out / CONFIG)
 
 
 def describe_cut(dense: nn.Module, slim: nn.Module, masks: SlimMasks) -> str:

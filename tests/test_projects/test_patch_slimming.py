@@ -452,6 +452,19 @@ def test_search_train_evaluate(scenes, tmp_path, monkeypatch, capsys):
         run_search(monkeypatch, *asked[:-1], 0.0, "--out", tmp_path / "none")
     with pytest.raises(ValueError, match="is no plain ViT, but a mmsparse.DynamicConvNeXt"):
         run_search(monkeypatch, ROOT / "configs/demo/convnext-atto_fpn_scenes.py", *asked[1:], "--out", out)
+    for option, sentence in (
+        ("train_dataloader=None", "The config has no `train_dataloader`, whose pictures"),
+        (
+            "train_dataloader.dataset.indices=0",
+            "The calibration set is empty: the config's training set has no pictures",
+        ),
+        (
+            "train_dataloader.dataset.pipeline.2.scale=(64,64)",
+            "make 4x4 patches, but the network is for 6x6. Set img_si",
+        ),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            run_search(monkeypatch, *asked, "--out", tmp_path / "none", "--cfg-options", option)
     with pytest.raises(ValueError, match="`pictures` to be at least 1, because an empty calibration set says nothing"):
         run_search(monkeypatch, *asked, "--pictures", 0, "--out", out)
 
