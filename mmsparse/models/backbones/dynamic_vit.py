@@ -104,7 +104,7 @@ class DynamicViT(VisionTransformer):
             if self.router is not None and (0, i) in self.router.places:
                 x = x if packed is None else packed.whole()
                 selection = self._decide(i, x, grid, selection)
-                packed = None if selection is None or self.training else self._pack(x, selection, before)
+                packed = None if selection is None or self.training else self._pack(x, selection, packed)
             if packed is not None:
                 packed.run(layer, self.router.fast_paths[f"0_{i}"], self.windows[i], self._pattern(i))
             elif selection is not None:
@@ -187,10 +187,10 @@ class DynamicViT(VisionTransformer):
 
         return self._run(run, x)
 
-    def _pack(self, x: Tensor, selection: Selection, before: Selection | None) -> Packed:
+    def _pack(self, x: Tensor, selection: Selection, before: Packed | None) -> Packed:
         packed = Packed.of(x, selection, self.num_extra_tokens)
         if self.router.keys == ENTERING:
-            packed.see(x, before, self.num_extra_tokens)
+            packed.see(x, before)
         return packed
 
     def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection, keys: Selection | None) -> Tensor:

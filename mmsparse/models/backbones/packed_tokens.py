@@ -29,13 +29,9 @@ class Packed:
         kept, rest = extended.split(x.flatten(0, 1))
         return cls(kept, rest, extended, selection.grid, extra, x.shape)
 
-    def see(self, x: Tensor, before: Selection | None, extra: int) -> None:
-        """Let the next block's keys be what a selection before kept of x (all, if None)."""
-        if before is None:
-            self.entering = x.flatten(0, 1), x.shape[1]
-        else:
-            entered = Packed.of(x, before, extra)
-            self.entering = entered.kept, entered.images()
+    def see(self, x: Tensor, before: "Packed | None") -> None:
+        """Let the next block's keys be the tokens that were in work before, or all (B, extra + N, C) of x."""
+        self.entering = (x.flatten(0, 1), x.shape[1]) if before is None else (before.kept, before.images())
 
     def run(self, layer: nn.Module, fast: nn.Module, window: int, pattern: Pattern | None = None) -> None:
         if window not in self.groups:
