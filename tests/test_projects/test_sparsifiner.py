@@ -338,8 +338,8 @@ def test_blocks_with_windows_stay_dense():
         build(connectivity=dict(blocks=[0]), **shared)
 
 
-def test_trains_evaluates_and_draws(scenes, tmp_path):
-    """A training of both stages by the tools; the picture's numbers are those of the masks."""
+def test_trains_and_evaluates(scenes, tmp_path):
+    """Both stages, by the tools."""
     args = options(scenes, iters=4, load_from="None")
     text = tool("train", CONFIG, "--work-dir", str(tmp_path), *args)
     assert text.count("loss_connectivity") >= 4
