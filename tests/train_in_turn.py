@@ -10,7 +10,7 @@ from mmsparse.engine.launch import build_runner, close_process_group, read_confi
 
 
 def train(path: str) -> None:
-    runner = build_runner(read_config(path, launcher="pytorch"))
+    runner = build_runner(read_config(path, {"train_cfg.max_iters": 2}, launcher="pytorch"))
     runner.train()
     assert is_model_wrapper(runner.model)
     for name, value in runner.model.module.state_dict().items():
