@@ -163,6 +163,16 @@ def _real_size(sample: Any, padded: tuple[int, int]) -> tuple[int, int]:
     return min(int(high), padded[0]), min(int(wide), padded[1])
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, where a runner holds it in a wrapper for several processes."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def mode_of(args: tuple, kwargs: Mapping[str, Any]) -> str:
+    """The mode of a call of a model's forward: 'loss', 'predict' or 'tensor'."""
+    return kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+
+
 def batch_of(args: tuple, kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """The inputs and data samples of a call of a model's forward, however they were passed."""
     inputs = kwargs.get("inputs", args[0] if args else None)

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import nn
 
-from mmsparse.apis import find_routers, set_keep_ratio
+from mmsparse.apis import find_routers, set_keep_ratio, unwrapped
 from mmsparse.registry import HOOKS
 
 Budget = float | Sequence[float] | Mapping[str, Any]
@@ -50,21 +48,17 @@ class ElasticHook(Hook):
                 "ElasticHook: argument `by_epoch`: this training counts iterations. Set by_epoch=False, and interval "
                 "to the iterations of a turn"
             )
-        model = _unwrapped(runner)
+        model = unwrapped(runner.model)
         self._own = {name: router.keep_ratio for name, router in find_routers(model).items()}
         for budget in self.keep_ratios:  # what does not fit is told before the training
             set_keep_ratio(model, budget)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         done = runner.epoch if self.by_epoch else runner.iter
-        set_keep_ratio(_unwrapped(runner), self.keep_ratios[done // self.interval % len(self.keep_ratios)])
+        set_keep_ratio(unwrapped(runner.model), self.keep_ratios[done // self.interval % len(self.keep_ratios)])
 
     def before_val(self, runner: Runner) -> None:
         if self._own:
-            set_keep_ratio(_unwrapped(runner), self._own)
+            set_keep_ratio(unwrapped(runner.model), self._own)
 
     after_train = before_val
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

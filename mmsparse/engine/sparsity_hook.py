@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsparse.apis import batch_of, find_decisions, ignore_padding, pop_aux
+from mmsparse.apis import batch_of, find_decisions, ignore_padding, mode_of, pop_aux, unwrapped
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decided, ratio_loss, score_loss
 
@@ -57,8 +56,7 @@ class SparsityHook(Hook):
         self.anneal = anneal
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.attach(model)
+        self.attach(unwrapped(runner.model))
 
     def attach(self, model: nn.Module) -> None:
         """Collect from a model whose ``forward(..., mode='loss')`` returns a dict of losses."""
@@ -112,7 +110,7 @@ class SparsityHook(Hook):
 
     def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
         decided = pop_aux(model)
-        mode = kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+        mode = mode_of(args, kwargs)
         learning = torch.is_grad_enabled() and any(decision.training for decision in find_decisions(model))
         if mode == "loss" and learning and not decided:
             raise RuntimeError(

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
-from mmsparse.apis import find_decisions, pop_aux
+from mmsparse.apis import find_decisions, mode_of, pop_aux, unwrapped
 from mmsparse.checkpoints import check_checkpoint, load_weights
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decision, Router, Selection
@@ -95,7 +94,7 @@ class TeacherHook(Hook):
                 "TeacherHook: the checkpoint to resume from holds no teacher, so it was trained without one. Give the "
                 "teacher's weights as `checkpoint`, or start a new training with load_from"
             )
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if self.in_checkpoints and not resumed and not _has_source(runner, model):
             warnings.warn(
                 "TeacherHook: the twin has random weights, because training starts from none. Give load_from, a "
@@ -193,7 +192,7 @@ class TeacherHook(Hook):
 
     def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
         seen, self._seen = self._seen, None
-        mode = kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+        mode = mode_of(args, kwargs)
         if mode != "loss" or seen is None:
             return None
         features, logits = look(self.parts, self._taps[1], seen.pictures)

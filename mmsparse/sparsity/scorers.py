@@ -132,7 +132,7 @@ class FeatureNormScorer(Scorer):
     """The L2 norm of the features, standardised within each image. No parameters, no training."""
 
     def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
-        return _standard(tokens.float().norm(dim=-1), alive)
+        return standardised(tokens.float().norm(dim=-1), alive)
 
 
 @MODELS.register_module()
@@ -142,7 +142,7 @@ class KeyNormScorer(Scorer):
     reads_attention = True
 
     def forward(self, tokens: Tensor, attention: Attention, alive: Tensor | None = None) -> Tensor:
-        return _standard(attention.keys().float().norm(dim=-1), alive)
+        return standardised(attention.keys().float().norm(dim=-1), alive)
 
     def macs(self, locations: int, pairs: int) -> int:
         return locations * self.channels**2
@@ -168,7 +168,7 @@ class AttentionScorer(Scorer):
         self.kind = kind
 
     def forward(self, tokens: Tensor, attention: Attention, alive: Tensor | None = None) -> Tensor:
-        return _standard(self.mass(attention, alive).float().clamp_min(1e-12).log(), alive)
+        return standardised(self.mass(attention, alive).float().clamp_min(1e-12).log(), alive)
 
     def mass(self, attention: Attention, alive: Tensor | None) -> Tensor:
         """How much attention each location gets, (B, N)."""
@@ -237,7 +237,7 @@ def mean_of_alive(tokens: Tensor, alive: Tensor | None) -> Tensor:
     return (tokens * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp_min(1.0)
 
 
-def _standard(values: Tensor, alive: Tensor | None) -> Tensor:
+def standardised(values: Tensor, alive: Tensor | None = None) -> Tensor:
     """Zero mean and unit deviation within each image (B, N)."""
     values = values.unsqueeze(-1)
     centred = values - mean_of_alive(values, alive)

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmsparse.apis import batch_of
+from mmsparse.apis import batch_of, mode_of
 from mmsparse.engine import SparsityHook
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decided
+from mmsparse.sparsity.scorers import standardised
 
 from .blocks import record
 from .significance import significance
@@ -30,7 +31,7 @@ class SignificanceHook(SparsityHook):
         super().__init__(loss_weight=loss_weight, anneal=anneal)
 
     def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
-        if torch.is_grad_enabled() and kwargs.get("mode", args[2] if len(args) > 2 else "tensor") == "loss":
+        if torch.is_grad_enabled() and mode_of(args, kwargs) == "loss":
             self._targets = regression_targets(model.backbone, batch_of(args, kwargs)[0])
         return super()._add_losses(model, args, kwargs, output)
 
@@ -58,9 +59,4 @@ def regression_targets(backbone: nn.Module, pictures: Tensor) -> list[Tensor]:
             scores = significance(maps, inputs[:-1], whole)
     finally:
         backbone.train(training)
-    return [_standard(each[:, backbone.num_extra_tokens :].float().clamp_min(1e-30).log()) for each in scores]
-
-
-def _standard(values: Tensor) -> Tensor:
-    centred = values - values.mean(dim=1, keepdim=True)
-    return centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + 1e-6)
+    return [standardised(each[:, backbone.num_extra_tokens :].float().clamp_min(1e-30).log()) for each in scores]

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmsparse.apis import mode_of, unwrapped
 from mmsparse.engine.sparsity_hook import check_loss_weights
 from mmsparse.registry import HOOKS
 
@@ -43,7 +43,7 @@ class ConnectivityHook(Hook):
         self.loss_weight = loss_weight
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         wrapper = runner.optim_wrapper
         if not hasattr(wrapper, "optimizer"):
             raise ValueError("ConnectivityHook: expected one optimizer, but this training has several. Use one")
@@ -89,7 +89,7 @@ class ConnectivityHook(Hook):
 
     def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
         errors = [error for part in self._parts for error in part.pop_errors()]
-        mode = kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+        mode = mode_of(args, kwargs)
         if mode != "loss" or not torch.is_grad_enabled():
             return None
         if not self._reconstructing:

@@ -1,21 +1,19 @@
 """Losses on decisions: neighbours should agree, and a cut should not separate tokens that attend to each other."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsparse.apis import find_decisions
+from mmsparse.apis import find_decisions, mode_of, unwrapped
 from mmsparse.engine.sparsity_hook import check_loss_weights
 from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decision, Selection
-
-from .scorers import projected
 
 
 class DecisionLossHook(Hook):
@@ -32,7 +30,7 @@ class DecisionLossHook(Hook):
         self._handles: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
-        self.attach(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        self.attach(unwrapped(runner.model))
 
     def after_train(self, runner: Runner) -> None:
         while self._handles:
@@ -64,7 +62,7 @@ class DecisionLossHook(Hook):
 
     def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
         terms, self._terms = self._terms, []
-        mode = kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+        mode = mode_of(args, kwargs)
         if mode != "loss" or not terms:
             return None
         return {**output, self.name: self.weight * sum(terms) / len(terms)}
@@ -93,8 +91,8 @@ class TokenCutHook(DecisionLossHook):
         super().__init__(weight)
 
     def term(self, scores: Tensor, selection: Selection, attention: BlockAttention) -> Tensor:
-        query, key = projected(attention, attention.x, 0), projected(attention, attention.x, 1)
-        weight = (query @ key.transpose(-1, -2)).float().mean(dim=1).softmax(dim=-1)  # (B, extra + N, extra + N)
+        logits = replace(attention, graph=True).logits(slice(None), slice(None))
+        weight = logits.mean(dim=1).softmax(dim=-1)  # (B, extra + N, extra + N)
         return token_cut(weight, selection.with_extra(attention.extra).keep_mask.float(), attention.extra)
 
 

@@ -1,8 +1,5 @@
 """Which tokens a layer may leave out: by probabilities to pause and to restart, or by the class token's attention."""
 
-import math
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,25 +56,10 @@ class IdleScorer(Scorer):
     reads_attention = True
 
     def forward(self, tokens: Tensor, attention: BlockAttention, alive: Tensor | None = None) -> Tensor:
-        with torch.no_grad():
-            logits = class_logits(attention)
-            return logits if alive is None else logits.masked_fill(~alive, torch.finfo(logits.dtype).min)
+        if not attention.extra:
+            raise ValueError("IdleScorer: the backbone has no class token. Use AttentionScorer, or with_cls_token=True")
+        logits = attention.logits(slice(1), slice(attention.extra, None)).detach().mean(dim=1).squeeze(1)
+        return logits if alive is None else logits.masked_fill(~alive, torch.finfo(logits.dtype).min)
 
     def macs(self, locations: int, pairs: int) -> int:
         return (locations + 1) * self.channels**2 + locations * self.channels
-
-
-def class_logits(attention: BlockAttention) -> Tensor:
-    """Of the class token on the others, (B, N)."""
-    if not attention.extra:
-        raise ValueError("IdleScorer: the backbone has no class token. Use AttentionScorer, or with_cls_token=True")
-    query, key = projected(attention, attention.x[:, :1], 0), projected(attention, attention.x[:, attention.extra :], 1)
-    return (query @ key.transpose(-1, -2)).float().mean(dim=1).squeeze(1)
-
-
-def projected(attention: BlockAttention, tokens: Tensor, part: int) -> Tensor:
-    """Scaled queries (0) or keys (1) of tokens before the norm, (B, heads, n, d)."""
-    weight = attention.qkv.weight.chunk(3)[part]
-    bias: Any = None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[part]
-    rows = F.linear(attention.norm(tokens), weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-    return rows / math.sqrt(rows.shape[-1]) if part == 0 else rows

@@ -72,6 +72,12 @@ class BlockAttention:
         mass = self._mass(query, key, there.squeeze(-1) > 0.5, self.windows.bias(query))
         return self.windows.join(mass.unsqueeze(-1)).squeeze(-1)
 
+    @_recorded
+    def logits(self, queries: slice, keys: slice) -> Tensor:
+        """Scaled products of some tokens with some, extra ones in the count: (B, heads, queries, keys)."""
+        normed = self.norm(self.x)
+        return self._products(self._project(normed[:, queries], 0), self._project(normed[:, keys], 1))
+
     @cached_property
     def _normed(self) -> Tensor:
         return self.norm(self.x[:, self.extra :])
@@ -84,10 +90,14 @@ class BlockAttention:
         bias = None if self.qkv.bias is None else self.qkv.bias.chunk(3)[part]
         return F.linear(tokens, self.qkv.weight.chunk(3)[part], bias)
 
+    def _products(self, query: Tensor, key: Tensor) -> Tensor:
+        """Of (G, n, C) and (G, m, C), scaled: (G, heads, n, m)."""
+        query, key = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key))
+        return (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
+
     def _weights(self, query: Tensor, key: Tensor, alive: Tensor, bias: Tensor | None = None) -> Tensor:
         """Softmax of (G, n, C) on (G, m, C): (G, heads, n, m)."""
-        query, key = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key))
-        logits = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
+        logits = self._products(query, key)
         if bias is not None:
             logits = (logits.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
         return logits.masked_fill(~alive[:, None, None], torch.finfo(logits.dtype).min).softmax(dim=-1)
