@@ -18,11 +18,11 @@ from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import Tensor, nn
 
 import projects.sait
-import projects.template
-import projects.tpc  # noqa: F401
+import projects.template  # noqa: F401
 from mmsparse import models as ours
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 from projects.sparsifiner import SparsifinerViT
+from projects.tpc import TPCViT
 
 SIZES = [(224, 224), (512, 512), (200, 333)]
 # every stage and nearly every block decides or follows a decision
@@ -152,6 +152,30 @@ def sparsifiner() -> Network:
     return replace(plain, apart="predictor")
 
 
+class Stabilised(Network):
+    """Of the stock network's values as long as its stabiliser, which enlivening fills, is zero."""
+
+    def like(self, stock: nn.Module, sparsity: dict[str, Any]) -> nn.Module:
+        dynamic = super().like(stock, sparsity)
+        nn.init.zeros_(dynamic.stabiliser.weight)
+        nn.init.zeros_(dynamic.stabiliser.bias)
+        return dynamic
+
+
+def tpc() -> Network:
+    """One scorer of its own for all places, unless another is asked for."""
+    own = dict(scorer=dict(type="PropagationScorer"), share_scorer=True)
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3])
+
+    def dynamic(sparsity: dict[str, Any] | None, **switches: Any) -> nn.Module:
+        if sparsity is not None and "scorer" not in sparsity:
+            sparsity = {**sparsity, **own}
+        return TPCViT(**kwargs, **switches, sparsity=sparsity)
+
+    plain = _plain("tpc", partial(VisionTransformer, **kwargs), dynamic, VIT_EVERYWHERE)
+    return Stabilised(**vars(replace(plain, apart="stabiliser", some=dict(places=[1, 3], keep_ratio=[0.5, 0.5]))))
+
+
 def _flat_positions(model: nn.Module, state: dict[str, torch.Tensor], *_: Any) -> None:
     state["pos_embed"] = state["pos_embed"].flatten(1, 2)
 
@@ -224,6 +248,7 @@ VITS = [
     vit(ENTERING),
     vit_windows(),
     sparsifiner(),
+    tpc(),
 ]
 ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]
 BACKBONES = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
