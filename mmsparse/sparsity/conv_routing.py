@@ -122,6 +122,11 @@ class ConvRouter(Budgeted):
         self.shared = shared_by is not None
         self.fast_paths = ModuleDict()
         stock = {name: _routable(module, name) for name in convs(levels)}
+        if not stock:
+            raise ValueError(
+                "it has no convolution that can be routed, like a head with stacked_convs=0. Use the stock class, or "
+                "remove `sparsity`"
+            )
         if self.shared:
             width = next(iter(stock.values())).in_channels
             names = {f"level{level}": width for level in range(min(levels, shared_by))}

@@ -149,6 +149,10 @@ def test_dense_initialisation_reaches_routed_convolutions():
             "DynamicFPN: argument `sparsity`: its layer fpn_convs.0.conv is a ModulatedDeformConv2dPack, but",
         ),
         (
+            lambda: DynamicRetinaHead(**{**RETINA, "stacked_convs": 0}, sparsity={}),
+            "DynamicRetinaHead: argument `sparsity`: it has no convolution that can be routed, like a head with",
+        ),
+        (
             lambda: DynamicChannelMapper(in_channels=[8, 8], out_channels=8, kernel_size=1, sparsity={}),
             r"DynamicChannelMapper: argument `sparsity`: its layer convs.0.conv has a kernel of \(1, 1\), but",
         ),

@@ -182,6 +182,8 @@ def stated_reason(cfg: Config, whole: bool) -> str | None:
         dynamic_twin(cfg, whole)
     except ValueError as error:
         return str(error)
+    except TypeError:  # running it shows whether the dense one fails as well
+        return None
     if "language_model" in cfg.model and importlib.util.find_spec("transformers") is None:
         return "its language model needs the package transformers, which is not installed"
     return None
