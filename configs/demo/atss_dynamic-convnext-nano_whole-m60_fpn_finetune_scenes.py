@@ -1,27 +1,22 @@
 # From the trained dense detector to one of 60 % of its arithmetic: backbone, neck and head are routed.
 _base_ = "./atss_convnext-nano_fpn_scenes.py"
 
-load_from = "work_dirs/atss_convnext-nano_fpn_scenes/iter_600.pth"
-keep = 0.47
+load_from = "work_dirs/atss_convnext-nano_fpn_scenes/iter_3000.pth"
 model = dict(
     backbone=dict(
         type="mmsparse.DynamicConvNeXt",
         init_cfg=None,
         sparsity=dict(
             places=[(0, 0), (1, 0), (2, 0)],
-            keep_ratio=[keep] * 3,
+            keep_ratio=[0.8] * 3,
             scorer=dict(type="LocalGlobalScorer", hidden=16),  # as wide as so narrow a network, it would cost too much
         ),
     ),
-    neck=dict(type="mmsparse.DynamicFPN", sparsity=dict(keep_ratio=keep, tile=2)),
-    bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=keep, tile=2)),
+    neck=dict(type="mmsparse.DynamicFPN", sparsity=dict(keep_ratio=0.5, tile=1)),
+    bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=0.22, tile=1)),
 )
 custom_hooks = [dict(type="mmsparse.SparsityHook")]
-optim_wrapper = dict(
-    constructor="mmsparse.SparsityOptimWrapperConstructor",
-    paramwise_cfg=dict(backbone_mult=0.2, pretrained=("backbone", "neck", "bbox_head")),
-)
-max_iters = 200
+max_iters = 2000
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),

@@ -1,4 +1,4 @@
-# A detector whose neck and head do half of the arithmetic, as in real ones, and small enough for two CPU cores.
+# A detector whose neck and head do most of the arithmetic, as in real ones, and small enough for two CPU cores.
 _base_ = "./atss_convnext-mini.py"
 norm_cfg = dict(type="GN", num_groups=8, requires_grad=True)
 model = dict(
@@ -12,5 +12,5 @@ model = dict(
         ),
     ),
     neck=dict(_delete_=True, type="FPN", in_channels=[64, 128], out_channels=64, norm_cfg=norm_cfg, num_outs=2),
-    bbox_head=dict(stacked_convs=2),
+    bbox_head=dict(stacked_convs=4),
 )
