@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import LIGHT, SELECTORS, ids
+from networks import FAMILIES, LIGHT, SELECTORS, ids
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_decisions
@@ -47,8 +47,13 @@ def test_scores_that_regress_the_gain_get_one_by_it_alone(network, selector, pro
             assert {name for name, _ in model.named_parameters() if ".decisions." in name} <= set(zero)
 
 
-@pytest.mark.parametrize("per_image", [True, False])
-@pytest.mark.parametrize("network", LIGHT, ids=ids)
+@pytest.mark.parametrize(
+    "network, per_image",
+    [
+        *(pytest.param(network, True, id=ids(network)) for network in LIGHT),
+        *(pytest.param(network, False, id=f"{ids(network)}-of-the-batch") for network in FAMILIES),
+    ],
+)
 def test_ratio_loss_alone_reaches_the_target(network, per_image):
     _, model = network.pair(dict(**network.some, selector=dict(type="GumbelSelector")))
     model.train()
