@@ -48,8 +48,12 @@ def on_scenes(cfg, name, scenes, work_dir):
         cfg[key] = data[key]
     options = {k: v for k, v in at(scenes).items() if name == "mask-rcnn" or not k.endswith("ann_file")}
     cfg.merge_from_dict(options)
+    cfg.train_dataloader.batch_size = 2
     if name == "mask-rcnn":
         cfg.train_dataloader.dataset.pipeline[1].with_mask = True
+        cfg.model.train_cfg.rcnn.sampler.num = 64
+        cfg.model.test_cfg.rcnn.max_per_img = 10
+        cfg.model.roi_head.bbox_head.fc_out_channels = 64
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=10)
     cfg.param_scheduler = []
     cfg.optim_wrapper.type = "OptimWrapper"

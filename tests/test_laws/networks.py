@@ -24,7 +24,6 @@ from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 from projects.sparsifiner import SparsifinerViT
 from projects.tpc import TPCViT
 
-SIZES = [(224, 224), (512, 512), (200, 333)]
 # every stage and nearly every block decides or follows a decision
 EVERYWHERE = dict(places=[(0, 0), (1, 1), (2, 0), (2, 3), (3, 1)], keep_ratio=[0.6, 0.5, 0.7, 0.3, 0.4])
 

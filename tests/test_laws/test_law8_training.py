@@ -58,7 +58,7 @@ def test_ratio_loss_alone_reaches_the_target(network, per_image):
     _, model = network.pair(dict(**network.some, selector=dict(type="GumbelSelector")))
     model.train()
     optimizer = torch.optim.Adam([p for name, p in model.named_parameters() if "router" in name], lr=3e-3)
-    x = torch.randn(4, 3, 192, 192)
+    x = torch.randn(4, 3, 128, 128)
     history = []
     for _ in range(60):
         model(x)

@@ -2,13 +2,13 @@
 
 import hashlib
 import runpy
-import subprocess
 import sys
 from argparse import Namespace
 
 import official
 import pytest
 import torch
+from commands import run_tool
 from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmpretrain.models import ImageClassifier
@@ -175,6 +175,5 @@ def test_publishing_is_reproducible_and_names_a_missing_average(trained, monkeyp
 
 
 def test_as_a_command(files):
-    command = [sys.executable, "tools/model_converters/dense_to_mmsparse.py", files / "resnet.pth", files / "x.pth"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and "Traceback" not in done.stderr and "unknown layout" in done.stderr
+    code, _, err = run_tool("model_converters/dense_to_mmsparse", files / "resnet.pth", files / "x.pth")
+    assert code == 2 and "Traceback" not in err and "unknown layout" in err
