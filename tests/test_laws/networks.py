@@ -3,9 +3,11 @@
 A new family is a new entry here, not a new test file.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +22,13 @@ from torch import Tensor, nn
 import projects.sait
 import projects.template  # noqa: F401
 from mmsparse import models as ours
+from mmsparse import set_keep_ratio
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
+from projects.patch_slimming import SlimMasks, SlimViT
 from projects.sparsifiner import SparsifinerViT
 from projects.tpc import TPCViT
 
+FILES = tempfile.TemporaryDirectory()
 # every stage and nearly every block decides or follows a decision
 EVERYWHERE = dict(places=[(0, 0), (1, 1), (2, 0), (2, 3), (3, 1)], keep_ratio=[0.6, 0.5, 0.7, 0.3, 0.4])
 
@@ -175,6 +180,36 @@ def tpc() -> Network:
     return Stabilised(**vars(replace(plain, apart="stabiliser", some=dict(places=[1, 3], keep_ratio=[0.5, 0.5]))))
 
 
+def slim() -> Network:
+    """With the masks of a file; where a law brings a selector, chosen picture by picture, as many as the masks keep."""
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3])
+
+    def dynamic(sparsity: dict[str, Any] | None, **switches: Any) -> nn.Module:
+        if sparsity is None:
+            return DynamicViT(**kwargs, **switches)
+        own = {key: value for key, value in sparsity.items() if key not in ("places", "keep_ratio")}
+        if own or "places" not in sparsity:
+            own.setdefault("scorer", dict(type="LocalGlobalScorer"))
+            own.setdefault("selector", dict(type="TopKSelector"))
+        model = SlimViT(**kwargs, **switches, masks=_masks(), sparsity=own)
+        if "places" not in sparsity:
+            set_keep_ratio(model, sparsity["keep_ratio"])
+        return model
+
+    everywhere = dict(places=[0, 1, 3], keep_ratio=[0.8, 0.6, 0.3])
+    return replace(_plain("slim", partial(VisionTransformer, **kwargs), dynamic, everywhere), some=everywhere)
+
+
+@cache
+def _masks() -> str:
+    """Those of ``slim``: nested, on the grid of a picture of 224x224."""
+    order = torch.randperm(196, generator=torch.Generator().manual_seed(0)).expand(4, -1)
+    counts = torch.tensor([157, 118, 118, 59]).unsqueeze(1)
+    path = str(Path(FILES.name, "masks.json"))
+    SlimMasks((14, 14), 16, order >= 196 - counts, order.clone()).write(path)
+    return path
+
+
 def _flat_positions(model: nn.Module, state: dict[str, torch.Tensor], *_: Any) -> None:
     state["pos_embed"] = state["pos_embed"].flatten(1, 2)
 
@@ -248,6 +283,7 @@ VITS = [
     vit_windows(),
     sparsifiner(),
     tpc(),
+    slim(),
 ]
 ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]
 BACKBONES = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
