@@ -1,7 +1,8 @@
-# From the trained dense detector to one of 60 % of its arithmetic: backbone, neck and head are routed.
+# From the trained dense detector to one of 60 % of its arithmetic: backbone, neck and head are routed, and what the
+# neck gives is taught by the dense one.
 _base_ = "./atss_convnext-nano_fpn_scenes.py"
 
-load_from = "work_dirs/atss_convnext-nano_fpn_scenes/iter_3000.pth"
+load_from = "work_dirs/atss_convnext-nano_fpn_scenes_on/iter_2000.pth"  # see README.md
 model = dict(
     backbone=dict(
         type="mmsparse.DynamicConvNeXt",
@@ -15,8 +16,11 @@ model = dict(
     neck=dict(type="mmsparse.DynamicFPN", sparsity=dict(keep_ratio=0.5, tile=1)),
     bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=0.22, tile=1)),
 )
-custom_hooks = [dict(type="mmsparse.SparsityHook")]
-max_iters = 2000
+custom_hooks = [
+    dict(type="mmsparse.SparsityHook"),
+    dict(type="mmsparse.TeacherHook", module="neck", levels=(0, 1)),
+]
+max_iters = 3000
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),

@@ -36,9 +36,15 @@ def test_each_kind_is_trained_once_at_its_budget(command):
     assert set(results["gain"]["0.6"]) == {"coco/bbox_mAP", "coco/bbox_AR@100"}
     rows = [line.split()[:2] for line in out.splitlines()[-5:]]
     assert rows[:2] == [["gain", "60%"], ["gain", "50%"]] and rows[-1] == ["dense", "100%"]
-    log = next((folder / "out/gain").glob("*/vis_data/scalars.json")).read_text().splitlines()
-    entry = json.loads(log[0])
-    assert entry["loss_sparsity"] == 0.0 and "keep_ratio/s0b0" in entry  # the selectors hold the count
+    logs = [next((folder / "out" / kind).glob("*/vis_data/scalars.json")) for kind in ("gain", "dense")]
+    routed, dense = (json.loads(log.read_text().splitlines()[0]) for log in logs)
+    assert routed["loss_sparsity"] == 0.0 and "keep_ratio/s0b0" in routed  # the selectors hold the count
+    assert routed["loss_distill_feat"] >= 0.0 and {key for key in dense if "loss" in key} == {
+        "loss",
+        "loss_cls",
+        "loss_bbox",
+        "loss_centerness",
+    }  # the config's teacher, and a dense training without one
     time = (folder / "out/results.json").stat().st_mtime_ns
     code, again, _ = run_tool("misc/compare_scores", *args, "--kinds", "gain", "random", "dense")
     assert (

@@ -43,7 +43,8 @@ KINDS: dict[str, tuple[dict[str, Any], float]] = {
     "norm": (dict(scorer=dict(type="FeatureNormScorer")), 0.0),
     "random": (dict(scorer=dict(type="RandomScorer")), 0.0),
 }
-DENSE = "dense"  # the twin, trained on for as long
+DENSE = "dense"  # the twin, trained on for as long, by nothing but its own losses
+OF_ROUTED = ("mmsparse.SparsityHook", "mmsparse.TeacherHook")
 METRICS = ("coco/bbox_mAP", "coco/bbox_AR@100", "mIoU", "mAcc")
 
 
@@ -75,6 +76,7 @@ def train(args: argparse.Namespace, kind: str, work_dir: Path) -> dict[str, dict
     check_checkpoint(cfg.get("load_from") or "", "load_from of the config")
     as_kind(cfg, kind)
     prepare_work_dir(cfg, str(work_dir), args.config)
+    cfg.visualizer.name = kind  # of one name there is one a process, which would write all losses to the first folder
     choose_start(cfg, "auto", None)
     check_training(cfg)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -92,12 +94,12 @@ def train(args: argparse.Namespace, kind: str, work_dir: Path) -> dict[str, dict
 
 
 def as_kind(cfg: Config, kind: str) -> None:
-    hook = next(hook for hook in cfg.custom_hooks if hook.type == "mmsparse.SparsityHook")
     if kind == DENSE:
-        cfg.custom_hooks.remove(hook)
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type not in OF_ROUTED]
         for part in routed_parts(cfg.model):
             part.sparsity = None
         return
+    hook = next(hook for hook in cfg.custom_hooks if hook.type == "mmsparse.SparsityHook")
     changes, hook.score_weight = KINDS[kind]
     for part in routed_parts(cfg.model):
         for key, value in changes.items():
