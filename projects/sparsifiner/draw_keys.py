@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ from mmsparse.models.backbones.routed_attention import Tokens
 from .connectivity import ConnectivityPredictor
 from .sparsifiner_vit import SparsifinerViT
 
+BLOCK = 128  # what kernels for block-sparse attention on GPUs compute or skip as a whole
 QUERIES = ((0.25, 0.25), (0.5, 0.5), (0.75, 0.6))  # down and right, as parts of the picture
 
 
@@ -68,6 +70,15 @@ def key_shares(masks: Sequence[Tensor], extra: int, grid: tuple[int, int], query
     return shares.view(grid).cpu().numpy()
 
 
+def occupied_blocks(masks: Sequence[Tensor], side: int = BLOCK) -> float:
+    """Share of the blocks of side x side queries and keys that hold a chosen key, which a kernel cannot skip."""
+    shares = []
+    for mask in masks:
+        pooled = F.max_pool2d(mask.flatten(0, 1).unsqueeze(1).float(), side, ceil_mode=True)
+        shares.append(pooled.mean())
+    return torch.stack(shares).mean().item()
+
+
 def draw(path: str | Path, image: np.ndarray, maps: Sequence[tuple[tuple[int, int], np.ndarray]]) -> None:
     """Write a picture, and for each query the keys that it attends to, side by side.
 
@@ -106,8 +117,8 @@ def draw(path: str | Path, image: np.ndarray, maps: Sequence[tuple[tuple[int, in
     figure.savefig(path, dpi=110)
 
 
-def draw_keys(model: nn.Module, picture: dict[str, Any], path: str | Path) -> None:
-    """Write one sample of a test set and the keys of ``QUERIES`` in it."""
+def draw_keys(model: nn.Module, picture: dict[str, Any], path: str | Path) -> float:
+    """Write one sample of a test set and the keys of ``QUERIES`` in it; return its ``occupied_blocks``."""
     backbone = model.backbone
     batch = prepare_batch(model, [picture])
     with torch.no_grad(), record_keys(model) as masks:
@@ -122,6 +133,7 @@ def draw_keys(model: nn.Module, picture: dict[str, Any], path: str | Path) -> No
         maps.append((query, key_shares(masks, backbone.num_extra_tokens, grid, query)))
     image = picture["inputs"].permute(1, 2, 0).numpy()[..., ::-1]  # the pipeline reads BGR
     draw(path, image, maps)
+    return occupied_blocks(masks)
 
 
 def main() -> None:
@@ -138,8 +150,13 @@ def main() -> None:
     if not isinstance(getattr(model, "backbone", None), SparsifinerViT) or model.backbone.predictor is None:
         raise ValueError(f"{args.config} has no predictors: give its backbone `connectivity`")
     dataset = read_test_set(cfg)
+    occupied = []
     for number in tqdm(range(min(args.num_images, len(dataset))), desc="drawing"):
-        draw_keys(model, dataset[number], Path(args.out) / f"{number:04d}.png")
+        occupied.append(draw_keys(model, dataset[number], Path(args.out) / f"{number:04d}.png"))
+    if occupied:
+        print(
+            f"{np.mean(occupied):.1%} of the masks' blocks of {BLOCK}x{BLOCK} hold a chosen key: no kernel skips these"
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mmsparse.engine.launch import read_config
 from mmsparse.engine.teacher_hook import TeacherHook
 from projects.sparsifiner import ConnectivityHook, SparsifinerViT
 from projects.sparsifiner.basis import Tiles, resize
-from projects.sparsifiner.draw_keys import key_shares, record_keys
+from projects.sparsifiner.draw_keys import key_shares, occupied_blocks, record_keys
 from projects.sparsifiner.sparse_attention import attend_to, columns_of, keys_of, top_mask
 
 CONFIG = "projects/sparsifiner/configs/sparsifiner-vit-nano_k10_fcn_scenes.py"
@@ -386,3 +386,9 @@ def test_drawn_shares_are_those_of_the_masks():
                 mask[0, head, 1 + 2 * 6 + 3, 1 + row * 6 + column].item() for mask in masks for head in range(3)
             ]
             assert share[row, column] == pytest.approx(sum(attending) / 12)
+
+
+def test_occupied_blocks_by_hand():
+    mask = torch.zeros(1, 2, 5, 5, dtype=torch.bool)
+    mask[0, 0, 0, 0] = mask[0, 0, 1, 1] = mask[0, 1, 4, 4] = True  # one of nine blocks of each head, the last one small
+    assert occupied_blocks([mask, ~mask], side=2) == pytest.approx((2 / 18 + 17 / 18) / 2)
