@@ -54,9 +54,10 @@ class BlockAttention:
     @_recorded
     def class_row(self, alive: Tensor | None) -> Tensor:
         tokens = self._normed
-        alive = self._everywhere if alive is None else alive
         if self.extra:
             asking = self.norm(self.x[:, :1])
+        elif alive is None:
+            asking = tokens.mean(1, keepdim=True)
         else:
             weight = alive.unsqueeze(-1).to(tokens)
             asking = (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
@@ -65,9 +66,12 @@ class BlockAttention:
     @_recorded
     def column_mass(self, alive: Tensor | None) -> Tensor:
         query, key = self._project(self._normed, 0), self._project(self._normed, 1)
-        alive = self._everywhere if alive is None else alive
         if self.windows is None:
-            return self._mass(query, key, alive, None)
+            size = 1 if key.device.type == "cpu" else len(key)  # one picture's rows stay in the cache
+            masks = [None] * len(query.split(size)) if alive is None else alive.split(size)
+            parts = zip(query.split(size), key.split(size), masks, strict=True)
+            return torch.cat([self._mass(*part, None) for part in parts])
+        alive = torch.ones_like(key[..., 0], dtype=torch.bool) if alive is None else alive
         query, key, there = (self.windows.split(part) for part in (query, key, alive.unsqueeze(-1).to(key)))
         mass = self._mass(query, key, there.squeeze(-1) > 0.5, self.windows.bias(query))
         return self.windows.join(mass.unsqueeze(-1)).squeeze(-1)
@@ -82,10 +86,6 @@ class BlockAttention:
     def _normed(self) -> Tensor:
         return self.norm(self.x[:, self.extra :])
 
-    @property
-    def _everywhere(self) -> Tensor:
-        return torch.ones(self._normed.shape[:2], dtype=torch.bool, device=self.x.device)
-
     def _project(self, tokens: Tensor, part: int) -> Tensor:
         bias = None if self.qkv.bias is None else self.qkv.bias.chunk(3)[part]
         return F.linear(tokens, self.qkv.weight.chunk(3)[part], bias)
@@ -93,15 +93,19 @@ class BlockAttention:
     def _products(self, query: Tensor, key: Tensor) -> Tensor:
         """Of (G, n, C) and (G, m, C), scaled: (G, heads, n, m)."""
         query, key = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key))
-        return (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
+        return (query / math.sqrt(query.shape[-1]) @ key.transpose(-1, -2)).float()
 
-    def _weights(self, query: Tensor, key: Tensor, alive: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _weights(self, query: Tensor, key: Tensor, alive: Tensor | None, bias: Tensor | None = None) -> Tensor:
         """Softmax of (G, n, C) on (G, m, C): (G, heads, n, m)."""
         logits = self._products(query, key)
         if bias is not None:
             logits = (logits.unflatten(0, (-1, len(bias))) + bias).flatten(0, 1)
-        return logits.masked_fill(~alive[:, None, None], torch.finfo(logits.dtype).min).softmax(dim=-1)
+        if alive is not None:
+            logits = logits.masked_fill(~alive[:, None, None], torch.finfo(logits.dtype).min)
+        return logits.softmax(dim=-1)
 
-    def _mass(self, query: Tensor, key: Tensor, alive: Tensor, bias: Tensor | None) -> Tensor:
-        rows = self._weights(query, key, alive, bias) * alive[:, None, :, None]
-        return rows.mean(dim=1).sum(dim=1)  # not the mean: smaller windows would weigh more
+    def _mass(self, query: Tensor, key: Tensor, alive: Tensor | None, bias: Tensor | None) -> Tensor:
+        rows = self._weights(query, key, alive, bias)
+        if alive is not None:
+            rows = rows * alive[:, None, :, None]
+        return rows.sum(dim=2).mean(dim=1)  # not their mean: smaller windows would weigh more
