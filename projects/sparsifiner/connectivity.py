@@ -95,7 +95,7 @@ class ConnectivityPredictor(Dial):
                 mixed[image : image + 1, :, : len(numbers)] = self._attend(*parts, tokens.grid, numbers)
             return mixed
 
-    def seen(self, query: Tensor, key: Tensor, tokens: Tokens, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    def seen(self, query: Tensor, key: Tensor, tokens: Tokens, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._masks(query, key, tokens, allowed)
 
     def macs(self, tokens: int, grid: Grid, zeros: bool = True) -> int:

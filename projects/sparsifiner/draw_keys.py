@@ -41,8 +41,7 @@ def record_keys(model: nn.Module) -> Iterator[list[Tensor]]:
         def attend_and_note(query: Tensor, key: Tensor, value: Tensor, tokens: Tokens, dropout: float) -> Tensor:
             if tokens.numbers is not None:
                 raise ValueError("record_keys: tokens are left out by `sparsity`, draw a network without it")
-            everything = query.new_ones(len(query), 1, key.shape[2], key.shape[2], dtype=torch.bool)
-            taken.append(predictor.seen(query, key, tokens, everything)[0])
+            taken.append(predictor.seen(query, key, tokens)[0])
             return attend(query, key, value, tokens, dropout)
 
         return attend_and_note

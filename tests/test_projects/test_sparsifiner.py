@@ -388,6 +388,14 @@ def test_drawn_shares_are_those_of_the_masks():
             assert share[row, column] == pytest.approx(sum(attending) / 12)
 
 
+def test_keys_of_tiles_are_drawn_too():
+    model = build(connectivity=dict(tile=2)).eval()
+    with torch.no_grad(), record_keys(model) as masks:
+        model(torch.randn(1, 3, 96, 96))
+    squares = masks[0][:, :, 1:, 1:].unflatten(-1, (3, 2, 3, 2)).float().mean(dim=(-3, -1))
+    assert set(squares.unique().tolist()) == {0.0, 1.0}
+
+
 def test_occupied_blocks_by_hand():
     mask = torch.zeros(1, 2, 5, 5, dtype=torch.bool)
     mask[0, 0, 0, 0] = mask[0, 0, 1, 1] = mask[0, 1, 4, 4] = True  # one of nine blocks of each head, the last one small
