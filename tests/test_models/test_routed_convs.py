@@ -59,7 +59,6 @@ def test_a_level_decides_once_for_all_towers():
     assert [s.num_keep for _, s in taken] == [[96, 96], [24, 24], [6, 6]]
 
 
-@pytest.mark.xfail(strict=True, reason="levels of one size share the decision of the last of them")
 def test_levels_of_one_size_decide_each_for_itself():
     anchors = dict(ANCHORS, strides=[4, 4, 4])
     head = DynamicRPNHead(in_channels=8, feat_channels=8, anchor_generator=anchors, sparsity=dict(levels=2, tile=4))

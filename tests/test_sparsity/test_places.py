@@ -1,4 +1,4 @@
-"""Where the cells of a decision stand on the picture: tiles stand at their stride, the last ones reach over the border."""
+"""Where the cells of a decision stand on the picture: tiles at their stride, the last ones over the border."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from mmsparse.visualization import slow_share
 
 STRIDE, TILE = 8, 4
 ANCHORS = dict(type="AnchorGenerator", scales=[8], ratios=[1.0], strides=[STRIDE, 2 * STRIDE])
-MAPS = [(6, 9), (3, 5)]  # of a picture of 48 x 72; tiles of 32 and of 64 pixels
-PICTURE = (48, 72)
+PICTURE = (80, 112)
+MAPS = [(10, 14), (5, 7)]  # tiles of 32 and of 64 pixels, (3, 4) and (2, 2) of them
 
 
 def head():
@@ -45,11 +45,10 @@ def masks(taken):
     return [selection.keep_mask[0].view(selection.grid).numpy() for _, selection in taken]
 
 
-@pytest.mark.xfail(strict=True, reason="the grid of tiles is stretched over the picture")
 def test_keep_maps_show_tiles_at_their_stride():
     with torch.no_grad(), record_selections(made := head()) as taken:
         made(maps())
-    assert [selection.grid for _, selection in taken] == [(2, 3), (1, 2)]
+    assert [selection.grid for _, selection in taken] == [(3, 4), (2, 2)]
     expected = [on_picture(mask, cell) for mask, cell in zip(masks(taken), (32, 64), strict=True)]
     assert 0 < expected[0].mean() < 1 and 0 < expected[1].mean() < 1
     np.testing.assert_array_equal(slow_share(taken, PICTURE), np.mean(expected, axis=0, dtype=np.float32))
@@ -75,16 +74,15 @@ class Detector(nn.Module):
         return self.head(maps())
 
 
-@pytest.mark.xfail(strict=True, reason="the grid of tiles is stretched over the picture")
 def test_focus_looks_at_the_centres_of_tiles_where_they_stand():
-    box = [33.0, 0.0, 63.0, 31.0]  # the second tile of the first row of level 0; no centre of a tile of level 1
+    box = [72.0, 0.0, 90.0, 31.0]  # the third tile of level 0, and of level 1 the centre of none
     instances = InstanceData(bboxes=torch.tensor([box]))
     picture = dict(inputs=torch.zeros(3, *PICTURE), data_samples=Sample(gt_instances=instances))
     with torch.no_grad(), record_selections(model := Detector()) as taken:
         model.head(maps())
     first, second = masks(taken)
-    inside = first[0, 1]
-    outside = [np.delete(first.flatten(), 1).mean(), second.mean()]
+    inside = float(first[0, 2])
+    outside = [np.delete(first.flatten(), 2).mean(), second.mean()]
     found = object_focus(model, [picture])
     assert found == dict(inside=pytest.approx(inside), outside=pytest.approx(np.mean(outside)))
 
@@ -102,20 +100,17 @@ def check_targets(feats, picture, sample, *expected):
     torch.testing.assert_close(loss, sum(by_hand) / len(by_hand))
 
 
-@pytest.mark.xfail(strict=True, reason="the grid of tiles is stretched over the picture")
 def test_boxes_teach_the_tiles_that_they_touch():
     boxes = InstanceData(bboxes=torch.tensor([[30.0, 5.0, 31.5, 31.5]]))  # at the right end of the first tile
-    check_targets(maps(), PICTURE, Sample(gt_instances=boxes), [[1, 0, 0], [0, 0, 0]], [[1, 0]])
+    check_targets(maps(), PICTURE, Sample(gt_instances=boxes), [[1, 0, 0, 0], [0] * 4, [0] * 4], [[1, 0], [0, 0]])
 
 
-@pytest.mark.xfail(strict=True, reason="the grid of tiles is stretched over the picture")
 def test_edges_of_labels_teach_the_tiles_that_hold_them():
     labels = torch.zeros(1, *PICTURE, dtype=torch.long)
     labels[:, :, 30:] = 1  # an edge in the first tile of each row
-    check_targets(maps(), PICTURE, Sample(gt_sem_seg=PixelData(data=labels)), [[1, 0, 0], [1, 0, 0]], [[1, 0]])
+    check_targets(maps(), PICTURE, Sample(gt_sem_seg=PixelData(data=labels)), [[1, 0, 0, 0]] * 3, [[1, 0]] * 2)
 
 
-@pytest.mark.xfail(strict=True, reason="targets are kept by the grid of tiles, which two maps may share")
 def test_two_maps_with_one_grid_of_tiles_have_targets_of_their_own():
     """Of a picture of 48 x 64: tiles of 32 x 32 pixels, and of 38.4 x 51.2."""
     feats = [torch.randn(1, 8, 6, 8), torch.randn(1, 8, 5, 5)]
