@@ -24,6 +24,7 @@ from mmsparse.engine.launch import (
 )
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.engine.preflight import check_testing
+from mmsparse.trust import add_trust, trust_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="write pictures of predictions to this folder (inside the work dir)")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
+    add_trust(parser)
     add_config_options(parser)
     add_launcher(parser)
     args = parser.parse_args()
@@ -45,6 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def test(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
     cfg = read_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.out:

@@ -31,6 +31,7 @@ from mmsparse.engine.launch import (
 )
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.engine.preflight import check_training
+from mmsparse.trust import add_trust, trust_checkpoints
 
 # What each kind changes: keys of every `sparsity`, and the weight of the scores' supervision by labels.
 KINDS: dict[str, tuple[dict[str, Any], float]] = {
@@ -55,12 +56,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--macs", type=float, default=0.6, help="share of the dense arithmetic to train at")
     parser.add_argument("--at", type=float, nargs="+", default=[0.75, 0.6, 0.45], help="shares to evaluate at")
     parser.add_argument("--out-dir", help="trainings and results.json; default ./work_dirs/scores_<config name>")
+    add_trust(parser)
     add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     out = Path(args.out_dir or f"work_dirs/scores_{Path(args.config).stem}")
     file = out / "results.json"
     results = json.loads(file.read_text()) if file.is_file() else {}

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
+from mmsparse.checkpoints import read_checkpoint
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Selection, build_router, paper_places, route
 from mmsparse.sparsity.decisions import check_flags
@@ -159,7 +159,7 @@ class DynamicSwin(SwinTransformer):
         if self.router is not None:
             self.router.init_weights()
         if pretrained:
-            content = CheckpointLoader.load_checkpoint(pretrained, logger="current", map_location="cpu")
+            content = read_checkpoint(pretrained, "init_cfg")
             state = fit_swin_weights(content, self, original=self.convert_weights)
             result = self.load_state_dict(state, strict=False)
             known = ("router.", "relative_position_index")  # new, and computed
