@@ -9,11 +9,11 @@ from typing import Any
 
 from .version import __version__
 
-__all__ = ["__version__", "ignore_padding", "pop_aux", "set_keep_ratio", "sparsify", "trust_checkpoints"]
+__all__ = ["__version__", "budget", "ignore_padding", "pop_aux", "set_keep_ratio", "sparsify", "trust_checkpoints"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("ignore_padding", "pop_aux", "set_keep_ratio"):
+    if name in ("budget", "ignore_padding", "pop_aux", "set_keep_ratio"):
         return getattr(import_module("mmsparse.apis"), name)
     if name == "sparsify":
         return import_module("mmsparse.stock_configs").sparsify

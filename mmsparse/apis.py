@@ -1,13 +1,24 @@
 """What users call from Python."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from .sparsity import Budgeted, Decided, Decision, Dial, Selection, Tunable, ValidArea
+from .sparsity import (
+    Budgeted,
+    Decided,
+    Decision,
+    Dial,
+    Selection,
+    Tunable,
+    budgets,
+    check_keep_ratio,
+    record_decisions,
+    valid,
+)
 
 
 def find_decisions(model: nn.Module) -> list[Decision]:
@@ -41,13 +52,38 @@ def set_keep_ratio(model: nn.Module, keep_ratio: float | Sequence[float] | Mappi
             heads the same everywhere). 1.0 is the dense network. Or one per place, if only one part is dynamic. Or
             one of these for each part, by its name; ``head`` means all parts but backbone and neck.
     """
+    for dial, ratio in _ratios(model, keep_ratio, "set_keep_ratio").items():
+        dial.keep_ratio = ratio
+
+
+def budget(
+    keep_ratio: float | Sequence[float] | Mapping[str, Any], model: nn.Module | None = None
+) -> AbstractContextManager[None]:
+    """Another budget for what is called inside a with-block, in this thread alone; nothing on a model changes.
+
+    Args:
+        keep_ratio: As for ``set_keep_ratio``.
+        model: Whose. None: of every model that is called; ``keep_ratio`` is one number then.
+    """
+    if model is not None:
+        return budgets(_ratios(model, keep_ratio, "budget"))
+    if isinstance(keep_ratio, Sequence | Mapping):
+        raise TypeError(
+            f"budget: argument `keep_ratio`={keep_ratio!r} of several parts or places needs the model that has them: "
+            "budget(keep_ratio, model)"
+        )
+    return budgets({}, check_keep_ratio(keep_ratio))
+
+
+def _ratios(model: nn.Module, keep_ratio: float | Sequence[float] | Mapping[str, Any], what: str) -> dict[Dial, float]:
+    """What a budget means for each dial of the parts that it names."""
     routers = find_routers(model)
     if not routers:
-        raise ValueError(f"set_keep_ratio: {type(model).__name__} has no dynamic part (was it built with `sparsity`?)")
+        raise ValueError(f"{what}: {type(model).__name__} has no dynamic part (was it built with `sparsity`?)")
     if not isinstance(keep_ratio, Mapping):
         if len(routers) > 1 and isinstance(keep_ratio, Sequence):
             raise ValueError(
-                f"set_keep_ratio: expected argument `keep_ratio` to be one number, or a dict of the parts "
+                f"{what}: expected argument `keep_ratio` to be one number, or a dict of the parts "
                 f"{list(routers)}, because {type(model).__name__} has several, but got {keep_ratio}"
             )
         keep_ratio = dict.fromkeys(routers, keep_ratio)
@@ -57,42 +93,23 @@ def set_keep_ratio(model: nn.Module, keep_ratio: float | Sequence[float] | Mappi
         del keep_ratio["head"]
     unknown = sorted(keep_ratio.keys() - routers.keys())
     if unknown:
-        raise ValueError(
-            f"set_keep_ratio: argument `keep_ratio` names {unknown}, but the dynamic parts are {list(routers)}"
-        )
-    for part, ratio in keep_ratio.items():
-        routers[part].set_keep_ratio(ratio)
+        raise ValueError(f"{what}: argument `keep_ratio` names {unknown}, but the dynamic parts are {list(routers)}")
+    return {dial: r for part, ratio in keep_ratio.items() for dial, r in routers[part].ratios(ratio).items()}
 
 
 @contextmanager
 def dense_twin(model: nn.Module) -> Iterator[nn.Module]:
     """The same weights with everything kept, for the time of a with-block: in evaluation exactly the dense network."""
-    dials = find_dials(model)
-    budgets = [dial.keep_ratio for dial in dials]
-    try:
-        for dial in dials:
-            dial.keep_ratio = 1.0
+    with budgets(dict.fromkeys(find_dials(model), 1.0)):
         yield model
-    finally:
-        for dial, budget in zip(dials, budgets, strict=True):
-            dial.keep_ratio = budget
 
 
-@contextmanager
-def record_selections(model: nn.Module) -> Iterator[list[tuple[str, Selection]]]:
-    """Collect (place, selection) of every decision taken inside a with-block. Places at ratio 1.0 decide nothing."""
-    taken: list[tuple[str, Selection]] = []
+def record_selections(model: nn.Module) -> AbstractContextManager[list[tuple[str, Selection]]]:
+    """Collect (place, selection) of every decision taken inside a with-block, in this thread.
 
-    def note(decision: Decision, _: tuple, selection: Selection | None) -> None:
-        if selection is not None:
-            taken.append((decision.name, selection))
-
-    handles = [decision.register_forward_hook(note) for decision in find_decisions(model)]
-    try:
-        yield taken
-    finally:
-        for handle in handles:
-            handle.remove()
+    Places at ratio 1.0 decide nothing.
+    """
+    return record_decisions(set(find_decisions(model)))
 
 
 def get_keep_ratio(model: nn.Module) -> dict[str, float]:
@@ -116,15 +133,11 @@ def ignore_padding(model: nn.Module) -> None:
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    routers = [router for router in find_routers(model).values() if isinstance(router, Budgeted)]
-    if not routers:
+    if not any(isinstance(router, Budgeted) for router in find_routers(model).values()):
         raise ValueError(f"ignore_padding: {type(model).__name__} has no dynamic part (was it built with `sparsity`?)")
-    if any(router.area is not None for router in routers):
+    if any(isinstance(getattr(hook, "__self__", None), _PaddingWatch) for hook in model._forward_pre_hooks.values()):
         return
-    area = ValidArea()
-    for router in routers:
-        router.area = area
-    watch = _PaddingWatch(area)
+    watch = _PaddingWatch()
     model.register_forward_pre_hook(watch.begin, with_kwargs=True)
     model.register_forward_hook(watch.end, always_call=True)
     if isinstance(getattr(model, "backbone", None), nn.Module):
@@ -132,26 +145,24 @@ def ignore_padding(model: nn.Module) -> None:
 
 
 class _PaddingWatch:
-    """Forward hooks. They hold no module, so copies of a model (EMA, teachers) have their own."""
-
-    def __init__(self, area: ValidArea) -> None:
-        self.area = area
+    """Forward hooks that tell a call the real sizes of its pictures. They hold nothing."""
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.area.close()
         inputs, samples = batch_of(args, kwargs)
+        sizes, padded = None, (0, 0)
         if isinstance(inputs, Tensor) and inputs.dim() == 4 and isinstance(samples, Sequence):
             padded = tuple(inputs.shape[-2:])
-            sizes = [_real_size(sample, padded) for sample in samples]
-            if len(sizes) == len(inputs) and any(size != padded for size in sizes):
-                self.area.open(sizes, padded)
+            found = [_real_size(sample, padded) for sample in samples]
+            if len(found) == len(inputs) and any(size != padded for size in found):
+                sizes = found
+        valid.enter(self, sizes, padded)
 
     def see(self, backbone: nn.Module, args: tuple) -> None:
         if args and isinstance(args[0], Tensor):
-            self.area.see(tuple(args[0].shape[-2:]))
+            valid.read(tuple(args[0].shape[-2:]))
 
     def end(self, model: nn.Module, args: tuple, output: Any) -> None:
-        self.area.close()
+        valid.leave(self)
 
 
 def _real_size(sample: Any, padded: tuple[int, int]) -> tuple[int, int]:

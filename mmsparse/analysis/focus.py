@@ -9,6 +9,7 @@ from torch import nn
 
 from mmsparse.apis import record_selections
 from mmsparse.engine.launch import predict, prepare_batch
+from mmsparse.sparsity import Selection
 
 
 def object_focus(model: nn.Module, pictures: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -31,8 +32,8 @@ def object_focus(model: nn.Module, pictures: Sequence[dict[str, Any]]) -> dict[s
         size, (high, wide) = batch["inputs"].shape[-2:], picture["inputs"].shape[-2:]
         for _, selection in taken:
             keep = selection.keep_mask[0].cpu().view(selection.grid)
-            covered = _covered(boxes, selection.grid, size)
-            real = _covered(torch.tensor([[0, 0, wide, high]]), selection.grid, size)
+            covered = _covered(boxes, selection, size)
+            real = _covered(torch.tensor([[0, 0, wide, high]]), selection, size)
             for name, region in (("inside", covered), ("outside", real & ~covered)):
                 if region.any():
                     shares[name].append(keep[region].float().mean().item())
@@ -44,11 +45,10 @@ def _boxes(picture: dict[str, Any]) -> Any:
     return getattr(boxes, "tensor", boxes)
 
 
-def _covered(boxes: torch.Tensor, grid: tuple[int, int], size: Sequence[int]) -> torch.Tensor:
-    """Which cells of the grid have their centre in a box, (H, W) bool."""
-    ys = (torch.arange(grid[0]) + 0.5) * (size[0] / grid[0])
-    xs = (torch.arange(grid[1]) + 0.5) * (size[1] / grid[1])
-    covered = torch.zeros(grid, dtype=torch.bool)
+def _covered(boxes: torch.Tensor, selection: Selection, size: Sequence[int]) -> torch.Tensor:
+    """Which cells of a decision have their centre in a box, (H, W) bool."""
+    ys, xs = ((edges[:-1] + edges[1:]).cpu() / 2 for edges in selection.edges(size))
+    covered = torch.zeros(selection.grid, dtype=torch.bool)
     for x0, y0, x1, y1 in boxes.tolist():
         covered |= ((ys >= y0) & (ys <= y1))[:, None] & ((xs >= x0) & (xs <= x1))[None, :]
     return covered

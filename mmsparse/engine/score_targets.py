@@ -4,28 +4,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mmsparse.sparsity import Selection
 
-def score_targets(samples: Sequence[Any], grid: tuple[int, int], size: Sequence[int], device: torch.device) -> Tensor:
-    """1 for the cells of a grid that matter by the labels, else 0, (B, H * W).
+
+def score_targets(samples: Sequence[Any], selection: Selection, size: Sequence[int]) -> Tensor:
+    """1 for the cells of a decision that matter by the labels, else 0, (B, N).
 
     A cell matters if it touches an object's box; without boxes, if the label map has an edge in it.
 
     Args:
         samples: Data samples with ``gt_instances`` or ``gt_sem_seg``.
-        grid: Height and width of the score map.
+        selection: The decision; it knows where its cells are.
         size: Height and width of the pictures that the network sees.
-        device: Where the scores are.
     """
-    maps = []
+    device, maps = selection.keep_mask.device, []
     for sample in samples:
         if "gt_instances" in sample and "bboxes" in sample.gt_instances:
             boxes = sample.gt_instances.bboxes
-            maps.append(_touched(getattr(boxes, "tensor", boxes).to(device), grid, size))
+            maps.append(_touched(getattr(boxes, "tensor", boxes).to(device), *selection.edges(size)))
         elif "gt_sem_seg" in sample:
-            maps.append(_edges(sample.gt_sem_seg.data.to(device), grid))
+            labels = sample.gt_sem_seg.data.to(device)
+            maps.append(_several(labels, *selection.edges(labels.shape[-2:])))
         else:
             raise ValueError(
                 f"SparsityHook(score_weight=...) needs gt_instances with boxes or gt_sem_seg, but a "
@@ -34,17 +35,25 @@ def score_targets(samples: Sequence[Any], grid: tuple[int, int], size: Sequence[
     return torch.stack(maps).flatten(1)
 
 
-def _touched(boxes: Tensor, grid: tuple[int, int], size: Sequence[int]) -> Tensor:
-    ys = torch.arange(grid[0], device=boxes.device) * (size[0] / grid[0])
-    xs = torch.arange(grid[1], device=boxes.device) * (size[1] / grid[1])
+def _touched(boxes: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
     x0, y0, x1, y1 = boxes.float().unbind(dim=1) if len(boxes) else boxes.new_zeros(4, 0)
-    rows = (ys[None] < y1[:, None]) & (ys[None] + size[0] / grid[0] > y0[:, None])  # (objects, H)
-    columns = (xs[None] < x1[:, None]) & (xs[None] + size[1] / grid[1] > x0[:, None])  # (objects, W)
+    rows = (ys[None, :-1] < y1[:, None]) & (ys[None, 1:] > y0[:, None])  # (objects, H)
+    columns = (xs[None, :-1] < x1[:, None]) & (xs[None, 1:] > x0[:, None])  # (objects, W)
     return (rows[:, :, None] & columns[:, None, :]).any(dim=0).float()
 
 
-def _edges(labels: Tensor, grid: tuple[int, int]) -> Tensor:
+def _several(labels: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
     """Cells that hold more than one label; ``labels`` is (1, h, w)."""
-    values = labels.float()[None]
-    spread = F.adaptive_max_pool2d(values, grid) + F.adaptive_max_pool2d(-values, grid)
-    return (spread > 0).float()[0, 0]
+
+    def largest(values: Tensor) -> Tensor:
+        return _largest(_largest(values, ys).T, xs).T
+
+    values = labels[0].float()
+    return (largest(values) + largest(-values) > 0).float()
+
+
+def _largest(values: Tensor, edges: Tensor) -> Tensor:
+    """The largest of the rows (h, w) that each cell of an axis touches."""
+    first, behind = edges[:-1].floor().long(), edges[1:].ceil().long()
+    rows = first[:, None] + torch.arange(int((behind - first).max()), device=edges.device)
+    return values[rows.minimum(behind[:, None] - 1)].amax(dim=1)

@@ -134,12 +134,14 @@ class SparsityHook(Hook):
         return self.loss_weight * ratio_loss(decided.selection.gate, decided.keep_ratio, self.per_image, decided.valid)
 
     def _supervise(self, decided: list[Decided], size: Sequence[int], samples: Sequence[Any]) -> Tensor:
-        targets = {}  # places of one stage share their grid
+        targets: dict[tuple, Tensor] = {}  # places of one stage share their cells
+        loss = 0.0
         for d in decided:
-            grid = d.selection.grid
-            if grid not in targets:
-                targets[grid] = score_targets(samples, grid, size, d.scores.device)
-        return sum(score_loss(d.scores, targets[d.selection.grid], d.valid) for d in decided) / len(decided)
+            cells = (d.selection.grid, d.selection.tiles)
+            if cells not in targets:
+                targets[cells] = score_targets(samples, d.selection, size)
+            loss = loss + score_loss(d.scores, targets[cells], d.valid)
+        return loss / len(decided)
 
 
 def check_loss_weights(hook: str, **weights: float) -> None:

@@ -1,13 +1,16 @@
 """What every neck and head with routed convolutions has in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmsparse.registry import check_keys
-from mmsparse.sparsity import ConvRouter, router_keys
+from mmsparse.sparsity import ConvRouter, Selection, router_keys
+
+_LEVELS: ContextVar[Iterator[Selection | None] | None] = ContextVar("levels", default=None)  # to come in this call
 
 
 class RoutedConvs:
@@ -46,11 +49,7 @@ class RoutedConvs:
     def forward(self, x: Sequence[Tensor]) -> Any:
         if self.router is None:
             return super().forward(x)
-        x = [m.contiguous(memory_format=torch.channels_last) for m in x]  # a location's channels side by side
-        if not self.router.shared:
-            return super().forward(x)
-        with self.router.decided(x):
-            return super().forward(x)
+        return super().forward([_rows_together(m) for m in x])
 
 
 class RoutedNeck(RoutedConvs):
@@ -67,8 +66,31 @@ class RoutedTowers(RoutedConvs):
 
     prefix = "head"
 
+    def forward(self, x: Sequence[Tensor]) -> Any:
+        if self.router is None:
+            return super().forward(x)
+        x = [_rows_together(m) for m in x]
+        token = _LEVELS.set(iter(self.router.decide_levels(x)))
+        try:
+            return super().forward(x)
+        finally:
+            _LEVELS.reset(token)
+
+    def forward_single(self, x: Tensor, *args: Any) -> Any:
+        """The stock forward calls this for one level after the other."""
+        levels = None if self.router is None else _LEVELS.get()
+        if levels is None:
+            return super().forward_single(x, *args)
+        with self.router.on_level(x, next(levels)):
+            return super().forward_single(x, *args)
+
     def routed_convs(self, levels: int) -> Sequence[str]:
         return [f"{tower}.{i}.conv" for tower in ("cls_convs", "reg_convs") for i in range(len(getattr(self, tower)))]
 
     def shared_by(self) -> int:
         return self.prior_generator.num_levels
+
+
+def _rows_together(x: Tensor) -> Tensor:
+    """A map whose locations have their channels side by side."""
+    return x.contiguous(memory_format=torch.channels_last)

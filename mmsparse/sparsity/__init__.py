@@ -2,8 +2,8 @@
 
 from .budget import check_keep_ratio, expand_keep_ratio, num_keep, paper_places
 from .conv_routing import ConvRouter, RoutedConv2d
-from .decisions import Budgeted, Decided, Decision, router_keys
-from .dials import Dial, Tunable
+from .decisions import Budgeted, Decided, Decision, record_decisions, router_keys
+from .dials import Dial, Tunable, budgets
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
 from .routing import ENTERING, Router, build_router, route, routed_blocks
@@ -17,9 +17,9 @@ from .scorers import (
     Scorer,
     SharedScorer,
 )
-from .selection import Selection
+from .selection import Selection, Tiles
 from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
-from .valid import Valid, ValidArea
+from .valid import Valid, real_sizes, valid_locations
 
 __all__ = [
     "ENTERING",
@@ -45,18 +45,22 @@ __all__ = [
     "Selector",
     "SharedScorer",
     "ThresholdSelector",
+    "Tiles",
     "TopKSelector",
     "Tunable",
     "Valid",
-    "ValidArea",
+    "budgets",
     "build_router",
     "check_keep_ratio",
     "expand_keep_ratio",
     "num_keep",
     "paper_places",
     "ratio_loss",
+    "real_sizes",
+    "record_decisions",
     "route",
     "routed_blocks",
     "router_keys",
     "score_loss",
+    "valid_locations",
 ]

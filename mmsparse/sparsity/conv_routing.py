@@ -6,6 +6,7 @@ the module's router where to be evaluated.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,16 +14,16 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
-from mmsparse.ops import from_tiles, slow_fast_conv2d, sparse_conv2d, tile_grid, to_tiles
+from mmsparse.ops import from_tiles, slow_fast_conv2d, sparse_conv2d, to_tiles
 from mmsparse.registry import build
 
 from .budget import check_keep_ratio, given_ratios
 from .decisions import Budgeted, Decision
 from .routing import route
 from .scorers import Scorer
-from .selection import Selection
+from .selection import Selection, Tiles
 from .selectors import Selector
-from .valid import Valid
+from .valid import Valid, valid_locations
 
 
 class RoutedConv2d(nn.Conv2d):
@@ -85,7 +86,7 @@ class ConvRouter(Budgeted):
         module: The neck or head; its convolutions are replaced in place.
         convs: Names of those that work on the so many finest levels of the pyramid.
         shared_by: Number of levels that all convolutions are applied to: each level decides once for all of them
-            (see ``decided``). None: every convolution decides for itself.
+            (see ``decide_levels``). None: every convolution decides for itself.
         prefix: What the names of the decisions in logs begin with.
         keep_ratio: One number, or one for each decision.
         levels: How many levels of the pyramid are routed, from the finest. The coarser ones are too small to pay for
@@ -146,7 +147,6 @@ class ConvRouter(Budgeted):
         for name, conv in stock.items():
             self.fast_paths[_key(name)] = ConvFastPath(conv.in_channels, conv.out_channels)
             _replace(module, name, RoutedConv2d(conv, name, self))
-        self._decided: dict[tuple[int, int], Selection | None] | None = None
         self.set_keep_ratio(keep_ratio)
 
     def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
@@ -160,33 +160,37 @@ class ConvRouter(Budgeted):
         """Where a convolution is evaluated densely; None means everywhere."""
         if not self.shared:
             return self._decide(self.decisions[_key(name)], x)
-        grid = _size(x)
-        if self._decided is None or grid not in self._decided:
+        level = _LEVEL.get()
+        if level is None or level[0] is not self or level[1] != _size(x):
             raise RuntimeError(
                 f"The convolution {name} was called outside of its module's forward, or on a map of another size "
-                f"{grid} than the levels that were decided"
+                f"{_size(x)} than the level that was decided"
             )
-        return self._decided[grid]
+        return level[2]
+
+    def decide_levels(self, maps: Sequence[Tensor]) -> list[Selection | None]:
+        """One decision for each level of a pyramid, for all convolutions that are applied to it."""
+        decided = [self._decide(decision, x) for decision, x in zip(self.decisions.values(), maps, strict=False)]
+        return decided + [None] * (len(maps) - len(decided))
 
     @contextmanager
-    def decided(self, maps: Sequence[Tensor]) -> Iterator[None]:
-        """Decide for the levels of a pyramid; it holds for all convolutions inside a with-block."""
-        self._decided = {}
+    def on_level(self, x: Tensor, selection: Selection | None) -> Iterator[None]:
+        """Inside a with-block, convolutions are applied to one level, where it was decided so."""
+        token = _LEVEL.set((self, _size(x), selection))
         try:
-            for decision, x in zip(self.decisions.values(), maps, strict=False):
-                self._decided[_size(x)] = self._decide(decision, x)
-            for x in maps[len(self.decisions) :]:
-                self._decided.setdefault(_size(x), None)
             yield
         finally:
-            self._decided = None
+            _LEVEL.reset(token)
 
     def _decide(self, decision: Decision, x: Tensor) -> Selection | None:
         if not self.training and decision.keep_ratio >= 1.0:
             return None
-        size = _size(x)
-        tokens = _tile_means(x, self.tile, self.valid(size, x))
-        return decision(tokens, tile_grid(size, self.tile), valid=self.valid(size, x, self.tile))
+        tiles = Tiles(_size(x), self.tile)
+        tokens = _tile_means(x, self.tile, valid_locations(tiles.size, x))
+        return decision(tokens, tiles.grid, valid=valid_locations(tiles.size, x, self.tile), tiles=tiles)
+
+
+_LEVEL: ContextVar[tuple[ConvRouter, tuple[int, int], Selection | None] | None] = ContextVar("level", default=None)
 
 
 def _tile_means(x: Tensor, tile: int, valid: Valid | None) -> Tensor:

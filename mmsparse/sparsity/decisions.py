@@ -1,7 +1,9 @@
 """Places of a network where it is decided what takes the slow path, and their budgets."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +14,9 @@ from torch import Tensor, nn
 from .budget import anneal
 from .dials import Dial, Tunable
 from .gain import GATE, WAYS, gain_gate
-from .selection import Selection
+from .selection import Selection, Tiles
 from .selectors import BURIED
-from .valid import Valid, ValidArea
+from .valid import Valid
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,7 @@ class Decision(Dial):
         before: Selection | None = None,
         attention: Any = None,
         valid: Valid | None = None,
+        tiles: Tiles | None = None,
     ) -> Selection | None:
         """Decide for a map; None means that everything stays on the dense path.
 
@@ -86,7 +89,23 @@ class Decision(Dial):
             before: What the place before it selected, if anything.
             attention: The attention of the block to come, for scorers that read it (``scorers.Attention``).
             valid: The locations that count, where the map is padded; the others are never slow, unless all are.
+            tiles: What the tokens are, where they are not the locations of a map.
         """
+        selection = self._decide(tokens, grid, before, attention, valid, tiles)
+        for record in _RECORDS.get() if selection is not None else ():
+            if self in record.decisions:
+                record.taken.append((self.name, selection))
+        return selection
+
+    def _decide(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        before: Selection | None,
+        attention: Any,
+        valid: Valid | None,
+        tiles: Tiles | None,
+    ) -> Selection | None:
         before = before if self.cumulative else None
         extra: dict[str, Any] = {}
         if self.scorer.reads_attention:
@@ -100,12 +119,13 @@ class Decision(Dial):
                 scores = self._score_survivors(tokens, before)
             else:
                 scores = self.scorer(tokens, **extra, **_alive(before, valid))
-            return self.selector(scores, grid, self.keep_ratio, before=before, valid=valid)
+            return replace(self.selector(scores, grid, self.keep_ratio, before=before, valid=valid), tiles=tiles)
         keep_ratio = anneal(self.keep_ratio, self.progress)
         alive = _alive(before, valid)
         scores = self.scorer(tokens.detach() if self.detach else tokens, **extra, **alive)
         noise = 1.0 - self.progress
         selection = self.selector(scores, grid, keep_ratio, noise=noise, before=before, valid=valid)
+        selection = replace(selection, tiles=tiles)
         regression = None
         if self.learn != GATE and scores.requires_grad:
             gate, regression = gain_gate(scores, selection.keep_mask, self.learn, **alive)
@@ -138,6 +158,26 @@ class Decision(Dial):
         return waiting
 
 
+@dataclass(frozen=True, eq=False)
+class _Record:
+    decisions: Collection[Decision]
+    taken: list[tuple[str, Selection]]
+
+
+_RECORDS: ContextVar[tuple[_Record, ...]] = ContextVar("records", default=())
+
+
+@contextmanager
+def record_decisions(decisions: Collection[Decision]) -> Iterator[list[tuple[str, Selection]]]:
+    """Collect what some places decide inside a with-block, in this thread."""
+    record = _Record(decisions, [])
+    token = _RECORDS.set((*_RECORDS.get(), record))
+    try:
+        yield record.taken
+    finally:
+        _RECORDS.reset(token)
+
+
 class Budgeted(Tunable):
     """Base class of routers: decisions, and a budget for each of them.
 
@@ -148,9 +188,6 @@ class Budgeted(Tunable):
             "gain": they regress what the slow path buys at each location by the gates' gradient, standardised in each
             picture; the selector alone holds the count. "stake": the same with the gain's magnitude. None: "stake"
             for TopKSelector; "gate" for the others, whose pictures differ in their budgets.
-
-    Attributes:
-        area: The real part of padded pictures, if somebody tells; see ``mmsparse.ignore_padding``.
     """
 
     def __init__(self, explore: float, detach: bool, learn: str | None) -> None:
@@ -161,16 +198,11 @@ class Budgeted(Tunable):
         if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
             raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
         self.explore = explore
-        self.area: ValidArea | None = None
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
 
     @property
     def dials(self) -> Sequence[Decision]:
         return list(self.decisions.values())
-
-    def valid(self, size: tuple[int, int], tokens: Tensor, tile: int = 1) -> Valid | None:
-        """What counts of maps of a size; see :meth:`ValidArea.on`."""
-        return None if self.area is None else self.area.on(size, tokens, tile)
 
 
 def check_flags(**flags: bool) -> None:

@@ -1,6 +1,12 @@
-"""What of a network can be turned down: dials, and the modules that hold them."""
+"""What of a network can be turned down: dials, and the modules that hold them.
 
-from collections.abc import Sequence
+A dial's own budget is a default. A call may bring another, in a context variable that threads do not share.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from mmengine.model import BaseModule
 
@@ -12,13 +18,24 @@ class Dial(BaseModule):
         name: How logs call it.
 
     Attributes:
-        keep_ratio: Its budget; 1.0 is the dense network.
+        keep_ratio: Its budget, of the call if there is one (``budgets``); 1.0 is the dense network.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self.keep_ratio = 1.0
+        self._keep_ratio = 1.0
+        self._part: tuple[Tunable, ...] = ()  # that holds it; no child
+
+    @property
+    def keep_ratio(self) -> float:
+        given = _GIVEN.get()
+        ratio = None if given is None else given.of(self)
+        return self._keep_ratio if ratio is None else ratio
+
+    @keep_ratio.setter
+    def keep_ratio(self, keep_ratio: float) -> None:
+        self._keep_ratio = keep_ratio
 
 
 class Tunable(BaseModule):
@@ -34,9 +51,43 @@ class Tunable(BaseModule):
         return tuple(dial.keep_ratio for dial in self.dials)
 
     def set_keep_ratio(self, keep_ratio: float | Sequence[float]) -> None:
-        """One number, expanded by this part's rule, or one per dial."""
-        for dial, ratio in zip(self.dials, self.expand(keep_ratio), strict=True):
+        """One number, expanded by this part's rule, or one per dial. Constructors end with it."""
+        for dial, ratio in self.ratios(keep_ratio).items():
             dial.keep_ratio = ratio
+            dial._part = (self,)
+
+    def ratios(self, keep_ratio: float | Sequence[float]) -> dict[Dial, float]:
+        """What a budget means for each dial."""
+        return dict(zip(self.dials, self.expand(keep_ratio), strict=True))
 
     def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
         raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """Budgets of a call: of some dials, or one number for all parts."""
+
+    ratios: Mapping[Dial, float]
+    number: float | None
+    outer: "_Given | None"
+
+    def of(self, dial: Dial) -> float | None:
+        if dial in self.ratios:
+            return self.ratios[dial]
+        if self.number is not None and dial._part:
+            return dial._part[0].ratios(self.number)[dial]
+        return None if self.outer is None else self.outer.of(dial)
+
+
+_GIVEN: ContextVar[_Given | None] = ContextVar("budgets", default=None)
+
+
+@contextmanager
+def budgets(ratios: Mapping[Dial, float], number: float | None = None) -> Iterator[None]:
+    """Other budgets inside a with-block, in this thread: of some dials, and one number for the parts of all others."""
+    token = _GIVEN.set(_Given(ratios, number, _GIVEN.get()))
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)

@@ -16,6 +16,7 @@ from .fast_paths import FastPath
 from .scorers import Scorer, SharedScorer
 from .selection import Selection
 from .selectors import Selector
+from .valid import valid_locations
 
 EVERY_STAGE = "every_stage"
 SELECTED, ENTERING = "selected", "entering"  # what a transformer's block attends to
@@ -168,7 +169,7 @@ class Router(Budgeted):
 
     def decide(self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int], **more: Any) -> Selection | None:
         """The selection from one of the places on; see :meth:`Decision.forward`."""
-        return self.decisions[f"{stage}_{block}"](tokens, grid, valid=self.valid(grid, tokens), **more)
+        return self.decisions[f"{stage}_{block}"](tokens, grid, valid=valid_locations(grid, tokens), **more)
 
     def fast_path(self, stage: int, block: int) -> Path:
         module = self.fast_paths[f"{stage}_{block}"]

@@ -1,15 +1,35 @@
 """Which locations of a map take the slow path: the only thing that travels between rooms."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles that a map is cut into; the last of a row or column may reach over the border.
+
+    Args:
+        size: Height and width of the map.
+        side: Locations along a side of a tile.
+    """
+
+    size: tuple[int, int]
+    side: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """How many there are, along the height and the width."""
+        return math.ceil(self.size[0] / self.side), math.ceil(self.size[1] / self.side)
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """A decision for every location of a batch of maps.
+    """A decision for every location of a batch of maps, or for every tile of them.
 
     Flat row numbers into (B * H * W) make batches, per-image budgets and every grid size the same code.
 
@@ -18,12 +38,14 @@ class Selection:
         keep_mask: Boolean (B, H * W), True where the slow path is taken.
         gate: Straight-through (B, H * W) of the same values while training, None otherwise.
         count: Number of True entries of every image, or of each if they differ. Known beforehand, no device sync.
+        tiles: What the cells of the grid are, if they are not the locations of the map.
     """
 
     grid: tuple[int, int]
     keep_mask: Tensor
     gate: Tensor | None = None
     count: int | tuple[int, ...] | None = None
+    tiles: Tiles | None = None
 
     def __post_init__(self) -> None:
         locations = self.grid[0] * self.grid[1]
@@ -60,6 +82,27 @@ class Selection:
     def _total(self) -> int | None:
         return sum(self.count) if isinstance(self.count, tuple) else self.count and self.count * len(self.keep_mask)
 
+    def edges(self, picture: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where the cells begin on a picture of a height and width, along both, and where the last ones end.
+
+        A map covers its picture; tiles stand at their stride, and what reaches over the border is cut off.
+        """
+        tiles = self.tiles or Tiles(self.grid, 1)
+
+        def along(axis: int) -> Tensor:
+            begins = torch.arange(tiles.grid[axis] + 1, device=self.keep_mask.device) * tiles.side
+            return begins.clamp(max=tiles.size[axis]) * (picture[axis] / tiles.size[axis])
+
+        return along(0), along(1)
+
+    def on_picture(self, picture: Sequence[int], index: int = 0) -> Tensor:
+        """Which pixels of a picture lie in slow cells, (height, width); ``index`` is its number in the batch."""
+        pixels = [torch.arange(side, device=self.keep_mask.device) + 0.5 for side in picture]
+        rows, columns = (
+            torch.searchsorted(edges[1:-1], middle) for edges, middle in zip(self.edges(picture), pixels, strict=True)
+        )
+        return self.keep_mask[index].view(self.grid)[rows][:, columns]
+
     def with_extra(self, count: int) -> "Selection":
         """For tokens that follow so many extra ones (a class token), which are always slow; the grid becomes a row."""
         if count == 0:
@@ -85,7 +128,7 @@ class Selection:
             count = tuple(map(min, self.num_keep, before.num_keep))
         else:
             count = min(self.count, before.count)
-        return Selection(self.grid, self.keep_mask & before.keep_mask, gate, count)
+        return replace(self, keep_mask=self.keep_mask & before.keep_mask, gate=gate, count=count)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Pack the rows (B * H * W, C) of both paths, each in memory order."""

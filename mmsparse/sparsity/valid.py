@@ -1,12 +1,19 @@
-"""Which part of padded pictures is real: budgets and context are of that alone."""
+"""Which part of padded pictures is real: budgets and context are of that alone.
+
+The real sizes of the pictures in work are known to the call, in a context variable that threads do not share.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +26,7 @@ class Valid:
     """
 
     mask: Tensor
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[Size, ...]
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -27,55 +34,84 @@ class Valid:
         return tuple(high * wide for high, wide in self.sizes)
 
 
-class ValidArea:
-    """The real sizes of the pictures in work, for all routers of a model. Closed, everything counts.
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """Pictures of real sizes in the top left corners of a batch of a padded size; without sizes all is real."""
+
+    owner: object
+    sizes: Sequence[Size] | None
+    padded: Size
+    outer: "_Call | None"
+    whole: bool = True  # the network reads the pictures, not crops of them
+    found: dict[tuple, Valid | None] = field(default_factory=dict)  # places share grids
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
+
+
+@contextmanager
+def real_sizes(sizes: Sequence[Size] | None, padded: Size = (0, 0)) -> Iterator[None]:
+    """Inside a with-block, pictures have these heights and widths in a batch of the padded size.
+
+    With None everything counts, whatever was known outside.
+    """
+    enter(owner := object(), sizes, padded)
+    try:
+        yield
+    finally:
+        leave(owner)
+
+
+def enter(owner: object, sizes: Sequence[Size] | None, padded: Size) -> None:
+    """The beginning of a call; for hooks, which cannot hold a with-block."""
+    _CALL.set(_Call(owner, sizes, padded, _CALL.get()))
+
+
+def leave(owner: object) -> None:
+    """The end of the call that the owner began last, and of what was begun inside and not ended."""
+    call = _CALL.get()
+    while call is not None and call.owner is not owner:
+        call = call.outer
+    if call is not None:
+        _CALL.set(call.outer)
+
+
+def read(size: Size) -> None:
+    """The network is about to read pictures of a size: if it is not the padded one (crops), everything counts."""
+    if (call := _CALL.get()) is not None:
+        _CALL.set(replace(call, whole=size == call.padded))
+
+
+def valid_locations(size: Size, tokens: Tensor, tile: int = 1) -> Valid | None:
+    """What is valid of the maps of a size, cut into tiles; None if all is.
 
     Sizes of maps are taken to be proportional to the pictures', which is exact where strides divide the padded size.
+
+    Args:
+        size: Height and width of the maps.
+        tokens: Anything on their device, with their batch in the first dimension.
+        tile: Locations along a side of a tile; one is valid if a location in it is.
     """
+    call = _CALL.get()
+    if call is None or not call.whole or call.sizes is None or len(tokens) != len(call.sizes):
+        return None
+    key = (size, tile, tokens.device)
+    if key not in call.found:
+        call.found[key] = _valid(call, size, tokens.device, tile)
+    return call.found[key]
 
-    def __init__(self) -> None:
-        self.close()
 
-    def open(self, sizes: Sequence[tuple[int, int]], padded: tuple[int, int]) -> None:
-        """Pictures of these heights and widths lie in the top left corners of a batch of the padded size."""
-        self._sizes, self._padded, self._whole = sizes, padded, True
+def _valid(call: _Call, size: Size, device: torch.device, tile: int) -> Valid | None:
+    def end(axis: int, real: int) -> int:
+        """How many tiles of an axis hold a real pixel."""
+        return math.ceil(math.ceil(real * size[axis] / call.padded[axis]) / tile)
 
-    def see(self, size: tuple[int, int]) -> None:
-        """The network is about to read pictures of a size: if it is not the padded one (crops), everything counts."""
-        self._whole = size == self._padded
-
-    def close(self) -> None:
-        self._sizes: Sequence[tuple[int, int]] | None = None
-        self._padded = (0, 0)
-        self._whole = False
-        self._seen: dict[tuple, Valid | None] = {}  # places share grids
-
-    def on(self, size: tuple[int, int], tokens: Tensor, tile: int = 1) -> Valid | None:
-        """What is valid of the maps of a size, cut into tiles; None if all is.
-
-        Args:
-            size: Height and width of the maps.
-            tokens: Anything on their device, with their batch in the first dimension.
-            tile: Locations along a side of a tile; one is valid if a location in it is.
-        """
-        if self._sizes is None or not self._whole or len(tokens) != len(self._sizes):
-            return None
-        key = (size, tile, tokens.device)
-        if key not in self._seen:
-            self._seen[key] = self._on(size, tokens.device, tile)
-        return self._seen[key]
-
-    def _on(self, size: tuple[int, int], device: torch.device, tile: int) -> Valid | None:
-        def end(axis: int, real: int) -> int:
-            """How many tiles of an axis hold a real pixel."""
-            return math.ceil(math.ceil(real * size[axis] / self._padded[axis]) / tile)
-
-        grid = [end(axis, self._padded[axis]) for axis in (0, 1)]
-        ends = [[end(axis, real[axis]) for axis in (0, 1)] for real in self._sizes]
-        if all(pair == grid for pair in ends):
-            return None
-        below, beyond = torch.tensor(ends, device=device).unsqueeze(-1).unbind(dim=1)  # (B, 1) each
-        rows = torch.arange(grid[0], device=device) < below
-        columns = torch.arange(grid[1], device=device) < beyond
-        mask = (rows.unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
-        return Valid(mask, tuple(map(tuple, ends)))
+    grid = [end(axis, call.padded[axis]) for axis in (0, 1)]
+    ends = [[end(axis, real[axis]) for axis in (0, 1)] for real in call.sizes]
+    if all(pair == grid for pair in ends):
+        return None
+    below, beyond = torch.tensor(ends, device=device).unsqueeze(-1).unbind(dim=1)  # (B, 1) each
+    rows = torch.arange(grid[0], device=device) < below
+    columns = torch.arange(grid[1], device=device) < beyond
+    mask = (rows.unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
+    return Valid(mask, tuple(map(tuple, ends)))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from mmsparse.sparsity import Selection
 
@@ -22,10 +21,7 @@ def slow_share(selections: Sequence[tuple[str, Selection]], size: tuple[int, int
     """
     if not selections:
         return np.ones(size, dtype=np.float32)
-    maps = []
-    for _, selection in selections:
-        mask = selection.keep_mask[index].view(1, 1, *selection.grid).float()
-        maps.append(F.interpolate(mask, size=size, mode="nearest")[0, 0])
+    maps = [selection.on_picture(size, index).float() for _, selection in selections]
     return torch.stack(maps).mean(dim=0).cpu().numpy()
 
 

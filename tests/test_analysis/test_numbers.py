@@ -8,6 +8,7 @@ from torch import nn
 from mmsparse.analysis import compare_latency, count_macs
 from mmsparse.analysis.focus import _covered
 from mmsparse.models import DynamicConvNeXt
+from mmsparse.sparsity import Selection
 
 
 class Net(nn.Module):
@@ -53,7 +54,8 @@ def test_latency_compares_within_rounds():
 
 
 def test_cells_in_boxes():
-    covered = _covered(torch.tensor([[0.0, 0.0, 20.0, 10.0]]), (4, 4), (40, 40))
+    everywhere = Selection((4, 4), torch.ones(1, 16, dtype=torch.bool))
+    covered = _covered(torch.tensor([[0.0, 0.0, 20.0, 10.0]]), everywhere, (40, 40))
     assert covered.tolist() == [[True, True, False, False]] + [[False] * 4] * 3
 
 

@@ -7,6 +7,7 @@ from mmsparse.apis import find_decisions, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.engine.score_targets import score_targets
 from mmsparse.models import DynamicConvNeXt
+from mmsparse.sparsity import Selection
 
 
 class Toy(BaseModel):
@@ -146,20 +147,24 @@ def sample(**fields):
     return BaseDataElement(**fields)
 
 
+def everywhere(high, wide):
+    return Selection((high, wide), torch.ones(1, high * wide, dtype=torch.bool))
+
+
 def test_score_targets_are_touched_cells_or_edges():
     from mmengine.structures import InstanceData, PixelData
 
     boxes = InstanceData(bboxes=torch.tensor([[9.0, 0.0, 21.0, 4.0], [39.0, 39.0, 40.0, 40.0]]))
     empty = InstanceData(bboxes=torch.zeros(0, 4))
-    targets = score_targets([sample(gt_instances=boxes), sample(gt_instances=empty)], (4, 4), (40, 40), "cpu")
+    targets = score_targets([sample(gt_instances=boxes), sample(gt_instances=empty)], everywhere(4, 4), (40, 40))
     assert targets[0].view(4, 4).tolist() == [[1, 1, 1, 0], [0] * 4, [0] * 4, [0, 0, 0, 1]]
     assert not targets[1].any()
     labels = torch.zeros(1, 8, 8, dtype=torch.long)
     labels[:, :, 5:] = 3
-    edges = score_targets([sample(gt_sem_seg=PixelData(data=labels))], (2, 4), (8, 8), "cpu")
+    edges = score_targets([sample(gt_sem_seg=PixelData(data=labels))], everywhere(2, 4), (8, 8))
     assert edges.view(2, 4).tolist() == [[0, 0, 1, 0]] * 2
     with pytest.raises(ValueError, match="score_weight"):
-        score_targets([sample(other=1)], (2, 2), (8, 8), "cpu")
+        score_targets([sample(other=1)], everywhere(2, 2), (8, 8))
 
 
 def test_supervision_teaches_scorers_alone():

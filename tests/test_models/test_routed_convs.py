@@ -59,6 +59,28 @@ def test_a_level_decides_once_for_all_towers():
     assert [s.num_keep for _, s in taken] == [[96, 96], [24, 24], [6, 6]]
 
 
+def test_levels_of_one_size_decide_each_for_itself():
+    anchors = dict(ANCHORS, strides=[4, 4, 4])
+    head = DynamicRPNHead(in_channels=8, feat_channels=8, anchor_generator=anchors, sparsity=dict(levels=2, tile=4))
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    one, two, three = (torch.randn(2, 8, 8, 12) for _ in range(3))
+    with torch.no_grad(), record_selections(head.eval()) as taken:
+        scores, _ = head([one, two, three])
+        dense = [head.rpn_cls(conv_dense(head.rpn_conv, x).relu()) for x in (one, two, three)]
+    masks = [selection.keep_mask.view(2, 1, 2, 3) for _, selection in taken]
+    assert len(masks) == 2 and not torch.equal(*masks)
+    for level, mask in enumerate(masks):
+        same = (scores[level] - dense[level]).abs() < 1e-4
+        tiles = same.view(2, 1, 2, 4, 3, 4).all(dim=5).all(dim=3)
+        assert torch.equal(tiles, mask)
+    torch.testing.assert_close(scores[2], dense[2])  # beyond the routed ones
+
+
+def conv_dense(conv, x):
+    return nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
 def test_maps_leave_a_neck_in_plain_memory(ratio, training):

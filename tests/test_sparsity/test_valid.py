@@ -13,10 +13,12 @@ from mmsparse.sparsity import (
     ThresholdSelector,
     TopKSelector,
     Valid,
-    ValidArea,
     ratio_loss,
+    real_sizes,
     score_loss,
+    valid_locations,
 )
+from mmsparse.sparsity import valid as valid_area
 from mmsparse.sparsity.conv_routing import _tile_means
 
 GRID = (6, 8)
@@ -38,35 +40,46 @@ def decision(scorer, selector="TopKSelector", cumulative=False, keep_ratio=0.5):
 
 
 def test_a_location_counts_if_it_holds_a_real_pixel():
-    area, tokens = ValidArea(), torch.zeros(3, 1)
-    area.open([(10, 16), (8, 9), (1, 1)], (16, 16))
-    found = area.on((4, 4), tokens)
-    assert found.counts == (12, 6, 1)
-    assert found.mask.view(3, 4, 4)[1].long().tolist() == [[1, 1, 1, 0]] * 2 + [[0] * 4] * 2
-    assert area.on((4, 4), tokens) is found
-    assert area.on((8, 4), tokens).counts == (5 * 4, 4 * 3, 1)
+    tokens = torch.zeros(3, 1)
+    with real_sizes([(10, 16), (8, 9), (1, 1)], (16, 16)):
+        found = valid_locations((4, 4), tokens)
+        assert found.counts == (12, 6, 1)
+        assert found.mask.view(3, 4, 4)[1].long().tolist() == [[1, 1, 1, 0]] * 2 + [[0] * 4] * 2
+        assert valid_locations((4, 4), tokens) is found
+        assert valid_locations((8, 4), tokens).counts == (5 * 4, 4 * 3, 1)
 
 
 def test_a_tile_counts_if_a_location_in_it_does():
-    area, tokens = ValidArea(), torch.zeros(2, 1)
-    area.open([(32, 88), (33, 64)], (80, 88))
-    assert area.on((10, 11), tokens).counts == (4 * 11, 5 * 8)
-    assert area.on((10, 11), tokens, tile=4).counts == (1 * 3, 2 * 2)  # of 3 x 3 tiles
+    tokens = torch.zeros(2, 1)
+    with real_sizes([(32, 88), (33, 64)], (80, 88)):
+        assert valid_locations((10, 11), tokens).counts == (4 * 11, 5 * 8)
+        assert valid_locations((10, 11), tokens, tile=4).counts == (1 * 3, 2 * 2)  # of 3 x 3 tiles
 
 
 def test_everything_counts_where_nothing_is_known():
-    area, tokens = ValidArea(), torch.zeros(2, 1)
-    assert area.on((4, 4), tokens) is None
-    area.open([(31, 32), (32, 32)], (32, 32))
-    assert area.on((4, 4), tokens) is None  # each location holds a real pixel
-    assert area.on((32, 32), tokens) is not None
-    assert area.on((32, 32), torch.zeros(3, 1)) is None  # another batch
-    area.see((16, 16))
-    assert area.on((32, 32), tokens) is None  # a crop
-    area.see((32, 32))
-    assert area.on((32, 32), tokens) is not None
-    area.close()
-    assert area.on((32, 32), tokens) is None
+    tokens = torch.zeros(2, 1)
+    assert valid_locations((4, 4), tokens) is None
+    with real_sizes([(31, 32), (32, 32)], (32, 32)):
+        assert valid_locations((4, 4), tokens) is None  # each location holds a real pixel
+        assert valid_locations((32, 32), tokens) is not None
+        assert valid_locations((32, 32), torch.zeros(3, 1)) is None  # another batch
+        valid_area.read((16, 16))
+        assert valid_locations((32, 32), tokens) is None  # a crop
+        valid_area.read((32, 32))
+        assert valid_locations((32, 32), tokens) is not None
+        with real_sizes(None):
+            assert valid_locations((32, 32), tokens) is None
+    assert valid_locations((32, 32), tokens) is None
+
+
+def test_a_call_that_was_not_ended_ends_with_the_one_around_it():
+    tokens, outer, inner = torch.zeros(1, 1), object(), object()
+    valid_area.enter(outer, [(3, 3)], (4, 4))
+    valid_area.enter(inner, [(1, 1)], (4, 4))
+    valid_area.leave(object())  # nobody's: nothing happens
+    assert valid_locations((4, 4), tokens).counts == (1,)
+    valid_area.leave(outer)
+    assert valid_locations((4, 4), tokens) is None
 
 
 @pytest.mark.parametrize("cumulative", [False, True])

@@ -1,5 +1,6 @@
 """Swin Transformer whose channel mixing is routed; windows without a selected location may skip their attention."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,18 +94,17 @@ class DynamicSwin(SwinTransformer):
         for i, stage in enumerate(self.stages):
             selection = None
             for j, block in enumerate(stage.blocks):
-                if not self.shift_one_window:
-                    size = block.attn.window_size
-                    block.attn.shift_size = size // 2 if j % 2 and min(grid) > size else 0
+                windows = self._windows(block.attn, grid)
                 if self.router is not None and (i, j) in self.router.places:
                     layer = block.attn.w_msa
-                    windows = _ShiftedWindows.of(block.attn, grid)
                     attention = BlockAttention(x, block.norm1, layer.qkv, layer.num_heads, windows=windows)
                     selection = self.router.decide(i, j, x, grid, attention=attention)
-                if selection is None:
+                if selection is not None:
+                    x = self._routed(block, self.router.fast_path(i, j), x, windows, selection)
+                elif windows.shift == block.attn.shift_size:
                     x = block(x, grid)
                 else:
-                    x = self._routed(block, self.router.fast_path(i, j), x, grid, selection)
+                    x = self._unshifted(block, x, windows)
             if i in self.out_indices:
                 rows = getattr(self, f"norm{i}")(x)
                 outs.append(rows.unflatten(1, grid).permute(0, 3, 1, 2).contiguous())
@@ -181,21 +181,39 @@ class DynamicSwin(SwinTransformer):
         positions = F.interpolate(positions, size=grid, mode="bicubic", align_corners=False)
         return positions.flatten(2).transpose(1, 2)
 
-    def _routed(self, block: nn.Module, fast: Path, x: Tensor, grid: Grid, selection: Selection) -> Tensor:
+    def _windows(self, attn: nn.Module, grid: Grid) -> "_ShiftedWindows":
+        one = not self.shift_one_window and min(grid) <= attn.window_size
+        return _ShiftedWindows(tuple(grid), attn.window_size, attn, 0 if one else attn.shift_size)
+
+    def _routed(
+        self, block: nn.Module, fast: Path, x: Tensor, windows: "_ShiftedWindows", selection: Selection
+    ) -> Tensor:
         def run(x: Tensor) -> Tensor:
-            h = block.norm1(x)
-            x = x + (_attend_selected(block.attn, h, grid, selection) if self.skip_windows else block.attn(h, grid))
+            x = x + windows.attend(block.norm1(x), selection if self.skip_windows else None)
             branch = route(x.flatten(0, 1), selection, _slow_path(block), fast, self.router.explore)
             return x + block.ffn.dropout_layer(branch.view_as(x))
 
-        if block.with_cp and x.requires_grad:
-            return cp.checkpoint(run, x, use_reentrant=False)
-        return run(x)
+        return _run(run, block, x)
+
+    def _unshifted(self, block: nn.Module, x: Tensor, windows: "_ShiftedWindows") -> Tensor:
+        """The stock block with windows that are not its own."""
+
+        def run(x: Tensor) -> Tensor:
+            x = x + windows.attend(block.norm1(x))
+            return block.ffn(block.norm2(x), identity=x)
+
+        return _run(run, block, x)
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
         if self.router is not None:
             self.router.freeze_before((self.frozen_stages, 0))
+
+
+def _run(run: Callable[[Tensor], Tensor], block: nn.Module, x: Tensor) -> Tensor:
+    if block.with_cp and x.requires_grad:
+        return cp.checkpoint(run, x, use_reentrant=False)
+    return run(x)
 
 
 def _slow_path(block: nn.Module) -> Path:
@@ -205,32 +223,29 @@ def _slow_path(block: nn.Module) -> Path:
 
 @dataclass(frozen=True)
 class _ShiftedWindows(Windows):
-    """The windows of a stock attention layer, shift included."""
+    """The windows of a stock attention layer, shifted."""
 
     attn: nn.Module
-
-    @classmethod
-    def of(cls, attn: nn.Module, grid: Grid) -> "_ShiftedWindows":
-        return cls(tuple(grid), attn.window_size, attn)
+    shift: int
 
     def split(self, tokens: Tensor, missing: float = 0.0) -> Tensor:
         padded = tuple(-(-side // self.size) * self.size for side in self.grid)
         cells = tokens.unflatten(1, self.grid)
         cells = F.pad(cells, (0, 0, 0, padded[1] - self.grid[1], 0, padded[0] - self.grid[0]), value=missing)
-        if self.attn.shift_size:
-            cells = torch.roll(cells, (-self.attn.shift_size, -self.attn.shift_size), (1, 2))
+        if self.shift:
+            cells = torch.roll(cells, (-self.shift, -self.shift), (1, 2))
         return Windows(padded, self.size).split(cells.flatten(1, 2))
 
     def join(self, windows: Tensor) -> Tensor:
         padded = tuple(-(-side // self.size) * self.size for side in self.grid)
         cells = Windows(padded, self.size).join(windows).unflatten(1, padded)
-        if self.attn.shift_size:
-            cells = torch.roll(cells, (self.attn.shift_size, self.attn.shift_size), (1, 2))
+        if self.shift:
+            cells = torch.roll(cells, (self.shift, self.shift), (1, 2))
         return cells[:, : self.grid[0], : self.grid[1]].flatten(1, 2)
 
     def mask(self, like: Tensor) -> Tensor | None:
         """What must not see each other after the roll: (windows, n, n) of 0 and -100, as in the stock class."""
-        size, shift = self.size, self.attn.shift_size
+        size, shift = self.size, self.shift
         if not shift:
             return None
 
@@ -251,16 +266,19 @@ class _ShiftedWindows(Windows):
         mask = self.mask(like)
         return bias if mask is None else bias + mask.unsqueeze(1)
 
-
-def _attend_selected(attn: nn.Module, x: Tensor, grid: Grid, selection: Selection) -> Tensor:
-    """Window attention (stock parameters) of the windows that hold a selected location; the others add nothing."""
-    layout = _ShiftedWindows.of(attn, grid)
-    windows = layout.split(x)
-    selected = layout.split(selection.keep_mask.unsqueeze(-1).to(x)).squeeze(-1) > 0.5
-    active = selected.any(dim=1).nonzero().squeeze(1)
-    attended = torch.zeros_like(windows)
-    if len(active):  # the stock attention cannot be asked for none
-        mask = layout.mask(x)
-        rows = attn.w_msa(windows[active], None if mask is None else mask[active % len(mask)])
-        attended = rows.new_zeros(windows.shape).index_copy(0, active, rows)
-    return attn.drop(layout.join(attended))
+    def attend(self, x: Tensor, selection: Selection | None = None) -> Tensor:
+        """Stock attention; with a selection, of the windows that hold a selected location: the others add nothing."""
+        attn = self.attn
+        if selection is None and self.shift == attn.shift_size:
+            return attn(x, self.grid)
+        windows, mask = self.split(x), self.mask(x)
+        if selection is None:
+            rows = attn.w_msa(windows, mask)
+        else:
+            selected = self.split(selection.keep_mask.unsqueeze(-1).to(x)).squeeze(-1) > 0.5
+            active = selected.any(dim=1).nonzero().squeeze(1)
+            rows = torch.zeros_like(windows)
+            if len(active):  # the stock attention cannot be asked for none
+                attended = attn.w_msa(windows[active], None if mask is None else mask[active % len(mask)])
+                rows = attended.new_zeros(windows.shape).index_copy(0, active, attended)
+        return attn.drop(self.join(rows))
