@@ -70,7 +70,6 @@ def test_their_parameters_are_new_ones(model):
     assert [second[name] for name in lights] == [3.0, 6.0]
 
 
-@pytest.mark.xfail(strict=True, reason="parts are set one after the other")
 @pytest.mark.parametrize("wrong", [7.0, (0.1, 0.2, 0.3), (0.1, "all")])
 def test_a_wrong_budget_of_one_part_changes_none(model, wrong):
     before = get_keep_ratio(model)
