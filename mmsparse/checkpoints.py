@@ -10,6 +10,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from mmsparse import compat
+from mmsparse.sparsity import new_prefixes
 from mmsparse.trust import UntrustedError, trusting
 
 COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
@@ -62,10 +63,10 @@ def weights_of(content: dict[str, Any], keys: Sequence[str] = ("state_dict",)) -
 
 def check_weights(model: nn.Module, state: dict[str, Tensor], path: str, argument: str = "checkpoint") -> None:
     """A dense checkpoint may lack what is new, another model's is refused."""
-    own = model.state_dict()
+    own, new = model.state_dict(), new_prefixes(model)
     absent = [key for key in own if key not in state and not key.endswith(COMPUTED)]
-    dense = not any(".router." in f".{key}" for key in state)
-    missing = [key for key in absent if not (dense and ".router." in f".{key}")]
+    dense = not any(key.startswith(new) for key in state)
+    missing = [key for key in absent if not (dense and key.startswith(new))]
     misshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or misshaped:
         raise RuntimeError(

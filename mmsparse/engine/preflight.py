@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmsparse.apis import set_keep_ratio
 from mmsparse.checkpoints import COMPUTED, check_weights, read_checkpoint, weights_of
 from mmsparse.registry import build_hooks
+from mmsparse.sparsity import new_prefixes
 
 from .data_files import check_data
 from .launch import build_plain
@@ -81,7 +82,8 @@ def check_backbone(model: nn.Module, path: str) -> None:
     """
     state = weights_of(read_checkpoint(path, "load_from"))
     own = {key: value for key, value in model.state_dict().items() if not key.endswith(COMPUTED)}
-    backbone = {k: v for k, v in own.items() if k.startswith("backbone.") and ".router." not in k} or own
+    new = new_prefixes(model)
+    backbone = {k: v for k, v in own.items() if k.startswith("backbone.") and not k.startswith(new)} or own
     missing = [key for key in backbone if key not in state]
     misshaped = [key for key, value in backbone.items() if key in state and state[key].shape != value.shape]
     fitting = len(backbone) - len(missing) - len(misshaped)

@@ -16,7 +16,6 @@ from projects.tpc import TPCViT
 ARCH = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
 MICRO = dict(arch=ARCH, img_size=64, out_type="featmap")
 SPARSITY = dict(places=[1, 2, 3], keep_ratio=[0.5, 0.5, 0.5], scorer=dict(type="PropagationScorer"), share_scorer=True)
-unknown = pytest.mark.xfail(strict=True, reason="new is what has a router in its name, or is Tunable")
 
 
 class Model(BaseModel):
@@ -37,7 +36,6 @@ def sparsifiner(**more):
     return Model(SparsifinerViT(**MICRO, connectivity=dict(keep_ratio=0.5, coefficients=2), **more))
 
 
-@unknown
 @pytest.mark.parametrize("routed", [tpc, sparsifiner])
 def test_a_dense_checkpoint_is_loaded(routed, tmp_path):
     dense, model = Model(VisionTransformer(**MICRO)), routed()
@@ -47,7 +45,6 @@ def test_a_dense_checkpoint_is_loaded(routed, tmp_path):
         assert torch.equal(model.state_dict()[key], value), key
 
 
-@unknown
 @pytest.mark.parametrize("routed, part", [(tpc, "stabiliser"), (sparsifiner, "predictor.predictors.2")])
 def test_a_trained_one_may_lack_nothing(routed, part):
     model = routed()
@@ -59,7 +56,6 @@ def test_a_trained_one_may_lack_nothing(routed, part):
     check_weights(model, dense, "dense.pth")
 
 
-@unknown
 def test_a_file_of_new_parts_alone_starts_no_training(tmp_path):
     model = sparsifiner()
     count = sum(key.startswith("backbone.") and "predictor" not in key for key in model.state_dict())
@@ -69,7 +65,6 @@ def test_a_file_of_new_parts_alone_starts_no_training(tmp_path):
         check_backbone(model, str(tmp_path / "new.pth"))
 
 
-@unknown
 def test_the_stabiliser_learns_as_what_is_new():
     """A custom key holds for it if it names it; 'bias' and 'backbone' do not."""
     keys = {"bias": dict(lr_mult=7.0), "backbone": dict(lr_mult=5.0)}
@@ -83,10 +78,9 @@ def test_the_stabiliser_learns_as_what_is_new():
         assert (
             of["backbone.ln1.weight"]["lr"] == pytest.approx(LR * 0.5) and of["backbone.ln1.weight"]["rests_at_first"]
         )
-        assert of["backbone.router.fast_paths.0_1.linear.weight"]["lr"] == pytest.approx(LR * 2.0)
+        assert {group["lr"] for name, group in of.items() if ".router." in name} == {pytest.approx(LR * 2.0)}
 
 
-@unknown
 def test_a_trained_stabiliser_stays_when_it_is_loaded(tmp_path):
     """It begins at zero, but not anew where a checkpoint brings it."""
     trained = TPCViT(**MICRO, sparsity=SPARSITY)

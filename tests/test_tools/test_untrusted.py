@@ -229,9 +229,7 @@ def test_no_array_points_into_memory(state, tmp_path):
 
 def test_other_pickles_are_named_and_text_is_no_checkpoint(tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "four.pth", pickle_protocol=4)
-    with pytest.raises(
-        ValueError, match="four.pth holds a kind of pickle that cannot be checked, .*--trust-ch"
-    ):
+    with pytest.raises(ValueError, match="four.pth holds a kind of pickle that cannot be checked, .*--trust-ch"):
         read_checkpoint(str(tmp_path / "four.pth"))
     assert torch.equal(read_checkpoint(str(tmp_path / "four.pth"), trust=True)["a"], torch.ones(1))
     torch.save(getattr, tmp_path / "getattr.pth")
