@@ -51,8 +51,8 @@ def train(args: argparse.Namespace) -> None:
     if cfg.get("randomness", {}).get("seed") is not None:
         hook = dict(type="mmsparse.SeedHook", seed=cfg.randomness.seed)  # a resumed run draws what it would have drawn
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
-    check_training(cfg)
-    build_runner(cfg).train()
+    built = check_training(cfg)
+    build_runner(cfg, built).train()
 
 
 if __name__ == "__main__":

@@ -81,12 +81,12 @@ def train(args: argparse.Namespace, kind: str, work_dir: Path) -> dict[str, dict
     prepare_work_dir(cfg, str(work_dir), args.config)
     cfg.visualizer.name = kind  # of one name there is one a process, which would write all losses to the first folder
     choose_start(cfg, "auto", None)
-    check_training(cfg)
+    built = check_training(cfg)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if cfg.test_evaluator.type == "CocoMetric":
         cfg.test_evaluator.metric_items = ["mAP", "AR@100"]
     with quiet():
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, built)
         set_budget(runner, cfg, args.macs, kind)
         runner.train()
         found = {}
