@@ -123,12 +123,12 @@ def _refused(filename: str, error: Exception) -> str | None:
 
 
 class _Dtype:
-    """A type of numbers or texts, from its code. NumPy would take the state of a type that points anywhere."""
+    """A type of numbers or texts, from its code. NumPy's own takes states of types that point anywhere in memory."""
 
     def __init__(self, code: str, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[biufcSU]\d+", code):
+            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype({code!r})")
         self.dtype = np.dtype(code)
-        if self.dtype.kind not in "biufcSU":
-            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype({code})")
 
     def __setstate__(self, state: tuple) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
