@@ -9,7 +9,7 @@ from typing import Any
 
 from .version import __version__
 
-__all__ = ["__version__", "budget", "ignore_padding", "pop_aux", "set_keep_ratio", "sparsify"]
+__all__ = ["__version__", "budget", "ignore_padding", "pop_aux", "set_keep_ratio", "sparsify", "trust_checkpoints"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +17,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("mmsparse.apis"), name)
     if name == "sparsify":
         return import_module("mmsparse.stock_configs").sparsify
+    if name == "trust_checkpoints":
+        return import_module("mmsparse.trust").trust_checkpoints
     raise AttributeError(f"module 'mmsparse' has no attribute '{name}'")

@@ -10,23 +10,34 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from mmsparse import compat
+from mmsparse.sparsity import new_prefixes
+from mmsparse.trust import UntrustedError, trusting
 
 COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
 
 
 def check_checkpoint(path: str, argument: str = "checkpoint") -> str:
-    if "://" not in path and not Path(path).is_file():
+    if "://" not in path and not Path(path).expanduser().is_file():
         folder = ", a folder" * Path(path).is_dir()
         raise FileNotFoundError(f"Expected argument `{argument}` to be a file, but got {path!r}{folder}")
     return path
 
 
-def read_checkpoint(path: str, argument: str = "checkpoint") -> dict[str, Any]:
-    """What a file or a URL holds, on the CPU."""
+def read_checkpoint(path: str, argument: str = "checkpoint", trust: bool | None = None) -> dict[str, Any]:
+    """What a file or a URL holds, on the CPU.
+
+    Args:
+        path: The file or the URL.
+        argument: The name by which the user gave it.
+        trust: Whether it may run code; None is what ``mmsparse.trust_checkpoints`` was told, and else no.
+    """
     check_checkpoint(path, argument)
     compat.prepare()
     try:
-        content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+        with trusting(trust):
+            content = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except UntrustedError as error:
+        raise ValueError(f"Argument `{argument}`: {error}") from error
     except Exception as error:  # unpickling fails in many ways
         what = "cannot be fetched or is no checkpoint" if "://" in path else "is not a checkpoint that PyTorch can read"
         reason = f"{what} ({type(error).__name__})"
@@ -52,10 +63,10 @@ def weights_of(content: dict[str, Any], keys: Sequence[str] = ("state_dict",)) -
 
 def check_weights(model: nn.Module, state: dict[str, Tensor], path: str, argument: str = "checkpoint") -> None:
     """A dense checkpoint may lack what is new, another model's is refused."""
-    own = model.state_dict()
+    own, new = model.state_dict(), new_prefixes(model)
     absent = [key for key in own if key not in state and not key.endswith(COMPUTED)]
-    dense = not any(".router." in f".{key}" for key in state)
-    missing = [key for key in absent if not (dense and ".router." in f".{key}")]
+    dense = not any(key.startswith(new) for key in state)
+    missing = [key for key in absent if not (dense and key.startswith(new))]
     misshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or misshaped:
         raise RuntimeError(
@@ -65,8 +76,8 @@ def check_weights(model: nn.Module, state: dict[str, Tensor], path: str, argumen
         )
 
 
-def load_weights(model: nn.Module, path: str, argument: str = "checkpoint") -> None:
-    """Load a checkpoint of this model or of its dense twin."""
-    state = weights_of(read_checkpoint(path, argument))
+def load_weights(model: nn.Module, path: str, argument: str = "checkpoint", trust: bool | None = None) -> None:
+    """Load a checkpoint of this model or of its dense twin; the arguments are those of ``read_checkpoint``."""
+    state = weights_of(read_checkpoint(path, argument, trust))
     check_weights(model, state, path, argument)
     load_state_dict(model, state)

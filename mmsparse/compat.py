@@ -4,12 +4,11 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.runner import checkpoint
+
+from .trust import guard_loaders
 
 ONEDL_NAMES = {
     "mmdet": "onedl-mmdetection",
@@ -19,13 +18,16 @@ ONEDL_NAMES = {
 
 
 def prepare() -> None:
-    """Make ``lib::config`` paths and mmengine's own checkpoints work on either stack. Safe to call twice."""
+    """Make ``lib::config`` paths and mmengine's own checkpoints work on either stack, and no checkpoint run code.
+
+    Safe to call twice.
+    """
     MODULE2PACKAGE["mmsparse"] = "mmsparse"
     for module, name in ONEDL_NAMES.items():
         if _installed(name):
             MODULE2PACKAGE[module] = name
     _find_projects()
-    _trust_named_checkpoints()
+    guard_loaders()
 
 
 def load_config(path: str) -> Config:
@@ -56,19 +58,3 @@ def _find_projects() -> None:
     checkout = Path(__file__).parents[1]
     if (checkout / "projects").is_dir() and str(checkout) not in sys.path:
         sys.path.append(str(checkout))
-
-
-def _trust_named_checkpoints() -> None:
-    """mmengine 0.10.7 passes torch's default, which since 2.6 refuses the loggers in mmengine's own checkpoints.
-
-    Later versions fall back to a full load, too: a checkpoint is a file that the user named.
-    """
-    if not hasattr(checkpoint, "_safe_torch_load"):
-        checkpoint.CheckpointLoader.register_scheme(prefixes="", loader=_load_local, force=True)
-
-
-def _load_local(filename: str, map_location: Any = None) -> Any:
-    path = Path(filename).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{filename} can not be found.")
-    return torch.load(path, map_location=map_location, weights_only=False)

@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
 
-from mmsparse import compat
+from mmsparse import compat, trust
 
 compat.prepare()
 # Every Runner and every dump lays out its config with yapf, which takes longer than a test's training.
@@ -20,8 +20,10 @@ yapf_api.FormatCode = lambda code, **_: (code, True)
 
 
 @pytest.fixture(autouse=True)
-def alone():
-    """The same random numbers, and no default scope or logger (to a stream that is closed) of an earlier test."""
+def alone(monkeypatch):
+    """The same random numbers; no default scope, logger (to a stream that is closed) or trust of an earlier test."""
+    for switch in (trust.WEIGHTS, trust.ANYTHING):
+        monkeypatch.setenv(switch, "0")
     torch.manual_seed(0)
     DefaultScope._instance_dict.clear()
     MMLogger._instance_dict.clear()

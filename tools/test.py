@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
-from mmengine.runner.checkpoint import load_state_dict
+from mmengine.registry import MODELS
 
 from mmsparse.analysis.report import describe_macs
-from mmsparse.apis import find_dials, get_keep_ratio, set_keep_ratio
+from mmsparse.apis import find_dials, get_keep_ratio
 from mmsparse.engine.launch import (
     add_config_options,
     add_keep_ratio,
@@ -20,10 +19,10 @@ from mmsparse.engine.launch import (
     prepare_work_dir,
     read_config,
     read_keep_ratio,
-    without_pretrained,
 )
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.engine.preflight import check_testing
+from mmsparse.trust import add_trust, trust_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="write pictures of predictions to this folder (inside the work dir)")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
+    add_trust(parser)
     add_config_options(parser)
     add_launcher(parser)
     args = parser.parse_args()
@@ -45,13 +45,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def test(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
     cfg = read_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.out:
         check_writable(Path(args.out).parent, "out")
-    cfg.load_from, cfg.resume = None, False  # loaded below, when it was seen to fit
-    weights = check_testing(cfg, args.checkpoint, read_keep_ratio(args))
-    without_pretrained(cfg.model)
+    cfg.load_from, cfg.resume = None, False
+    built = check_testing(cfg, args.checkpoint, read_keep_ratio(args))
+    model = built.model
     if args.show or args.show_dir:
         if "visualization" not in cfg.get("default_hooks", {}):
             raise ValueError(f"--show and --show-dir need default_hooks.visualization in {args.config}")
@@ -60,18 +61,14 @@ def test(args: argparse.Namespace) -> None:
         if "tta_model" not in cfg or "tta_pipeline" not in cfg:
             raise ValueError(f"--tta needs tta_model and tta_pipeline in {args.config}")
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        built = built._replace(model=MODELS.build(dict(**cfg.tta_model, module=model)))
         cfg.model = dict(**cfg.tta_model, module=cfg.model)
     if args.out:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list | tuple) else [cfg.test_evaluator]
         dump = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "mmengine.DumpResults"
         cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=args.out)]
 
-    runner = build_runner(cfg)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    model = model.module if args.tta else model
-    load_state_dict(model, weights)
-    if args.keep_ratio:
-        set_keep_ratio(model, read_keep_ratio(args))
+    runner = build_runner(cfg, built)
     runner.test()
     if is_main_process() and args.macs_pictures and find_dials(model) and not args.tta:
         runner.logger.info(f"keep ratio of each place: {get_keep_ratio(model)}")

@@ -15,6 +15,7 @@ from mmsparse.engine.launch import (
 )
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.engine.preflight import check_training
+from mmsparse.trust import add_trust, trust_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,6 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", nargs="?", const="auto", help="resume from a checkpoint, or from the latest one")
     parser.add_argument("--load-from", help="start from the weights of a checkpoint, for example the dense twin's")
     parser.add_argument("--no-validate", action="store_true", help="do not evaluate while training")
+    add_trust(parser)
     add_config_options(parser)
     add_launcher(parser)
     args = parser.parse_args()
@@ -34,6 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
     cfg = read_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
@@ -48,8 +51,8 @@ def train(args: argparse.Namespace) -> None:
     if cfg.get("randomness", {}).get("seed") is not None:
         hook = dict(type="mmsparse.SeedHook", seed=cfg.randomness.seed)  # a resumed run draws what it would have drawn
         cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
-    check_training(cfg)
-    build_runner(cfg).train()
+    built = check_training(cfg)
+    build_runner(cfg, built).train()
 
 
 if __name__ == "__main__":

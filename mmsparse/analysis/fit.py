@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from mmsparse.apis import dense_twin, find_routers, get_keep_ratio
+from mmsparse.apis import budget, dense_twin, find_routers, get_keep_ratio, set_keep_ratio
 
 from .macs import count_macs
 
@@ -24,20 +24,23 @@ def fit_keep_ratio(model: nn.Module, macs: float, run: Callable[[], Any]) -> dic
 
     Returns:
         The ratios, by the names that logs use; every place now has its own. They stand to each other as they did
-        before, but for those that would exceed 0.99. As near as whole locations allow.
+        before, but for those that would exceed 0.99. As near as whole locations allow. The model has them in the end;
+        until then, and if there are none, it is as it was.
     """
     if not 0.0 < macs < 1.0:
         raise ValueError(f"fit_keep_ratio: expected argument `macs` to be in (0, 1), but got {macs}")
-    before = {router: router.keep_ratio for router in find_routers(model).values()}
+    before = {part: router.keep_ratio for part, router in find_routers(model).items()}
     if not before:
         raise ValueError(f"fit_keep_ratio: {type(model).__name__} has no dynamic part (was it built with `sparsity`?)")
     with dense_twin(model):
         dense = count_macs(model, run).total
 
+    def scaled(scale: float) -> dict[str, list[float]]:
+        return {part: [min(ratio * scale, HIGH) for ratio in ratios] for part, ratios in before.items()}
+
     def share(scale: float) -> float:
-        for router, ratios in before.items():
-            router.set_keep_ratio([min(ratio * scale, HIGH) for ratio in ratios])
-        return count_macs(model, run).total / dense
+        with budget(scaled(scale), model):
+            return count_macs(model, run).total / dense
 
     every = [ratio for ratios in before.values() for ratio in ratios]
     low, high = LOW / max(every), HIGH / min(every)
@@ -52,6 +55,7 @@ def fit_keep_ratio(model: nn.Module, macs: float, run: Callable[[], Any]) -> dic
         scale = low + (high - low) * (0.5 if halve else (macs - at_low) / (at_high - at_low))
         reached = share(scale)
         if abs(reached - macs) <= CLOSE or (high - low) * max(every) < 1e-3:
+            set_keep_ratio(model, scaled(scale))
             return get_keep_ratio(model)
         if reached < macs:
             low, at_low = scale, reached

@@ -6,14 +6,15 @@ import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.dist import broadcast_object_list
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint, set_random_seed
 from torch import nn
 
 from mmsparse import compat, env
@@ -65,7 +66,15 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
+class Built(NamedTuple):
+    """A model that was built to be checked, before its runner."""
+
+    model: nn.Module
+    seed: int  # of its random weights
+
+
+def build_runner(cfg: Config, built: Built | None = None) -> Runner:
+    """The config's runner, of a model that is there already or of one more."""
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         # mmengine would ask for a GPU first, and its older versions would put the wrapper on one
         if not torch.distributed.is_initialized():
@@ -73,7 +82,23 @@ def build_runner(cfg: Config) -> Runner:
         unused = cfg.get("find_unused_parameters", False)
         wrapper = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
         cfg.setdefault("model_wrapper_cfg", dict(**wrapper, find_unused_parameters=unused))
-    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    kind = RUNNERS.get(cfg.get("runner_type", "Runner"))
+    return (kind if built is None else _runner_of(kind, built)).from_cfg(cfg)
+
+
+def _runner_of(kind: type[Runner], built: Built) -> type[Runner]:
+    """A kind of runner that takes what is built; without a seed in the config, that one's is the run's."""
+
+    class Ready(kind):
+        def build_model(self, model: Any) -> nn.Module:
+            return built.model
+
+        def set_randomness(self, seed: int | None, **more: Any) -> None:
+            drawn = [built.seed]
+            broadcast_object_list(drawn)  # the wrapper of several processes takes the first one's weights, too
+            super().set_randomness(drawn[0] if seed is None else seed, **more)
+
+    return Ready
 
 
 def close_process_group() -> None:
@@ -142,13 +167,20 @@ def _init_weights(model: nn.Module) -> None:
         logger.setLevel(level)
 
 
-def build_plain(cfg: Config) -> nn.Module:
-    """The config's model with random weights."""
+def build_seeded(cfg: Config, pretrained: bool = False) -> Built:
+    """The config's model with the random weights of its seed, or of one that is drawn."""
+    seed = set_random_seed(cfg.get("randomness", {}).get("seed"))
+    return Built(build_plain(cfg, pretrained), seed)
+
+
+def build_plain(cfg: Config, pretrained: bool = False) -> nn.Module:
+    """The config's model with random weights; ``pretrained``: ``init_weights`` may fetch others."""
     init_default_scope(cfg.get("default_scope", "mmengine"))
     model_cfg = copy.deepcopy(cfg.model)
     if cfg.get("data_preprocessor") is not None:  # where mmpretrain's configs have it; the runner does the same
         model_cfg.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-    without_pretrained(model_cfg)
+    if not pretrained:
+        without_pretrained(model_cfg)
     return MODELS.build(model_cfg)
 
 

@@ -1,6 +1,6 @@
 """Parameter groups of a dynamic network: what is new learns at its own rate, what is pretrained rests, then follows."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmsparse.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmsparse.sparsity import Tunable
+from mmsparse.sparsity import new_prefixes
 
 STOCK = (
     "custom_keys",
@@ -32,8 +32,7 @@ OWN = (
     "decay_type",
     "num_layers",
 )
-# a custom key with one of these words is meant for new parameters
-NEW_PARTS = ("router", "scorer", "fast_path", "predictor")
+INSIDE = ("scorer", "fast_path")  # words that name what is in a router
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -44,9 +43,9 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     configs of mmdet and mmseg (``decay_rate``, ``decay_type``, ``num_layers``; flat parameters do not decay) or of
     mmpretrain (``layer_decay_rate``) write it, and:
 
-    - ``new_mult``: factor of the learning rate of new parameters, those of routers and of whatever else is ``Tunable``.
+    - ``new_mult``: factor of the learning rate of new parameters, those of every ``NewPart``: routers and the like.
       Layer-wise decay does not concern them, flat ones have no weight decay, and a custom key holds for them only if
-      it names them (has 'router', 'scorer', 'fast_path' or 'predictor' in it).
+      it names them (has 'scorer', 'fast_path' or a new part's own name in it, such as 'router').
     - ``backbone_mult``: factor for pretrained parameters (the paper: 0.2 for ConvNeXt and Swin, 0.01 for ViT).
     - ``freeze_epochs`` or ``freeze_iters``: pretrained parameters stay as they are for so long (the paper: 5 epochs).
       Their gradients are computed and the optimizer's moments collected from the start.
@@ -89,8 +88,7 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _merged(self, params: list[dict], model: nn.Module) -> list[dict]:
         """The groups of one parameter each that mmengine makes, with our factors, and equal ones joined."""
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        parts = [module for module in model.modules() if isinstance(module, Tunable)]
-        new = {id(parameter) for part in parts for parameter in part.parameters()}
+        new = new_prefixes(model)
         prefixes = tuple(f"{part}." for part in self.own.get("pretrained", ("backbone",)))
         self._check_model(model, names.values())
         merged: dict[str, dict[str, Any]] = {}
@@ -98,8 +96,8 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             (parameter,) = group.pop("params")
             name = names[id(parameter)]
-            if id(parameter) in new:
-                settings = self._of_new(name, parameter, group)
+            if name.startswith(new):
+                settings = self._of_new(name, parameter, group, new)
             else:
                 settings = self._of_dense(name, group, name.startswith(prefixes), model)
             if settings["lr"] == 0:
@@ -115,9 +113,10 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             print_log(f"Left out of the optimizer (learning rate 0): {left_out}", "current")
         return list(merged.values())
 
-    def _of_new(self, name: str, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+    def _of_new(self, name: str, parameter: Tensor, group: dict[str, Any], new: Sequence[str]) -> dict[str, Any]:
         keys = [key for key in self.paramwise_cfg.get("custom_keys", {}) if key in name]
-        meant = any(part in max(keys, key=len) for part in NEW_PARTS) if keys else False
+        words = [*INSIDE, *(prefix.split(".")[-2] for prefix in new if prefix)]
+        meant = any(word in max(keys, key=len) for word in words) if keys else False
         settings = self._settings(group if meant else {}, self.own.get("new_mult", 1.0))
         if parameter.dim() == 1:
             settings["weight_decay"] = 0.0

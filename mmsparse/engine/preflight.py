@@ -7,36 +7,44 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import find_latest_checkpoint
-from torch import Tensor, nn
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 
-from mmsparse.apis import set_keep_ratio
+from mmsparse.apis import find_decisions, ignore_padding, set_keep_ratio
 from mmsparse.checkpoints import COMPUTED, check_weights, read_checkpoint, weights_of
 from mmsparse.registry import build_hooks
+from mmsparse.sparsity import new_prefixes
 
 from .data_files import check_data
-from .launch import build_plain
+from .launch import Built, build_seeded
 from .optim_constructor import check_groups
 
 FITTING = 0.1  # share of the backbone's weights; chance hits between architectures stay far below
 
 
-def check_training(cfg: Config) -> None:
-    model = build_plain(cfg)
+def check_training(cfg: Config) -> Built:
+    """The config's model, for the runner: it and what else the config names are fine."""
+    built = build_seeded(cfg, pretrained=True)
     build_hooks(cfg.get("custom_hooks") or [])
     check_groups(cfg)
     check_data(cfg, "train", "val")
-    check_start(model, cfg)  # may fetch a checkpoint
+    check_start(built.model, cfg)  # may fetch a checkpoint
+    return built
 
 
-def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[float] | None) -> dict[str, Tensor]:
-    """The weights of the checkpoint, which fit the model."""
-    model = build_plain(cfg)
+def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[float] | None) -> Built:
+    """The config's model with the weights of the checkpoint and the keep ratio, ready to be evaluated."""
+    built = build_seeded(cfg)
+    model = built.model
     state = weights_of(read_checkpoint(checkpoint))
     check_weights(model, state, checkpoint)
     if keep_ratio is not None:
         set_keep_ratio(model, keep_ratio)
     check_data(cfg, "test")
-    return state
+    load_state_dict(model, state)
+    if find_decisions(model):
+        ignore_padding(model)
+    return built
 
 
 def check_start(model: nn.Module, cfg: Config) -> None:
@@ -81,7 +89,8 @@ def check_backbone(model: nn.Module, path: str) -> None:
     """
     state = weights_of(read_checkpoint(path, "load_from"))
     own = {key: value for key, value in model.state_dict().items() if not key.endswith(COMPUTED)}
-    backbone = {k: v for k, v in own.items() if k.startswith("backbone.") and ".router." not in k} or own
+    new = new_prefixes(model)
+    backbone = {k: v for k, v in own.items() if k.startswith("backbone.") and not k.startswith(new)} or own
     missing = [key for key in backbone if key not in state]
     misshaped = [key for key, value in backbone.items() if key in state and state[key].shape != value.shape]
     fitting = len(backbone) - len(missing) - len(misshaped)

@@ -6,6 +6,7 @@ from .decisions import Budgeted, Decided, Decision, record_decisions, router_key
 from .dials import Dial, Tunable, budgets
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
+from .new_parts import NewPart, new_prefixes
 from .routing import ENTERING, Router, build_router, route, routed_blocks
 from .scorers import (
     AttentionScorer,
@@ -37,6 +38,7 @@ __all__ = [
     "LinearFastPath",
     "LocalGlobalScorer",
     "MLPScorer",
+    "NewPart",
     "RandomScorer",
     "RoutedConv2d",
     "Router",
@@ -53,6 +55,7 @@ __all__ = [
     "build_router",
     "check_keep_ratio",
     "expand_keep_ratio",
+    "new_prefixes",
     "num_keep",
     "paper_places",
     "ratio_loss",

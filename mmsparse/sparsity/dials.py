@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from mmengine.model import BaseModule
 
+from .new_parts import NewPart
+
 
 class Dial(BaseModule):
     """One budget of a network, and the module that keeps to it.
@@ -38,8 +40,8 @@ class Dial(BaseModule):
         self._keep_ratio = keep_ratio
 
 
-class Tunable(BaseModule):
-    """What a part of a network needs besides its dense parameters: its own are new, and it has dials."""
+class Tunable(NewPart, BaseModule):
+    """A new part of a network that has dials."""
 
     @property
     def dials(self) -> Sequence[Dial]:

@@ -29,6 +29,7 @@ from mmsparse.engine.launch import (
     read_config,
 )
 from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.trust import add_trust, trust_checkpoints
 
 from .masks import SlimMasks
 from .report import draw, table
@@ -86,12 +87,14 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=calibration.seed)
     parser.add_argument("--overwrite", action="store_true", help="begin anew, whatever is in the folder")
+    add_trust(parser)
     add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     settings = Settings(args.eps, args.step, args.epochs, args.lr, args.control)
     calibration = Calibration(args.pictures, args.batch_size, args.seed)
     out = Path(args.out).absolute()

@@ -23,6 +23,7 @@ from mmsparse.engine.launch import (
 )
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.models.backbones.routed_attention import Tokens
+from mmsparse.trust import add_trust, trust_checkpoints
 
 from .connectivity import ConnectivityPredictor
 from .sparsifiner_vit import SparsifinerViT
@@ -141,8 +142,10 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--out", required=True, help="folder for the pictures")
     parser.add_argument("--num-images", type=int, default=4)
+    add_trust(parser)
     add_config_options(parser)
     args = parser.parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     cfg = read_config(args.config, args.cfg_options)
     check_writable(args.out, "out")
     model = build_model(cfg, args.checkpoint)

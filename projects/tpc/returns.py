@@ -21,6 +21,7 @@ from mmsparse.engine.launch import (
     read_pictures,
 )
 from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.trust import add_trust, trust_checkpoints
 
 
 def returning(masks: Sequence[Tensor]) -> tuple[list[float], float]:
@@ -57,8 +58,10 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--num-images", type=int, default=50)
     add_keep_ratio(parser)
+    add_trust(parser)
     add_config_options(parser)
     args = parser.parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     cfg = read_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     steps, total, rough = [], [], []

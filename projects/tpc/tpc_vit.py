@@ -8,11 +8,26 @@ from torch import Tensor, nn
 from mmsparse.models import DynamicViT
 from mmsparse.models.backbones.routed_attention import Grid
 from mmsparse.registry import MODELS
+from mmsparse.sparsity import NewPart
+
+
+class Stabiliser(nn.Conv2d, NewPart):
+    """A depthwise 3x3 convolution that begins at zero, whatever others begin at."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def init_weights(self) -> None:
+        self.reset_parameters()
 
 
 @MODELS.register_module()
 class TPCViT(DynamicViT):
-    """DynamicViT with a depthwise 3x3 convolution on the embedded tokens, which begins at zero.
+    """DynamicViT with a depthwise 3x3 convolution on the embedded tokens.
 
     It tells each token what is around it, once, before any is paused; a paused token keeps its value to the bit. With
     ``sparsity=None`` nothing pauses, there is no convolution, and this is the stock network.
@@ -25,19 +40,7 @@ class TPCViT(DynamicViT):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.stabiliser: nn.Conv2d | None = None
-        if self.router is not None:
-            self.stabiliser = nn.Conv2d(self.embed_dims, self.embed_dims, 3, padding=1, groups=self.embed_dims)
-            self._silence()
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        self._silence()
-
-    def _silence(self) -> None:
-        if self.stabiliser is not None:
-            nn.init.zeros_(self.stabiliser.weight)
-            nn.init.zeros_(self.stabiliser.bias)
+        self.stabiliser = None if self.router is None else Stabiliser(self.embed_dims)
 
     def macs(self, height: int, width: int) -> int:
         if self.stabiliser is None:

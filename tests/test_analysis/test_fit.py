@@ -76,3 +76,20 @@ def test_what_cannot_be_reached():
     dense = FPN(in_channels=[8], out_channels=8, num_outs=1)
     with pytest.raises(ValueError, match="FPN has no dynamic part"):
         fit_keep_ratio(dense, 0.5, lambda: dense([torch.randn(1, 8, 4, 4)]))
+
+
+@pytest.mark.parametrize("stop", [0, 4])
+def test_a_search_that_fails_leaves_the_model_as_it_was(stop):
+    """No share that can be reached (0), or an error of the so-manieth run."""
+    model, x, runs = Network(keep_ratio=[0.7, 0.8, 0.7, 0.5, 0.3, 0.4]).eval(), torch.randn(1, 3, 64, 64), []
+    before = get_keep_ratio(model)
+
+    def run():
+        runs.append(0)
+        if len(runs) == stop:
+            raise KeyError("in the model")
+        model(x)
+
+    with pytest.raises(KeyError if stop else ValueError):
+        fit_keep_ratio(model, 0.8 if stop else 0.05, run)
+    assert get_keep_ratio(model) == before

@@ -27,7 +27,8 @@ class Dimmers(Tunable):
         return list(self.lights.values())
 
     def expand(self, keep_ratio):
-        return keep_ratio if isinstance(keep_ratio, tuple) else (check_keep_ratio(keep_ratio),) * 2
+        given = keep_ratio if isinstance(keep_ratio, tuple) else (keep_ratio,) * 2
+        return [check_keep_ratio(ratio) for ratio in given]
 
 
 @pytest.fixture
@@ -67,3 +68,11 @@ def test_their_parameters_are_new_ones(model):
     assert first["backbone.cls_token"] == pytest.approx(0.1)
     second = rates(model, **{"predictor.lights.high": dict(lr_mult=2.0)})
     assert [second[name] for name in lights] == [3.0, 6.0]
+
+
+@pytest.mark.parametrize("wrong", [7.0, (0.1, 0.2, 0.3), (0.1, "all")])
+def test_a_wrong_budget_of_one_part_changes_none(model, wrong):
+    before = get_keep_ratio(model)
+    with pytest.raises((ValueError, TypeError)):
+        set_keep_ratio(model, {"backbone": 0.6, "backbone.predictor": wrong})
+    assert get_keep_ratio(model) == before

@@ -22,6 +22,7 @@ from mmsparse.engine.launch import (
     read_pictures,
 )
 from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.trust import add_trust, trust_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,12 +35,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; default: all that torch takes")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones")
+    add_trust(parser)
     add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     if args.threads:
         torch.set_num_threads(args.threads)
     cfg = read_config(args.config, args.cfg_options)

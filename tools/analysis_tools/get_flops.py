@@ -19,6 +19,7 @@ from mmsparse.engine.launch import (
     read_pictures,
 )
 from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.trust import add_trust, trust_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,12 +32,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones"
     )
+    add_trust(parser)
     add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     cfg = read_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     if args.shape:

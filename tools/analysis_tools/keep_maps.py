@@ -17,6 +17,7 @@ from mmsparse.engine.launch import (
     read_test_set,
 )
 from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.panels import draw_predictions
 
 
@@ -28,12 +29,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num-images", type=int, default=8)
     parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are not drawn")
     add_keep_ratio(parser)
+    add_trust(parser)
     add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     cfg = read_config(args.config, args.cfg_options)
     check_writable(args.out, "out")
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))

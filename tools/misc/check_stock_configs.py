@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from mmsparse import apis, compat, sparsify
 from mmsparse.engine.launch import read_config, without_pretrained
-from mmsparse.sparsity.budget import num_keep
+from mmsparse.sparsity import new_prefixes, num_keep
 from mmsparse.stock_parts import parts_to_route
 
 FAMILIES = ("ConvNeXt", "SwinTransformer", "VisionTransformer", "MAE", "BEiT")
@@ -249,10 +249,11 @@ def train_one_step(model: nn.Module, cfg: Config) -> int:
     hooks = [hook for hook in cfg.custom_hooks if hook.type == "mmsparse.SparsityHook"]
     HOOKS.build(hooks[0]).attach(model)
     optimizer = build_optim_wrapper(model, fitted(cfg.optim_wrapper))
-    router = {name: p for name, p in model.named_parameters() if ".router." in name and p.requires_grad}
-    before = {name: p.detach().clone() for name, p in router.items()}
+    prefixes = new_prefixes(model)
+    new = {name: p for name, p in model.named_parameters() if name.startswith(prefixes) and p.requires_grad}
+    before = {name: p.detach().clone() for name, p in new.items()}
     learning: set[str] = set()
-    for name, p in router.items():  # the step itself forgets the gradients
+    for name, p in new.items():  # the step itself forgets the gradients
         p.register_post_accumulate_grad_hook(lambda _, name=name: learning.add(name))
     begin_training()
     model.train()
@@ -260,9 +261,9 @@ def train_one_step(model: nn.Module, cfg: Config) -> int:
     wrong = [name for name, value in log.items() if not torch.as_tensor(value).isfinite().all()]
     assert not wrong, f"losses are not finite: {wrong}"
     assert "loss_sparsity" in log, f"no loss_sparsity in {sorted(log)}"
-    untouched = sorted(router.keys() - learning)
+    untouched = sorted(new.keys() - learning)
     assert not untouched, f"{len(untouched)} new parameters without a gradient, such as {untouched[:2]}"
-    assert any(not torch.equal(p, before[name]) for name, p in router.items()), "no new parameter has moved"
+    assert any(not torch.equal(p, before[name]) for name, p in new.items()), "no new parameter has moved"
     return len(apis.find_decisions(model))
 
 

@@ -31,6 +31,7 @@ from mmsparse.engine.launch import (
 )
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.engine.preflight import check_training
+from mmsparse.trust import add_trust, trust_checkpoints
 
 # What each kind changes: keys of every `sparsity`, and the weight of the scores' supervision by labels.
 KINDS: dict[str, tuple[dict[str, Any], float]] = {
@@ -55,12 +56,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--macs", type=float, default=0.6, help="share of the dense arithmetic to train at")
     parser.add_argument("--at", type=float, nargs="+", default=[0.75, 0.6, 0.45], help="shares to evaluate at")
     parser.add_argument("--out-dir", help="trainings and results.json; default ./work_dirs/scores_<config name>")
+    add_trust(parser)
     add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     out = Path(args.out_dir or f"work_dirs/scores_{Path(args.config).stem}")
     file = out / "results.json"
     results = json.loads(file.read_text()) if file.is_file() else {}
@@ -78,12 +81,12 @@ def train(args: argparse.Namespace, kind: str, work_dir: Path) -> dict[str, dict
     prepare_work_dir(cfg, str(work_dir), args.config)
     cfg.visualizer.name = kind  # of one name there is one a process, which would write all losses to the first folder
     choose_start(cfg, "auto", None)
-    check_training(cfg)
+    built = check_training(cfg)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if cfg.test_evaluator.type == "CocoMetric":
         cfg.test_evaluator.metric_items = ["mAP", "AR@100"]
     with quiet():
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, built)
         set_budget(runner, cfg, args.macs, kind)
         runner.train()
         found = {}

@@ -13,6 +13,7 @@ from mmsparse.checkpoints import read_checkpoint
 from mmsparse.engine.launch import check_writable
 from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.models.convert.files import to_bytes, write_whole
+from mmsparse.trust import add_trust, trust_checkpoints
 
 KEPT = ("meta", "state_dict")
 
@@ -43,7 +44,9 @@ def main() -> None:
     parser.add_argument("src", help="checkpoint of a training run")
     parser.add_argument("dst", type=Path, help="name of the result; becomes <name>-<first 8 digits of its sha256>.pth")
     parser.add_argument("--no-ema", action="store_true", help="publish the trained weights, not their average")
+    add_trust(parser)
     args = parser.parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     check_writable(args.dst.parent, "dst")
     content = read_checkpoint(args.src, "src")
     if _is_published(Path(args.src)):

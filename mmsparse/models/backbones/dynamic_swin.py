@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
+from mmsparse.checkpoints import COMPUTED, read_checkpoint
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import Selection, build_router, paper_places, route
+from mmsparse.sparsity import Selection, build_router, new_prefixes, paper_places, route
 from mmsparse.sparsity.decisions import check_flags
 from mmsparse.sparsity.routing import Path
 
@@ -140,7 +140,7 @@ class DynamicSwin(SwinTransformer):
         """Depth of a parameter for layer-wise learning rates, and the number of depths; new parts count as the head."""
         num_layers = sum(self.depths) + 2
         name = param_name.removeprefix(prefix)
-        if not param_name.startswith(prefix) or name.startswith("router."):
+        if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
         if name.startswith(("patch_embed", "absolute_pos_embed")):
             return 0, num_layers
@@ -159,11 +159,11 @@ class DynamicSwin(SwinTransformer):
         if self.router is not None:
             self.router.init_weights()
         if pretrained:
-            content = CheckpointLoader.load_checkpoint(pretrained, logger="current", map_location="cpu")
+            content = read_checkpoint(pretrained, "init_cfg")
             state = fit_swin_weights(content, self, original=self.convert_weights)
             result = self.load_state_dict(state, strict=False)
-            known = ("router.", "relative_position_index")  # new, and computed
-            missing = [key for key in result.missing_keys if not any(part in key for part in known)]
+            new = new_prefixes(self)
+            missing = [key for key in result.missing_keys if not (key.startswith(new) or key.endswith(COMPUTED))]
             print_log(
                 f"DynamicSwin: loaded {pretrained}; missing {missing}, unexpected {result.unexpected_keys}",
                 logger="current",

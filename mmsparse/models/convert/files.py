@@ -12,6 +12,7 @@ import torch
 
 from mmsparse import __version__
 from mmsparse.checkpoints import check_checkpoint, read_checkpoint, weights_of
+from mmsparse.trust import add_trust, trust_checkpoints
 
 from .dense import Converted, State
 from .fit import check_fit
@@ -22,7 +23,9 @@ def convert_command(description: str | None, convert: Callable[[State], Converte
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("src", help="checkpoint to convert: a file or a URL")
     parser.add_argument("dst", type=Path, help="where the result goes; its folder is made if needed")
+    add_trust(parser)
     args = parser.parse_args()
+    trust_checkpoints(args.trust_checkpoint)
     check_checkpoint(args.src, "src")
     check_destination(args.src, args.dst)
     content = read_checkpoint(args.src, "src")
