@@ -15,7 +15,7 @@ from mmengine.dist import broadcast_object_list
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint, set_random_seed
-from torch import nn
+from torch import Tensor, nn
 
 from mmsparse import compat, env
 from mmsparse.apis import find_decisions, ignore_padding, set_keep_ratio
@@ -71,6 +71,7 @@ class Built(NamedTuple):
 
     model: nn.Module
     seed: int  # of its random weights
+    random: Tensor  # the state of torch's random numbers after it
 
 
 def build_runner(cfg: Config, built: Built | None = None) -> Runner:
@@ -91,6 +92,7 @@ def _runner_of(kind: type[Runner], built: Built) -> type[Runner]:
 
     class Ready(kind):
         def build_model(self, model: Any) -> nn.Module:
+            torch.set_rng_state(built.random)  # what is drawn next is what follows a build
             return built.model
 
         def set_randomness(self, seed: int | None, **more: Any) -> None:
@@ -170,7 +172,7 @@ def _init_weights(model: nn.Module) -> None:
 def build_seeded(cfg: Config, pretrained: bool = False) -> Built:
     """The config's model with the random weights of its seed, or of one that is drawn."""
     seed = set_random_seed(cfg.get("randomness", {}).get("seed"))
-    return Built(build_plain(cfg, pretrained), seed)
+    return Built(build_plain(cfg, pretrained), seed, torch.get_rng_state())
 
 
 def build_plain(cfg: Config, pretrained: bool = False) -> nn.Module:

@@ -9,9 +9,9 @@ import torch
 from commands import run_tool
 from mmengine.config import Config
 from PIL import Image
-from scenes import ROOT, options
+from scenes import ROOT, at, options
 
-from mmsparse.engine.launch import build_plain, read_config
+from mmsparse.engine.launch import build_plain, build_runner, build_seeded, read_config
 
 DEMO = str(ROOT / "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py")
 
@@ -71,6 +71,20 @@ def test_the_logged_seed_gives_the_same_model(scenes, tmp_path):
         assert out.count("built a CountedConvNeXt") == 1
     one, other = (content["state_dict"] for content in found)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_training_begins_as_one_whose_runner_builds(scenes, tmp_path):
+    """The random numbers that a build takes are taken: initial weights are those of a runner that builds by itself."""
+    def initial(ready):
+        cfg = read_config(DEMO)
+        cfg.merge_from_dict(at(scenes))
+        cfg.update(work_dir=str(tmp_path / "runs"), randomness=dict(seed=5))
+        runner = build_runner(cfg, build_seeded(cfg, pretrained=True) if ready else None)
+        runner.model.init_weights()
+        return runner.model.state_dict()
+
+    one, other = initial(ready=True), initial(ready=False)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize("more", [("--keep-ratio", "0.25"), ("--tta",)])
