@@ -94,7 +94,6 @@ def test_an_image_is_the_same_alone_and_in_a_padded_batch():
     assert counts == [selection.num_keep[0] for _, selection in single] and len(set(counts)) > 2
 
 
-@pytest.mark.xfail(strict=True, reason="the backbone is timed by itself")
 def test_latencies_are_of_real_sizes():
     model = build_model(DETECTOR)
     batch = model.data_preprocessor(pictures(DETECTOR, SMALL, LARGE), False)
