@@ -10,7 +10,7 @@ import torch
 from commands import CONTEXT
 
 
-def in_two_processes(work: Callable[[int], None], folder: Path, seconds: float = 60.0) -> None:
+def in_two_processes(work: Callable[[int], None], folder: Path, seconds: float = 240.0) -> None:
     """Run ``work(rank)``; an error of one, or that one waits for the other in vain, is an error here."""
     processes = [CONTEXT.Process(target=_main, args=(work, rank, folder)) for rank in (0, 1)]
     for process in processes:
@@ -30,7 +30,7 @@ def in_two_processes(work: Callable[[int], None], folder: Path, seconds: float =
 def _main(work: Callable[[int], None], rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", f"file://{folder}/meet", timeout=timedelta(seconds=5), rank=rank, world_size=2
+        "gloo", f"file://{folder}/meet", timeout=timedelta(seconds=20), rank=rank, world_size=2
     )
     try:
         work(rank)

@@ -14,6 +14,7 @@ from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decided, ratio_loss, score_loss
 
 from .score_targets import score_targets
+from .thresholds import share_thresholds
 
 
 @HOOKS.register_module()
@@ -98,6 +99,11 @@ class SparsityHook(Hook):
         for decision in find_decisions(runner.model):
             decision.progress = progress
             decision.pop_aux()  # what a forward outside of a training step has left
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        share_thresholds(runner.model)  # not in a forward: ranks may have different numbers of them
 
     def progress(self, iteration: int, max_iters: int) -> float:
         """How far the budget has come from all-dense (0) to its target (1); a function of the iteration alone."""

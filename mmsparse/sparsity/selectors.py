@@ -134,6 +134,8 @@ class ThresholdSelector(Selector):
 
     The threshold for a ratio r is the (1 - r) quantile of the scores seen in training. A running estimate of the
     whole quantile function is kept, so any ratio can be asked for later. Until a training step was made it is zero.
+    Each of several processes keeps that of its own pictures; ``SparsityHook`` averages them after each training step.
+    In a loop of your own let all processes call ``mmsparse.engine.share_thresholds(model)``.
     """
 
     LEVELS = 65
@@ -173,9 +175,6 @@ class ThresholdSelector(Selector):
         ranked = _ranked(scores, valid)
         levels = torch.linspace(0, ranked.numel() - 1, self.LEVELS, device=scores.device).round().long()
         seen = ranked[levels]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(seen)
-            seen /= torch.distributed.get_world_size()
         first = self.num_updates == 0
         self.quantiles.lerp_(seen, torch.where(first, 1.0, self.momentum).to(seen))
         self.num_updates += 1
