@@ -13,6 +13,7 @@ from mmsparse.apis import batch_of, find_decisions, ignore_padding, mode_of, pop
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decided, ratio_loss, score_loss
 
+from .optim_constructor import check_length
 from .score_targets import score_targets
 from .thresholds import share_thresholds
 
@@ -57,6 +58,7 @@ class SparsityHook(Hook):
         self.anneal = anneal
 
     def before_train(self, runner: Runner) -> None:
+        check_length(runner.optim_wrapper, runner.max_epochs, runner.max_iters)
         self.attach(unwrapped(runner.model))
 
     def attach(self, model: nn.Module) -> None:

@@ -165,7 +165,6 @@ def test_a_freeze_without_end_is_refused(tmp_path, freeze, by_epoch, sentence):
         train(tmp_path, by_epoch=by_epoch, **freeze)
 
 
-@pytest.mark.xfail(strict=True, reason="seen at the first step only")
 def test_a_freeze_in_iterations_without_end_is_refused_before_a_training_by_epochs(tmp_path, monkeypatch):
     monkeypatch.setattr(Pictures, "__getitem__", lambda *_: pytest.fail("a picture was read"))
     with pytest.raises(ValueError, match="`freeze_iters`: 8 would freeze the backbone for the whole training of 8 it"):
