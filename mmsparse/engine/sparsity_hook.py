@@ -15,7 +15,7 @@ from mmsparse.sparsity import Decided, ratio_loss, score_loss
 
 from .optim_constructor import check_length
 from .score_targets import score_targets
-from .thresholds import share_thresholds
+from .thresholds import AveragedThresholdsHook, find_thresholds, share_thresholds
 
 
 @HOOKS.register_module()
@@ -56,6 +56,11 @@ class SparsityHook(Hook):
         self.per_image = per_image
         self.score_weight = score_weight
         self.anneal = anneal
+
+    def before_run(self, runner: Runner) -> None:
+        brought = any(isinstance(hook, AveragedThresholdsHook) for hook in runner.hooks)
+        if find_thresholds(runner.model) and not brought:
+            runner.register_hook(AveragedThresholdsHook())
 
     def before_train(self, runner: Runner) -> None:
         check_length(runner.optim_wrapper, runner.max_epochs, runner.max_iters)
