@@ -169,7 +169,6 @@ SEMI = Config(dict(
 ))  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="only one batch is read, of the model's own forward")
 def test_student_and_teacher_of_a_semi_supervised_detector():
     """Three batches go through one call of the model, none by the forward of a detector inside."""
     model = build_plain(SEMI).train()
