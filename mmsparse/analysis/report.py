@@ -103,9 +103,9 @@ def _twins(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[nn.Module
         with torch.no_grad(), dense_twin(copied):
             predict(copied, turned)
     except RuntimeError as error:
-        if "view size is not compatible" not in str(error):
+        if "contiguous" not in str(error):
             raise
-        return twins  # a network that looks at its maps in one layout only
+        return twins  # a network with a view or an operator that wants its maps in one layout
     return {**twins, "channels-last": (copied, turned)}
 
 

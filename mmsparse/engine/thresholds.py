@@ -29,9 +29,10 @@ def share_thresholds(model: nn.Module) -> None:
     quantiles = torch.stack([selector.quantiles for selector in selectors])
     total = torch.cat([quantiles * seen[:, None], seen[:, None]], dim=1)
     all_reduce(total)
-    for selector, (*_, count), mean in zip(selectors, total, total[:, :-1] / total[:, -1:].clamp_min(1.0), strict=True):
+    counts = total[:, -1]
+    for selector, mean, count in zip(selectors, total[:, :-1] / counts[:, None].clamp_min(1.0), counts, strict=True):
         selector.quantiles.copy_(mean)
-        selector.num_updates.clamp_(min=int(count > 0))
+        selector.num_updates.copy_(torch.maximum(selector.num_updates, (count > 0).long()))
 
 
 @HOOKS.register_module()

@@ -3,13 +3,14 @@
 from types import SimpleNamespace
 
 import torch
+from mmengine.hooks import EMAHook
 from optimized import Model, convnext
 from processes import in_two_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsparse.apis import set_keep_ratio
-from mmsparse.engine import SparsityHook, share_thresholds
+from mmsparse.apis import find_decisions, set_keep_ratio
+from mmsparse.engine import AveragedThresholdsHook, SparsityHook, share_thresholds
 from mmsparse.models import DynamicSwin
 from mmsparse.sparsity import ThresholdSelector
 
@@ -92,3 +93,23 @@ def share(rank):
 
 def test_thresholds_are_those_of_all_ranks(tmp_path):
     in_two_processes(share, tmp_path)
+
+
+def evaluate_averaged(rank):
+    torch.manual_seed(0)
+    model = convnext(ARCH, sparsity=dict(selector=dict(type="ThresholdSelector")))
+    runner = SimpleNamespace(model=model, hooks=[EMAHook(), AveragedThresholdsHook()])
+    averaging, hook = runner.hooks
+    averaging.before_run(runner)
+    hook.before_train(runner)
+    pictures = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(rank))
+    hook.after_train_iter(runner, 0, dict(inputs=pictures))
+    thresholds = [decision.selector for decision in find_decisions(model)]
+    hook.before_val(runner)
+    assert all(selector.quantiles.any() and same(selector.quantiles) for selector in thresholds)
+    hook.after_val_epoch(runner)
+    assert not any(selector.quantiles.any() for selector in thresholds)
+
+
+def test_averaged_weights_are_evaluated_with_the_same_thresholds_everywhere(tmp_path):
+    in_two_processes(evaluate_averaged, tmp_path)
