@@ -127,9 +127,9 @@ def ignore_padding(model: nn.Module) -> None:
 
     Padding then takes the fast path, and keep ratios, their losses and logs are of what remains, picture by picture.
     The sizes are read from the data samples that the model's forward is given, as the data preprocessors of mmdet and
-    mmseg leave them (``img_shape`` beside ``pad_shape``); without them, and for crops of sliding windows, everything
-    counts. ``SparsityHook`` and the tools call this; so may you, more than once, with a model of an inferencer or a
-    loop of your own.
+    mmseg leave them (``img_shape`` beside ``pad_shape``), also those of the several batches of mmdet's semi-supervised
+    detectors; without them, and for crops of sliding windows, everything counts. ``SparsityHook`` and the tools call
+    this; so may you, more than once, with a model of an inferencer or a loop of your own.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
@@ -140,8 +140,9 @@ def ignore_padding(model: nn.Module) -> None:
     watch = _PaddingWatch()
     model.register_forward_pre_hook(watch.begin, with_kwargs=True)
     model.register_forward_hook(watch.end, always_call=True)
-    if isinstance(getattr(model, "backbone", None), nn.Module):
-        model.backbone.register_forward_pre_hook(watch.see)
+    for part in model.modules():  # the model, or the student and the teacher in it
+        if isinstance(getattr(part, "backbone", None), nn.Module):
+            part.backbone.register_forward_pre_hook(watch.see)
 
 
 class _PaddingWatch:
@@ -149,20 +150,30 @@ class _PaddingWatch:
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         inputs, samples = batch_of(args, kwargs)
-        sizes, padded = None, (0, 0)
-        if isinstance(inputs, Tensor) and inputs.dim() == 4 and isinstance(samples, Sequence):
-            padded = tuple(inputs.shape[-2:])
-            found = [_real_size(sample, padded) for sample in samples]
-            if len(found) == len(inputs) and any(size != padded for size in found):
-                sizes = found
-        valid.enter(self, sizes, padded)
+        if isinstance(inputs, Mapping) and isinstance(samples, Mapping):  # a batch for each branch of a training
+            batches = [
+                valid.Batch(pictures, _real_sizes(pictures, samples.get(name))) for name, pictures in inputs.items()
+            ]
+            valid.enter(self, None, (0, 0), batches)
+        else:
+            sizes = _real_sizes(inputs, samples)
+            valid.enter(self, sizes, (0, 0) if sizes is None else tuple(inputs.shape[-2:]))
 
     def see(self, backbone: nn.Module, args: tuple) -> None:
         if args and isinstance(args[0], Tensor):
-            valid.read(tuple(args[0].shape[-2:]))
+            valid.read(args[0])
 
     def end(self, model: nn.Module, args: tuple, output: Any) -> None:
         valid.leave(self)
+
+
+def _real_sizes(inputs: Any, samples: Any) -> list[tuple[int, int]] | None:
+    """Height and width of each picture of a batch; None if they are not known, or all of it is real."""
+    if not (isinstance(inputs, Tensor) and inputs.dim() == 4 and isinstance(samples, Sequence)):
+        return None
+    padded = tuple(inputs.shape[-2:])
+    sizes = [_real_size(sample, padded) for sample in samples]
+    return sizes if len(sizes) == len(inputs) and any(size != padded for size in sizes) else None
 
 
 def _real_size(sample: Any, padded: tuple[int, int]) -> tuple[int, int]:

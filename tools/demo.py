@@ -183,8 +183,8 @@ def report(model: torch.nn.Module, control: torch.nn.Module, pictures: list[dict
     for size in (1, 8):
         times = time_beside_dense(model, prepare_batch(model, pictures[:size]), rounds=40, warmup=5)
         cells = [
-            f"{part} {pair['dense'].median:.1f} -> {pair['routed'].median:.1f} ms ({pair['routed'].speedup:.2f}x)"
-            for part, pair in times.items()
+            f"{part} {beside.dense.median:.1f} -> {beside.routed.median:.1f} ms ({beside.routed.speedup:.2f}x)"
+            for part, beside in times.items()
         ]
         print(f"batch {size}:  {cells[0]:<36}  {cells[1]}")
 

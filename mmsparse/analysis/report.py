@@ -1,17 +1,19 @@
 """MACs over real pictures, dense beside executed, as numbers and as the table the tools print."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from mmsparse.apis import dense_twin
 from mmsparse.engine.launch import predict, prepare_batch
 
-from .latency import Latency, compare_latency
+from .latency import Latency, seconds_of, stopwatch, time_in_turn
 from .macs import Macs, count_macs
 
 PARTS = ("backbone", "neck", "head", "total", "scorers")
@@ -64,17 +66,61 @@ def describe_macs(model: nn.Module, dataset: Any, count: int) -> str:
     return f"executed arithmetic, mean over {len(pictures)} pictures\n{macs_table(picture_macs(model, pictures))}"
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Latency of a routed network beside its dense twin in the memory layout that this one is faster in."""
+
+    dense: Latency
+    routed: Latency
+    layout: str
+
+
 def time_beside_dense(
     model: nn.Module, batch: dict[str, Any], rounds: int, warmup: int, progress: Callable[[range], Any] = iter
-) -> dict[str, dict[str, Latency]]:
-    """Latency of the backbone and of the whole prediction, each ``dense`` and ``routed`` in turn on one batch."""
+) -> dict[str, Beside]:
+    """Latency of the backbone and of the whole prediction of one batch: dense in each layout and routed, in turn.
 
-    def dense(run: Callable[[], Any]) -> None:
-        with dense_twin(model):
-            run()
+    The backbone is timed inside of the prediction, where it is told the real sizes of padded pictures; all its
+    forwards count, where there are several.
+    """
+    twins = _twins(model, batch)
+    found = {}
+    for part, seconds in (("backbone", _seconds_of_backbone), ("whole", _seconds_of_whole)):
+        clocks = {layout: partial(_seconds_of_dense, seconds, *twin) for layout, twin in twins.items()}
+        times = time_in_turn({**clocks, "routed": partial(seconds, model, batch)}, rounds, warmup, progress)
+        layout = min(twins, key=lambda name: float(np.median(times[name])))
+        dense, routed = (Latency.of(times[name], times[layout]) for name in (layout, "routed"))
+        found[part] = Beside(dense, routed, layout)
+    return found
 
-    runs = {"backbone": lambda: model.backbone(batch["inputs"]), "whole": lambda: predict(model, batch)}
-    return {
-        part: compare_latency({"dense": partial(dense, run), "routed": run}, rounds, warmup, progress)
-        for part, run in runs.items()
-    }
+
+def _twins(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+    """Who is the dense network in each layout, and its batch."""
+    twins = {"contiguous": (model, batch)}
+    copied = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    turned = {**batch, "inputs": batch["inputs"].contiguous(memory_format=torch.channels_last)}
+    try:
+        with torch.no_grad(), dense_twin(copied):
+            predict(copied, turned)
+    except RuntimeError as error:
+        if "contiguous" not in str(error):
+            raise
+        return twins  # a network with a view or an operator that wants its maps in one layout
+    return {**twins, "channels-last": (copied, turned)}
+
+
+def _seconds_of_dense(
+    seconds: Callable[[nn.Module, dict[str, Any]], float], model: nn.Module, batch: dict[str, Any]
+) -> float:
+    with dense_twin(model):
+        return seconds(model, batch)
+
+
+def _seconds_of_whole(model: nn.Module, batch: dict[str, Any]) -> float:
+    return seconds_of(lambda: predict(model, batch))
+
+
+def _seconds_of_backbone(model: nn.Module, batch: dict[str, Any]) -> float:
+    with stopwatch(model.backbone) as seconds:
+        predict(model, batch)
+    return sum(seconds)

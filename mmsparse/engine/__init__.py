@@ -10,12 +10,15 @@ from .optim_constructor import SparsityOptimWrapperConstructor  # noqa: E402
 from .seed_hook import SeedHook  # noqa: E402
 from .sparsity_hook import SparsityHook  # noqa: E402
 from .teacher_hook import TeacherHook  # noqa: E402
+from .thresholds import AveragedThresholdsHook, share_thresholds  # noqa: E402
 
 __all__ = [
+    "AveragedThresholdsHook",
     "CpuAmpOptimWrapper",
     "ElasticHook",
     "SeedHook",
     "SparsityHook",
     "SparsityOptimWrapperConstructor",
     "TeacherHook",
+    "share_thresholds",
 ]

@@ -72,7 +72,7 @@ class SparsityOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         wrapper = super().__call__(model)
         for key, clock in (("freeze_epochs", "epoch"), ("freeze_iters", "iter")):
             if self.own.get(key):
-                freeze = _Freeze(wrapper, key, self.own[key], clock)
+                wrapper.freeze = freeze = _Freeze(wrapper, key, self.own[key], clock)
                 wrapper.optimizer.register_step_pre_hook(freeze.hold)
                 wrapper.optimizer.register_step_post_hook(freeze.release)
         return wrapper
@@ -195,19 +195,30 @@ class _Freeze:
         now, end = hub.get_info(self.clock), hub.get_info(f"max_{self.clock}s")
         if now is None or end is None:
             raise ValueError(f"`{self.key}` needs mmengine's Runner, which says what time it is; leave it out here")
-        if self.length >= end and self.key == "freeze_epochs" and end == 1:  # mmengine counts those as one epoch
-            raise ValueError(_other_clock(self.length, "or is one epoch long"))
-        if self.length >= end:
-            raise ValueError(_without_end(self.key, self.length, end))
+        self.check(end)
         self.held = []
         if now < self.length:
             self.held = [(group, group["lr"]) for group in optimizer.param_groups if group.get("rests_at_first")]
         for group, _ in self.held:
             group["lr"] = 0.0
 
+    def check(self, end: int) -> None:
+        """Refuse a training of so many epochs or iterations."""
+        if self.length >= end and self.key == "freeze_epochs" and end == 1:  # mmengine counts iterations as one epoch
+            raise ValueError(_other_clock(self.length, "or is one epoch long"))
+        if self.length >= end:
+            raise ValueError(_without_end(self.key, self.length, end))
+
     def release(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
         for group, lr in self.held:
             group["lr"] = lr
+
+
+def check_length(wrapper: OptimWrapper, max_epochs: int, max_iters: int) -> None:
+    """Say that a freeze lasts as long as the training, before its first step; the wrapper may be of any constructor."""
+    freeze = getattr(wrapper, "freeze", None)
+    if isinstance(freeze, _Freeze):
+        freeze.check(max_epochs if freeze.clock == "epoch" else max_iters)
 
 
 def check_groups(cfg: Mapping[str, Any]) -> None:

@@ -13,7 +13,9 @@ from mmsparse.apis import batch_of, find_decisions, ignore_padding, mode_of, pop
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decided, ratio_loss, score_loss
 
+from .optim_constructor import check_length
 from .score_targets import score_targets
+from .thresholds import AveragedThresholdsHook, find_thresholds, share_thresholds
 
 
 @HOOKS.register_module()
@@ -55,7 +57,13 @@ class SparsityHook(Hook):
         self.score_weight = score_weight
         self.anneal = anneal
 
+    def before_run(self, runner: Runner) -> None:
+        brought = any(isinstance(hook, AveragedThresholdsHook) for hook in runner.hooks)
+        if find_thresholds(runner.model) and not brought:
+            runner.register_hook(AveragedThresholdsHook())
+
     def before_train(self, runner: Runner) -> None:
+        check_length(runner.optim_wrapper, runner.max_epochs, runner.max_iters)
         self.attach(unwrapped(runner.model))
 
     def attach(self, model: nn.Module) -> None:
@@ -98,6 +106,11 @@ class SparsityHook(Hook):
         for decision in find_decisions(runner.model):
             decision.progress = progress
             decision.pop_aux()  # what a forward outside of a training step has left
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        share_thresholds(runner.model)  # not in a forward: ranks may have different numbers of them
 
     def progress(self, iteration: int, max_iters: int) -> float:
         """How far the budget has come from all-dense (0) to its target (1); a function of the iteration alone."""

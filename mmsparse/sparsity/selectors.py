@@ -1,5 +1,8 @@
 """Selectors: scores and a budget in, a Selection out. Noise in training only; evaluation is exact and deterministic."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -24,10 +27,12 @@ class Selector(BaseModule):
     Attributes:
         holds_count: Whether training keeps to the budget without a loss on it.
         learn: What teaches the scores unless a router says otherwise, see ``decisions.Budgeted``.
+        watches: Whether it observes scores in evaluation as well.
     """
 
     holds_count = True
     learn = GATE
+    watches = False
 
     def __init__(self, tau: float = 1.0) -> None:
         super().__init__()
@@ -60,7 +65,7 @@ class Selector(BaseModule):
             scores = self.bury(scores, dropped, valid)
         if valid is not None:
             scores = scores.masked_fill(~valid.mask, BURIED)
-        if self.training:
+        if self.training or self.watches:
             self.observe(scores.detach(), valid)
         if keep_ratio >= 1.0:  # the dense network, whose padding is dense, too
             mask, logits, count = torch.ones_like(scores, dtype=torch.bool), scores, scores.shape[1]
@@ -74,7 +79,7 @@ class Selector(BaseModule):
         return Selection(grid, mask, gate=mask + (soft - soft.detach()), count=count).within(before)
 
     def observe(self, scores: Tensor, valid: Valid | None) -> None:
-        """Look at the scores of a training step before it is decided."""
+        """Look at scores before it is decided; in training, unless it watches."""
 
     def bury(self, scores: Tensor, dropped: Tensor, valid: Valid | None) -> Tensor:
         """Make sure that dropped locations take nothing of the budget."""
@@ -134,6 +139,8 @@ class ThresholdSelector(Selector):
 
     The threshold for a ratio r is the (1 - r) quantile of the scores seen in training. A running estimate of the
     whole quantile function is kept, so any ratio can be asked for later. Until a training step was made it is zero.
+    Each of several processes keeps that of its own pictures; ``SparsityHook`` averages them after each training step.
+    In a loop of your own let all processes call ``mmsparse.engine.share_thresholds(model)``.
     """
 
     LEVELS = 65
@@ -145,6 +152,7 @@ class ThresholdSelector(Selector):
         self.momentum = momentum
         self.register_buffer("quantiles", torch.zeros(self.LEVELS))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+        self._fitted_to: list[Tensor] | None = None
 
     def bury(self, scores: Tensor, dropped: Tensor, valid: Valid | None) -> Tensor:
         """Just below all others: the running quantiles are of all locations."""
@@ -171,14 +179,23 @@ class ThresholdSelector(Selector):
 
     def observe(self, scores: Tensor, valid: Valid | None) -> None:
         ranked = _ranked(scores, valid)
+        if self._fitted_to is not None:
+            self._fitted_to.append(ranked)
+            ranked = torch.cat(self._fitted_to).sort().values
         levels = torch.linspace(0, ranked.numel() - 1, self.LEVELS, device=scores.device).round().long()
         seen = ranked[levels]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(seen)
-            seen /= torch.distributed.get_world_size()
-        first = self.num_updates == 0
-        self.quantiles.lerp_(seen, torch.where(first, 1.0, self.momentum).to(seen))
+        momentum = self.momentum if self._fitted_to is None else 1.0
+        self.quantiles.lerp_(seen, torch.where(self.num_updates == 0, 1.0, momentum).to(seen))
         self.num_updates += 1
+
+    @contextmanager
+    def fit(self) -> Iterator[None]:
+        """In evaluation inside a with-block, the quantiles become those of all scores that are seen there."""
+        self.watches, self._fitted_to = True, []
+        try:
+            yield
+        finally:
+            self.watches, self._fitted_to = False, None
 
 
 def _ranked(scores: Tensor, valid: Valid | None) -> Tensor:

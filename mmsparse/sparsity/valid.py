@@ -35,6 +35,14 @@ class Valid:
 
 
 @dataclass(frozen=True, eq=False)
+class Batch:
+    """One of several batches of pictures that a call has, and their real sizes."""
+
+    pictures: Tensor  # (B, C, H, W)
+    sizes: Sequence[Size] | None
+
+
+@dataclass(frozen=True, eq=False)
 class _Call:
     """Pictures of real sizes in the top left corners of a batch of a padded size; without sizes all is real."""
 
@@ -42,6 +50,7 @@ class _Call:
     sizes: Sequence[Size] | None
     padded: Size
     outer: "_Call | None"
+    batches: Sequence[Batch] = ()  # where there are several, sizes are those of the one in work
     whole: bool = True  # the network reads the pictures, not crops of them
     found: dict[tuple, Valid | None] = field(default_factory=dict)  # places share grids
 
@@ -62,9 +71,9 @@ def real_sizes(sizes: Sequence[Size] | None, padded: Size = (0, 0)) -> Iterator[
         leave(owner)
 
 
-def enter(owner: object, sizes: Sequence[Size] | None, padded: Size) -> None:
-    """The beginning of a call; for hooks, which cannot hold a with-block."""
-    _CALL.set(_Call(owner, sizes, padded, _CALL.get()))
+def enter(owner: object, sizes: Sequence[Size] | None, padded: Size, batches: Sequence[Batch] = ()) -> None:
+    """The beginning of a call; for hooks, which cannot hold a with-block. Sizes or several batches, not both."""
+    _CALL.set(_Call(owner, sizes, padded, _CALL.get(), batches))
 
 
 def leave(owner: object) -> None:
@@ -76,9 +85,15 @@ def leave(owner: object) -> None:
         _CALL.set(call.outer)
 
 
-def read(size: Size) -> None:
-    """The network is about to read pictures of a size: if it is not the padded one (crops), everything counts."""
-    if (call := _CALL.get()) is not None:
+def read(pictures: Tensor) -> None:
+    """The network is about to read pictures (B, C, H, W): of anything but what the call has (crops), all counts."""
+    if (call := _CALL.get()) is None:
+        return
+    size = (int(pictures.shape[-2]), int(pictures.shape[-1]))
+    if call.batches:
+        sizes = next((batch.sizes for batch in call.batches if batch.pictures is pictures), None)
+        _CALL.set(replace(call, sizes=sizes, padded=size, found={}))
+    else:
         _CALL.set(replace(call, whole=size == call.padded))
 
 

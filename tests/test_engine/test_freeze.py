@@ -165,6 +165,12 @@ def test_a_freeze_without_end_is_refused(tmp_path, freeze, by_epoch, sentence):
         train(tmp_path, by_epoch=by_epoch, **freeze)
 
 
+def test_a_freeze_in_iterations_without_end_is_refused_before_a_training_by_epochs(tmp_path, monkeypatch):
+    monkeypatch.setattr(Pictures, "__getitem__", lambda *_: pytest.fail("a picture was read"))
+    with pytest.raises(ValueError, match="`freeze_iters`: 8 would freeze the backbone for the whole training of 8 it"):
+        train(tmp_path, by_epoch=True, freeze_iters=8)
+
+
 EPOCHS, ITERS = dict(type="EpochBasedTrainLoop", max_epochs=4), dict(type="IterBasedTrainLoop", max_iters=8)
 
 

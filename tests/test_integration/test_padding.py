@@ -3,20 +3,23 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseTTAModel
 from mmengine.optim import OptimWrapper
 from small_networks import DETECTOR, SEGMENTER, pictures
 
 import mmsparse
 from mmsparse.analysis.focus import object_focus
+from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.engine.launch import build_model, build_plain
 from mmsparse.sparsity import num_keep, valid_locations
 
-SMALL, LARGE, PADDED = (70, 100), (128, 150), (128, 160)
+SMALL, MIDDLE, LARGE, PADDED = (70, 100), (50, 130), (128, 150), (128, 160)
 
 
 def locations(name, grid, real, padded=PADDED):
@@ -93,6 +96,16 @@ def test_an_image_is_the_same_alone_and_in_a_padded_batch():
     assert counts == [selection.num_keep[0] for _, selection in single] and len(set(counts)) > 2
 
 
+def test_latencies_are_of_real_sizes():
+    model = build_model(DETECTOR)
+    batch = model.data_preprocessor(pictures(DETECTOR, SMALL, LARGE), False)
+    with record_selections(model) as taken:
+        time_beside_dense(model, batch, rounds=1, warmup=0)
+    names = [name for name, _ in taken]
+    assert names.count("s2b1") == 2  # of the backbone's row and of the whole network's
+    check(taken, (SMALL, LARGE))
+
+
 def test_focus_leaves_padding_out():
     model = build_model(DETECTOR, keep_ratio=0.9999)  # of so few locations that is all
     batch = pictures(DETECTOR, SMALL, LARGE)
@@ -142,3 +155,35 @@ def test_copies_watch_for_themselves():
     check(taken, (SMALL, LARGE))
     assert list(model.state_dict()) == list(build_plain(DETECTOR).state_dict())
     assert len(find_decisions(model)) == len(taken)
+
+
+SEMI = Config(dict(
+    default_scope="mmdet",
+    model=dict(
+        type="SemiBaseDetector",
+        detector=DETECTOR.model,
+        data_preprocessor=dict(type="MultiBranchDataPreprocessor", data_preprocessor=DETECTOR.model.data_preprocessor),
+        semi_train_cfg=dict(cls_pseudo_thr=0.0, sup_weight=1.0, unsup_weight=1.0),
+        semi_test_cfg=dict(predict_on="teacher"),
+    ),
+))  # fmt: skip
+
+
+def test_student_and_teacher_of_a_semi_supervised_detector():
+    """Three batches go through one call of the model, none by the forward of a detector inside."""
+    model = build_plain(SEMI).train()
+    SparsityHook(loss_weight=1.0).attach(model)
+    sizes = dict(sup=(SMALL, LARGE), unsup_teacher=(LARGE, SMALL), unsup_student=(MIDDLE, LARGE))
+    branches = {branch: pictures(DETECTOR, *pair) for branch, pair in sizes.items()}
+    for batch in branches.values():
+        for sample in batch["data_samples"]:
+            sample.set_metainfo(dict(homography_matrix=np.eye(3, dtype=np.float32)))
+    data = {key: {branch: batch[key] for branch, batch in branches.items()} for key in ("inputs", "data_samples")}
+    with record_selections(model) as taken:
+        model.train_step(data, OptimWrapper(torch.optim.SGD(model.student.parameters(), lr=1e-3)))
+    each = len(taken) // 3
+    for number, pair in enumerate(sizes.values()):  # the student, the teacher, the student
+        check(taken[number * each : (number + 1) * each], pair)
+    with record_selections(model.eval()) as taken:
+        model.test_step(pictures(DETECTOR, SMALL, LARGE))
+    check(taken, (SMALL, LARGE))

@@ -63,9 +63,9 @@ def test_everything_counts_where_nothing_is_known():
         assert valid_locations((4, 4), tokens) is None  # each location holds a real pixel
         assert valid_locations((32, 32), tokens) is not None
         assert valid_locations((32, 32), torch.zeros(3, 1)) is None  # another batch
-        valid_area.read((16, 16))
+        valid_area.read(torch.zeros(2, 3, 16, 16))
         assert valid_locations((32, 32), tokens) is None  # a crop
-        valid_area.read((32, 32))
+        valid_area.read(torch.zeros(2, 3, 32, 32))
         assert valid_locations((32, 32), tokens) is not None
         with real_sizes(None):
             assert valid_locations((32, 32), tokens) is None
@@ -80,6 +80,19 @@ def test_a_call_that_was_not_ended_ends_with_the_one_around_it():
     assert valid_locations((4, 4), tokens).counts == (1,)
     valid_area.leave(outer)
     assert valid_locations((4, 4), tokens) is None
+
+
+def test_each_of_several_batches_has_its_own_sizes():
+    small, large, tokens = torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 32, 32), torch.zeros(2, 1)
+    batches = [valid_area.Batch(small, [(16, 8), (16, 16)]), valid_area.Batch(large, [(8, 32), (32, 32)])]
+    valid_area.enter(owner := object(), None, (0, 0), batches)
+    assert valid_locations((4, 4), tokens) is None  # which one is not known yet
+    for batch, counts in ((small, (8, 16)), (large, (4, 16)), (small, (8, 16))):
+        valid_area.read(batch)
+        assert valid_locations((4, 4), tokens).counts == counts
+    valid_area.read(large.clone())
+    assert valid_locations((4, 4), tokens) is None
+    valid_area.leave(owner)
 
 
 @pytest.mark.parametrize("cumulative", [False, True])

@@ -1,4 +1,7 @@
-"""Latency of a routed network beside its dense twin: in turn, in one process, on the same pictures."""
+"""Latency of a routed network beside its dense twin: in turn, in one process, on the same pictures.
+
+The dense twin runs contiguous and channels-last, and its faster layout is what the routed network is compared with.
+"""
 
 import argparse
 from typing import Any
@@ -31,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="weights; per-image budgets need them to be meaningful")
     add_keep_ratio(parser)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds; each times both networks once")
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds; each times every network once")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; default: all that torch takes")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones")
@@ -58,8 +61,8 @@ def main() -> None:
         raise ValueError(f"--batch-sizes asks for {count} pictures, but the test set has {len(pictures)}")
     print(f"{args.config}\nkeep ratio: {get_keep_ratio(model)}")
     print(f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn, {args.warmup} of warm-up")
-    print(f"{'':<10}{'batch':>6}{'size':>11}{'dense ms':>10} (p10 - p90){'':9}{'routed ms':>10} (p10 - p90)"
-          f"{'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
+    print(f"{'':<10}{'batch':>6}{'size':>11}{'dense is':>15}{'dense ms':>10} (p10 - p90){'':9}"
+          f"{'routed ms':>10} (p10 - p90){'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
     for size in args.batch_sizes:
         _rows(model, prepare_batch(model, pictures[:size]), size, args)
 
@@ -74,11 +77,11 @@ def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Nam
         dense = count_macs(model, lambda: predict(model, batch))
     by_macs = {"backbone": dense.backbone / executed.backbone, "whole": dense.total / executed.total}
     shape = "x".join(str(n) for n in batch["inputs"].shape[-2:])
-    for part, pair in times.items():
-        row = f"{part:<10}{size:>6}{shape:>11}"
-        for name in ("dense", "routed"):
-            row += f"{pair[name].median:10.1f} {f'({pair[name].p10:.1f} - {pair[name].p90:.1f})':<20}"
-        print(f"{row}{pair['routed'].speedup:8.2f}x{by_macs[part]:8.2f}x")
+    for part, beside in times.items():
+        row = f"{part:<10}{size:>6}{shape:>11}{beside.layout:>15}"
+        for latency in (beside.dense, beside.routed):
+            row += f"{latency.median:10.1f} {f'({latency.p10:.1f} - {latency.p90:.1f})':<20}"
+        print(f"{row}{beside.routed.speedup:8.2f}x{by_macs[part]:8.2f}x")
 
 
 def _machine() -> str:

@@ -278,7 +278,10 @@ class _ShiftedWindows(Windows):
             selected = self.split(selection.keep_mask.unsqueeze(-1).to(x)).squeeze(-1) > 0.5
             active = selected.any(dim=1).nonzero().squeeze(1)
             rows = torch.zeros_like(windows)
-            if len(active):  # the stock attention cannot be asked for none
+            if not len(active):  # the stock attention cannot be asked for none
+                if attn.training:  # it and the norm before it get gradients of zero, for which other processes wait
+                    rows = 0.0 * (windows + sum(parameter.sum() for parameter in attn.w_msa.parameters()))
+            else:
                 attended = attn.w_msa(windows[active], None if mask is None else mask[active % len(mask)])
                 rows = attended.new_zeros(windows.shape).index_copy(0, active, attended)
         return attn.drop(self.join(rows))
