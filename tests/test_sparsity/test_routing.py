@@ -12,6 +12,7 @@ from mmsparse.sparsity import (
     FastPath,
     GumbelSelector,
     LocalGlobalScorer,
+    MLPScorer,
     Router,
     Scorer,
     Selection,
@@ -194,6 +195,36 @@ def test_an_unknown_key_of_a_part_is_named_with_those_it_knows():
     known = r"ThresholdSelector knows \['momentum', 'tau'\]"
     with pytest.raises(ValueError, match=f"argument `selector` has the unknown key 'threshold'; {known}"):
         Router([4], [16], [(0, 1)], selector=dict(type="ThresholdSelector", threshold=0.5))
+
+
+class Weighted(MLPScorer):
+    def __init__(self, channels, weight, *, shift):
+        super().__init__(channels)
+
+
+@pytest.mark.xfail(strict=True, reason="told in Python's words")
+def test_a_key_that_a_part_lacks_is_named():
+    with pytest.raises(ValueError, match="argument `scorer` has no keys 'weight', 'shift', which Weighted needs"):
+        Router([4], [16], [(0, 1)], scorer=dict(type=Weighted))
+
+
+@pytest.mark.xfail(strict=True, reason="told in Python's words")
+@pytest.mark.parametrize(
+    "part",
+    [
+        dict(scorer=dict(type="LocalGlobalScorer", hidden="8")),
+        dict(scorer=dict(type="MLPScorer", hidden="8")),
+        dict(scorer=dict(type="MLPScorer", hidden=8.5)),
+        dict(selector=dict(type="TopKSelector", tau="8")),
+        dict(selector=dict(type="ThresholdSelector", momentum=None)),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_named(part):
+    (cfg,) = part.values()
+    ((name, value),) = ((key, value) for key, value in cfg.items() if key != "type")
+    with pytest.raises(ValueError, match=f"^{cfg['type']}: expected .*`{name}`.* but got {re.escape(repr(value))}$"):
+        Router([4], [16], [(0, 1)], **part)
 
 
 class AnyKey(TopKSelector):
