@@ -32,6 +32,22 @@ def test_exact_counts(ratio, expected):
     assert len(selection.keep_idx) == 4 * expected and len(selection.rest_idx) == 4 * (196 - expected)
 
 
+@pytest.mark.xfail(strict=True, reason="asks for nonzero_static everywhere")
+@pytest.mark.parametrize("ratio", [0.0, 0.01, 0.5, 1.0])
+def test_rows_are_found_by_counting_on_other_devices(ratio, monkeypatch):
+    """Not every torch that is allowed has `nonzero_static` on CUDA, and `nonzero` would wait for the device."""
+    mask = torch.rand(3, 35) < ratio
+    count = tuple(mask.sum(dim=1).tolist())
+    rows = mask.flatten().nonzero().squeeze(1)
+
+    def refuse(*args, **kwargs):
+        raise NotImplementedError
+
+    monkeypatch.setattr(torch, "nonzero_static", refuse)
+    elsewhere = Selection((5, 7), mask.to("meta"), count=count)  # has no values, so nobody can wait for them
+    assert elsewhere.keep_idx.shape == rows.shape and elsewhere.rest_idx.shape == (105 - len(rows),)
+
+
 def test_join_gradients_reach_both_paths():
     selection = Selection((2, 3), torch.tensor([[True, False, True, False, False, True]]))
     kept, rest = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
