@@ -219,7 +219,6 @@ def flat(tree):
     return [tree] if isinstance(tree, torch.Tensor) else [leaf for part in tree for leaf in flat(part)]
 
 
-@pytest.mark.xfail(strict=True, reason="fast paths are not fused")
 @pytest.mark.parametrize("name", NORMED)
 def test_batch_norms_are_fused_into_both_paths(name):
     part, inputs = trained(NORMED[name]()), [m.double() for m in maps([8] * 4)]
@@ -229,3 +228,18 @@ def test_batch_norms_are_fused_into_both_paths(name):
         assert not any(isinstance(module, nn.BatchNorm2d) for module in part.modules())
         for fused, plain in zip(flat(part(inputs)), before, strict=True):
             torch.testing.assert_close(fused, plain, rtol=0, atol=1e-12 * plain.abs().max().item())
+
+
+def test_a_fast_path_follows_its_own_kernel_alone():
+    neck = trained(NORMED["FPN"]())
+    conv, fast = neck.fpn_convs[0].conv, neck.router.fast_path("fpn_convs.0.conv")
+    before = fast.weight.detach().clone()
+    conv.weight = nn.Parameter(conv.weight.detach().clone())
+    conv.weight = nn.Parameter(torch.randn_like(conv.weight))  # another network's
+    neck.load_state_dict(neck.state_dict(), assign=True)
+    assert torch.equal(fast.weight, before)
+    with torch.no_grad():
+        conv.weight[5] = 0
+    with pytest.raises(RuntimeError, match=r"whose kernel is zero in the output channels \[5\]: by how much"):
+        fuse_conv_bn(neck)
+    assert torch.equal(fast.weight, before)
