@@ -173,7 +173,6 @@ def test_the_cut_teaches_the_attention():
 CONVNEXT = dict(arch=dict(depths=[1, 1, 4, 1], channels=[8, 16, 32, 64]), sparsity={})
 
 
-@pytest.mark.xfail(strict=True, reason="asks for an attention that is not there")
 def test_decisions_without_attention_can_be_smooth():
     model = Toy(lively(DynamicConvNeXt(**CONVNEXT))).train()
     SparsityHook(anneal=None).attach(model)
@@ -185,7 +184,6 @@ def test_decisions_without_attention_can_be_smooth():
     torch.testing.assert_close(loss, 2.0 * torch.stack([roughness(score) for score in scores]).mean())
 
 
-@pytest.mark.xfail(strict=True, reason="asks for an attention that is not there")
 @pytest.mark.parametrize(
     "backbone",
     [
