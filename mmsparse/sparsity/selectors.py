@@ -31,8 +31,8 @@ class Selector(BaseModule):
 
     def __init__(self, tau: float = 1.0) -> None:
         super().__init__()
-        if tau <= 0:
-            raise ValueError(f"{type(self).__name__}: expected argument `tau` to be positive, but got {tau}")
+        if not isinstance(tau, int | float) or tau <= 0:
+            raise ValueError(f"{type(self).__name__}: expected argument `tau` to be positive, but got {tau!r}")
         self.tau = tau
 
     def forward(
@@ -140,8 +140,8 @@ class ThresholdSelector(Selector):
 
     def __init__(self, tau: float = 1.0, momentum: float = 0.02) -> None:
         super().__init__(tau)
-        if not 0.0 < momentum <= 1.0:
-            raise ValueError(f"ThresholdSelector: expected argument `momentum` to be in (0, 1], but got {momentum}")
+        if not isinstance(momentum, int | float) or not 0.0 < momentum <= 1.0:
+            raise ValueError(f"ThresholdSelector: expected argument `momentum` to be in (0, 1], but got {momentum!r}")
         self.momentum = momentum
         self.register_buffer("quantiles", torch.zeros(self.LEVELS))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))

@@ -308,16 +308,8 @@ def test_a_twin_teaches_densely():
         (dict(connectivity=dict(keep_ratio=0.0)), r"`keep_ratio` to be in \(0, 1\], but got 0.0"),
         (dict(connectivity=dict(keep_ratio=[0.1, 0.2])), "one for each of the 4 blocks with a predictor"),
         (dict(connectivity=dict(blocks=[4])), r"`blocks` .* of \[0, 1, 2, 3\], but got \[4\]"),
-        pytest.param(
-            dict(connectivity=dict(blocks=3)),
-            r"`blocks` .* of \[0, 1, 2, 3\], but got 3",
-            marks=pytest.mark.xfail(strict=True),
-        ),
-        pytest.param(
-            dict(connectivity=dict(tile="2"), sparsity={}),
-            "`tile` to be a positive whole number, but got '2'",
-            marks=pytest.mark.xfail(strict=True),
-        ),
+        (dict(connectivity=dict(blocks=3)), r"`blocks` .* of \[0, 1, 2, 3\], but got 3"),
+        (dict(connectivity=dict(tile="2"), sparsity={}), "`tile` to be a positive whole number, but got '2'"),
         (dict(connectivity=dict(rank=5)), "`coefficients` to be at most .* which is 5 for 65 tokens, but got 8"),
         (dict(connectivity=dict(tile=0)), "`tile` to be a positive whole number"),
         (dict(connectivity=dict(threshold=-1)), "`threshold` to be a number >= 0"),

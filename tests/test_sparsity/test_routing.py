@@ -202,13 +202,11 @@ class Weighted(MLPScorer):
         super().__init__(channels)
 
 
-@pytest.mark.xfail(strict=True, reason="told in Python's words")
 def test_a_key_that_a_part_lacks_is_named():
     with pytest.raises(ValueError, match="argument `scorer` has no keys 'weight', 'shift', which Weighted needs"):
         Router([4], [16], [(0, 1)], scorer=dict(type=Weighted))
 
 
-@pytest.mark.xfail(strict=True, reason="told in Python's words")
 @pytest.mark.parametrize(
     "part",
     [

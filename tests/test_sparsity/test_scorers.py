@@ -85,7 +85,7 @@ def test_mistakes_are_named():
         LocalGlobalScorer(6)
     with pytest.raises(ValueError, match=r"`hidden` .*multiple of 4, but got 2"):
         LocalGlobalScorer(8, hidden=2)
-    with pytest.raises(ValueError, match="`hidden` to be positive, but got 0"):
+    with pytest.raises(ValueError, match="`hidden` to be a positive whole number, but got 0"):
         MLPScorer(8, hidden=0)
     with pytest.raises(ValueError) as caught:
         build(dict(type="LocalGlobalScorer", width=3), Scorer, "scorer", channels=8)
