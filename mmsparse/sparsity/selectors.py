@@ -172,7 +172,7 @@ class ThresholdSelector(Selector):
     def observe(self, scores: Tensor, valid: Valid | None) -> None:
         ranked = _ranked(scores, valid)
         levels = torch.linspace(0, ranked.numel() - 1, self.LEVELS, device=scores.device).round().long()
-        seen = ranked[levels]
+        seen = ranked[levels].to(self.quantiles.dtype)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(seen)
             seen /= torch.distributed.get_world_size()

@@ -45,10 +45,10 @@ def test_value_and_every_gradient_equal_the_definition():
     defined = gate * slow(rows) + (1 - gate) * fast(rows)
     routed = route(rows, selection, lambda r, _: slow(r), lambda r, _: fast(r))
     torch.testing.assert_close(routed, defined)
-    for a, b in zip(
-        gradients(routed, slow, fast, rows, logits, weight), gradients(defined, slow, fast, rows, logits, weight)
-    ):
-        torch.testing.assert_close(a, b)
+    _, to_gates, *_ = ours = gradients(routed, slow, fast, rows, logits, weight)
+    for a, b in zip(ours, gradients(defined, slow, fast, rows, logits, weight), strict=True):
+        exactness = 1e-5 if a is to_gates else 1e-10  # those of the gates are summed in single precision
+        torch.testing.assert_close(a, b, rtol=0, atol=exactness)
 
 
 def test_exploring_a_part_is_unbiased():
@@ -61,7 +61,9 @@ def test_exploring_a_part_is_unbiased():
     full = gate_gradient(1.0)
     kept = selection.keep_mask
     draws = torch.stack([gate_gradient(0.3) for _ in range(3000)])
-    torch.testing.assert_close(draws[:, kept], full[kept].expand(3000, -1))  # kept rows are always known
+    torch.testing.assert_close(
+        draws[:, kept], full[kept].expand(3000, -1), rtol=0, atol=1e-5
+    )  # kept rows are always known
     torch.testing.assert_close(draws.mean(0), full, rtol=0.15, atol=0.05)
     assert (draws[0][~kept] == 0).sum() > 0  # and the rest is really sampled
 
