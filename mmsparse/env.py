@@ -26,6 +26,11 @@ def installed(distribution: str) -> str | None:
         return None
 
 
+def has(library: str) -> bool:
+    """Whether a package of the stack is installed, of either kind."""
+    return any(installed(dist) for dist in STACK[library])
+
+
 def stack_problems(needed: tuple[str, ...] = tuple(STACK)) -> list[str]:
     """One sentence for each thing that is missing or mixed. Looks at metadata only."""
     found = {name: [dist for dist in STACK[name] if installed(dist)] for name in STACK}

@@ -47,10 +47,7 @@ def build(cfg: dict[str, Any], base: type = object, argument: str = "cfg", **def
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(_expected(base, argument, kind))
     check_arguments(f"argument `{argument}`", kwargs, cls)
-    try:
-        return cls(**kwargs)
-    except TypeError as error:
-        raise TypeError(f"{cls.__name__}: {error}") from error
+    return cls(**kwargs)
 
 
 def build_hooks(cfgs: Sequence[Any], where: str = "") -> list[Any]:
@@ -87,14 +84,19 @@ def _known(registry: Registry, base: type) -> list[str]:
 
 
 def check_arguments(where: str, given: Collection[str], cls: type) -> None:
-    """Say which keys of a config its class does not know; one that takes ``**kwargs`` knows all."""
-    parameters = inspect.signature(cls).parameters
-    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
-        check_keys(where, given, parameters, cls.__name__)
+    """Say which keys of a config its class does not know, or lacks; one that takes ``**kwargs`` knows all."""
+    parameters = inspect.signature(cls).parameters.values()
+    known = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        check_keys(where, given, known, cls.__name__)
+    if lacking := [name for name, p in known.items() if p.default is p.empty and name not in given]:
+        raise ValueError(f"{where} has no {_keys(lacking)}, which {cls.__name__} needs")
 
 
 def check_keys(where: str, given: Collection[str], known: Collection[str], owner: str = "it") -> None:
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        what = f"the unknown key{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}"
-        raise ValueError(f"{where} has {what}; {owner} knows {sorted(known)}")
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{where} has the unknown {_keys(unknown)}; {owner} knows {sorted(known)}")
+
+
+def _keys(names: Sequence[str]) -> str:
+    return f"key{'s' * (len(names) > 1)} {', '.join(map(repr, names))}"

@@ -1,11 +1,11 @@
 """How every tool ends when its user made a mistake: one sentence, exit status 2."""
 
-import linecache
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mmsparse.mistakes import is_mistake
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def say_mistakes() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        if _refused(error):
+        if is_mistake(error):
             sentence = str(error)
         elif isinstance(error, OSError) and error.filename:
             sentence = f"cannot read or write {str(error.filename)!r}: {error.strerror}"
@@ -27,11 +27,3 @@ def say_mistakes() -> Iterator[None]:
         return
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(sentence.split())}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def _refused(error: Exception) -> bool:
-    """Raised by a `raise` of this package or of a project, not by Python or torch inside one of its functions."""
-    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
-    module = frame.f_globals["__name__"].partition(".")[0]
-    source = linecache.getline(frame.f_code.co_filename, line)
-    return module in ("mmsparse", "projects", "__main__") and source.strip().startswith("raise ")

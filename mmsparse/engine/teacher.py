@@ -118,8 +118,6 @@ def build_teacher(teacher: str | dict[str, Any]) -> nn.Module:
 
 
 def is_classifier(model: nn.Module) -> bool:
-    try:
-        from mmpretrain.models import ImageClassifier
-    except ImportError:
-        return False
+    from mmpretrain.models import ImageClassifier
+
     return isinstance(model, ImageClassifier)

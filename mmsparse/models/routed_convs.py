@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmsparse.mistakes import mistakes_in
 from mmsparse.registry import check_keys
 from mmsparse.sparsity import ConvRouter, Selection, router_keys
 
@@ -33,10 +34,8 @@ class RoutedConvs:
         if sparsity is not None:
             where = f"{type(self).__name__}: argument `sparsity`"
             check_keys(where, sparsity, router_keys(ConvRouter))
-            try:
+            with mistakes_in(where):
                 self.router = ConvRouter(self, self.routed_convs, self.shared_by(), self.prefix, **sparsity)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{where}: {error}") from error
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         """Names of the convolutions that work on the so many finest levels."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from .tiles import window
 
 TILE = 4
+POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # let rounding errors grow 5-fold, the usual 0, 1, -1, 2, -2 11-fold
 LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
 
 
@@ -24,13 +25,11 @@ def suits(rows: Tensor, weight: Tensor, tile: int, dilation: int, groups: int) -
 
 
 @cache
-def _transforms() -> tuple[Tensor, Tensor, Tensor]:
+def transforms(points: tuple[float, ...] = POINTS) -> tuple[Tensor, Tensor, Tensor]:
     """Of patches (36, 36), of kernels (36, 9) and of results (16, 36).
 
-    A product of polynomials is known from its values at five points and infinity. These points leave twice the
-    rounding error of the direct sum; the usual 0, 1, -1, 2, -2 leave four times.
+    A product of polynomials is known from its values at five points and infinity.
     """
-    points = np.array([0.0, 0.75, -0.75, 1.5, -1.5])
     others = [np.delete(points, i) for i in range(5)]
     patch, kernel, result = np.zeros((6, 6)), np.zeros((6, 3)), np.zeros((4, 6))
     for i, point in enumerate(points):
@@ -46,7 +45,7 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
 
 def transform_kernel(weight: Tensor) -> Tensor:
     """(D, C, 3, 3) to (36, C, D)."""
-    _, kernel, _ = _transforms()
+    _, kernel, _ = transforms()
     return (kernel @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, weight.shape[1], weight.shape[0])
 
 
@@ -64,7 +63,7 @@ def conv_tiles(
         bias: (D,) or None.
         idx: Flat numbers of the chosen tiles.
     """
-    patch, _, result = _transforms()
+    patch, _, result = transforms()
     kernel = transform_kernel(weight)
     points, channels, width = kernel.shape
     batch = max(1, min(len(idx), LARGE // (points * (channels + width))))

@@ -39,6 +39,13 @@ class RoutedConv2d(nn.Conv2d):
         self.name = name
         self._router = (router,)  # no child: what is new lives under the module's `router` alone
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Notice a kernel that takes another's place, such as mmcv's ``fuse_conv_bn`` brings: the norm goes into it."""
+        before = self._parameters.get(name)
+        super().register_parameter(name, param)
+        if name == "weight" and "_router" in self.__dict__ and before is not None and param is not None:
+            self._router[0].fast_path(self.name).follow(before, param)
+
     def forward(self, x: Tensor) -> Tensor:
         router = self._router[0]
         selection = router.selection_for(self.name, x)
@@ -77,6 +84,30 @@ class ConvFastPath(BaseModule):
     def effective(self, kernel: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weight (D, C) and bias, given those of the dense convolution."""
         return kernel.sum(dim=(2, 3)) + self.weight, self.bias if bias is None else bias + self.bias
+
+    @torch.no_grad()
+    def follow(self, before: Tensor, after: Tensor) -> None:
+        """Scale the output channels by as much as those of the kernel were, if that is what was done to it.
+
+        A kernel that is no multiple of the one before is another network's: it brings its own fast path.
+        """
+        if before.shape != after.shape or before.is_meta or after.is_meta:
+            return
+        old, new = before.flatten(1).double(), after.flatten(1).double()
+        size = old.square().sum(dim=1)
+        factor = torch.where(size > 0, (old * new).sum(dim=1) / size, 1.0)
+        precision = torch.finfo(after.dtype)
+        if not torch.allclose(factor[:, None] * old, new, rtol=4 * precision.eps, atol=precision.tiny):
+            return
+        unknown = (size == 0) & (self.weight.ne(0).any(dim=1) | self.bias.ne(0))
+        if (factor != 1).any() and unknown.any():
+            raise RuntimeError(
+                f"A norm cannot be fused into a routed convolution whose kernel is zero in the output channels "
+                f"{unknown.nonzero().flatten().tolist()}: by how much to scale their fast paths is not known. Leave "
+                "the norms of this network as they are"
+            )
+        self.weight.mul_(factor[:, None])
+        self.bias.mul_(factor)
 
 
 class ConvRouter(Budgeted):

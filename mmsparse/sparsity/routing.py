@@ -8,6 +8,7 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor
 
+from mmsparse.mistakes import mistakes_in
 from mmsparse.registry import build, check_keys
 
 from .budget import Place, expand_keep_ratio, num_keep
@@ -234,10 +235,8 @@ def build_router(
         raise ValueError("Argument `sparsity`: skip_windows is only for mmsparse.DynamicSwin. Remove it")
     check_keys("Argument `sparsity`", sparsity, {*router_keys(Router), *own})
     arguments = {key: value for key, value in sparsity.items() if key not in own}
-    try:
+    with mistakes_in("Argument `sparsity`"):
         router = Router(depths, channels, default_places, plain, **arguments)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"Argument `sparsity`: {error}") from error
     for decision in router.decisions.values():
         if decision.scorer.reads_attention and not attends:
             raise ValueError(

@@ -72,10 +72,10 @@ class LocalGlobalScorer(Scorer):
     def __init__(self, channels: int, hidden: int | None = None, eps: float = 1e-6) -> None:
         super().__init__(channels)
         self.hidden = hidden = channels if hidden is None else hidden
-        if hidden < 4 or hidden % 4:
+        if type(hidden) is not int or hidden < 4 or hidden % 4:
             raise ValueError(
                 f"LocalGlobalScorer: expected `hidden` (by default the {channels} channels) to be a multiple of 4, "
-                f"but got {hidden}"
+                f"but got {hidden!r}"
             )
         self.embed = nn.Sequential(nn.LayerNorm(channels, eps=eps), nn.Linear(channels, hidden), nn.GELU())
         self.head = nn.Sequential(
@@ -113,8 +113,8 @@ class MLPScorer(Scorer):
     def __init__(self, channels: int, hidden: int | None = None, eps: float = 1e-6) -> None:
         super().__init__(channels)
         self.hidden = max(channels // 4, 1) if hidden is None else hidden
-        if self.hidden < 1:
-            raise ValueError(f"MLPScorer: expected `hidden` to be positive, but got {hidden}")
+        if type(self.hidden) is not int or self.hidden < 1:
+            raise ValueError(f"MLPScorer: expected `hidden` to be a positive whole number, but got {hidden!r}")
         self.layers = nn.Sequential(
             nn.LayerNorm(channels, eps=eps), nn.Linear(channels, self.hidden), nn.GELU(), nn.Linear(self.hidden, 1)
         )

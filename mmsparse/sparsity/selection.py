@@ -145,4 +145,14 @@ class Selection:
 def _true_positions(flat: Tensor, total: int | None) -> Tensor:
     if total is None:
         return flat.nonzero().squeeze(1)
-    return torch.nonzero_static(flat, size=total).squeeze(1)
+    if flat.device.type == "cpu":
+        return torch.nonzero_static(flat, size=total).squeeze(1)
+    return by_counting(flat, total)
+
+
+def by_counting(flat: Tensor, total: int) -> Tensor:
+    """Where the entries are of which so many are True: the k-th is where the count reaches k.
+
+    Every torch can do it on every device without waiting for it; ``nonzero_static`` came to CUDA late.
+    """
+    return torch.searchsorted(flat.cumsum(0), torch.arange(1, total + 1, device=flat.device))

@@ -36,8 +36,8 @@ class Selector(BaseModule):
 
     def __init__(self, tau: float = 1.0) -> None:
         super().__init__()
-        if tau <= 0:
-            raise ValueError(f"{type(self).__name__}: expected argument `tau` to be positive, but got {tau}")
+        if not isinstance(tau, int | float) or tau <= 0:
+            raise ValueError(f"{type(self).__name__}: expected argument `tau` to be positive, but got {tau!r}")
         self.tau = tau
 
     def forward(
@@ -147,8 +147,8 @@ class ThresholdSelector(Selector):
 
     def __init__(self, tau: float = 1.0, momentum: float = 0.02) -> None:
         super().__init__(tau)
-        if not 0.0 < momentum <= 1.0:
-            raise ValueError(f"ThresholdSelector: expected argument `momentum` to be in (0, 1], but got {momentum}")
+        if not isinstance(momentum, int | float) or not 0.0 < momentum <= 1.0:
+            raise ValueError(f"ThresholdSelector: expected argument `momentum` to be in (0, 1], but got {momentum!r}")
         self.momentum = momentum
         self.register_buffer("quantiles", torch.zeros(self.LEVELS))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
@@ -183,7 +183,7 @@ class ThresholdSelector(Selector):
             self._fitted_to.append(ranked)
             ranked = torch.cat(self._fitted_to).sort().values
         levels = torch.linspace(0, ranked.numel() - 1, self.LEVELS, device=scores.device).round().long()
-        seen = ranked[levels]
+        seen = ranked[levels].to(self.quantiles.dtype)
         momentum = self.momentum if self._fitted_to is None else 1.0
         self.quantiles.lerp_(seen, torch.where(self.num_updates == 0, 1.0, momentum).to(seen))
         self.num_updates += 1

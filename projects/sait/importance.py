@@ -43,8 +43,8 @@ class ImportanceSelector(TopKSelector):
 
     def __init__(self, mass: float | None = None, tau: float = 1.0) -> None:
         super().__init__(tau)
-        if mass is not None and not 0.0 < mass <= 1.0:
-            raise ValueError(f"ImportanceSelector: expected argument `mass` to be None or in (0, 1], but got {mass}")
+        if mass is not None and (not isinstance(mass, int | float) or not 0.0 < mass <= 1.0):
+            raise ValueError(f"ImportanceSelector: expected argument `mass` to be None or in (0, 1], but got {mass!r}")
         self.mass = mass
 
     def sample(

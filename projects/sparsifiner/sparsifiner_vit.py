@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import ModuleDict
 from torch import Tensor
 
+from mmsparse.mistakes import mistakes_in
 from mmsparse.models import DynamicViT
 from mmsparse.models.backbones.routed_attention import split_heads
 from mmsparse.registry import MODELS, check_keys
@@ -99,15 +100,8 @@ class SparsifinerViT(DynamicViT):
             raise ValueError(
                 f"Argument `sparsity`: keys={ENTERING!r} and `connectivity` both say what is a key. Remove either"
             )
-        if self.router is not None and connectivity.get("tile", 1) > 1:
-            raise ValueError(
-                f"Argument `connectivity`: tile={connectivity['tile']} is for whole maps, but `sparsity` leaves tokens "
-                "out. Remove either"
-            )
-        try:
+        with mistakes_in("Argument `connectivity`"):
             self.predictor = self._connect(**connectivity)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"Argument `connectivity`: {error}") from error
 
     def _connect(
         self,
@@ -121,11 +115,12 @@ class SparsifinerViT(DynamicViT):
         tile: int = 1,
     ) -> Connectivity:
         allowed = [i for i, window in enumerate(self.windows) if not window]
-        blocks = allowed if blocks is None else list(blocks)
-        if not blocks or sorted(set(blocks) & set(allowed)) != blocks:
+        blocks = allowed if blocks is None else blocks
+        listed = isinstance(blocks, Sequence) and not isinstance(blocks, str)
+        if not listed or not blocks or [i for i in allowed if i in blocks] != list(blocks):
             raise ValueError(
                 f"Expected argument `blocks` to be ascending numbers of blocks without windows, of {allowed}, but got "
-                f"{blocks}"
+                f"{blocks!r}"
             )
         grid = tuple(self.patch_resolution)
         tokens = self.num_extra_tokens + grid[0] * grid[1]
@@ -138,6 +133,8 @@ class SparsifinerViT(DynamicViT):
         for name, number in dict(basis_threshold=basis_threshold, threshold=threshold).items():
             if number is not None and (not isinstance(number, int | float) or number < 0):
                 raise ValueError(f"Expected argument `{name}` to be a number >= 0, but got {number!r}")
+        if self.router is not None and tile > 1:
+            raise ValueError(f"tile={tile} is for whole maps, but `sparsity` leaves tokens out. Remove either")
         if coefficients > rank:
             raise ValueError(
                 f"Expected argument `coefficients` to be at most the number of maps in the basis, which is {rank} for "

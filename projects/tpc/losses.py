@@ -49,7 +49,8 @@ class DecisionLossHook(Hook):
             self._handles.append(decision.register_forward_hook(self._see, with_kwargs=True))
         self._handles.append(model.register_forward_hook(self._add_losses, with_kwargs=True))
 
-    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention) -> Tensor:
+    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention | None) -> Tensor:
+        """Of one place; there is no attention in a backbone without."""
         raise NotImplementedError
 
     def _see_scores(self, scorer: nn.Module, args: tuple, scores: Tensor) -> None:
@@ -58,7 +59,7 @@ class DecisionLossHook(Hook):
     def _see(self, decision: Decision, args: tuple, kwargs: dict[str, Any], selection: Selection | None) -> None:
         scores, self._scores = self._scores, None
         if decision.training and selection is not None and torch.is_grad_enabled():
-            self._terms.append(self.term(scores, selection, kwargs["attention"]))
+            self._terms.append(self.term(scores, selection, kwargs.get("attention")))
 
     def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
         terms, self._terms = self._terms, []
@@ -77,7 +78,7 @@ class SmoothDecisionsHook(DecisionLossHook):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
-    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention) -> Tensor:
+    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention | None) -> Tensor:
         return roughness(scores.float().sigmoid().unflatten(1, selection.grid))
 
 
@@ -90,7 +91,12 @@ class TokenCutHook(DecisionLossHook):
     def __init__(self, weight: float = 20.0) -> None:
         super().__init__(weight)
 
-    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention) -> Tensor:
+    def term(self, scores: Tensor, selection: Selection, attention: BlockAttention | None) -> Tensor:
+        if attention is None or attention.windows is not None:
+            raise ValueError(
+                "TokenCutHook: a block that decides does not attend with all tokens to all. Give the model a backbone "
+                "mmsparse.DynamicViT that decides in blocks without windows, or use SmoothDecisionsHook"
+            )
         logits = replace(attention, graph=True).logits(slice(None), slice(None))
         weight = logits.mean(dim=1).softmax(dim=-1)  # (B, extra + N, extra + N)
         return token_cut(weight, selection.with_extra(attention.extra).keep_mask.float(), attention.extra)

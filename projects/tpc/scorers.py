@@ -25,8 +25,8 @@ class PropagationScorer(Scorer):
     def __init__(self, channels: int, hidden: int | None = None, restart: bool = True, eps: float = 1e-6) -> None:
         super().__init__(channels)
         self.hidden = max(channels // 8, 1) if hidden is None else hidden
-        if self.hidden < 1:
-            raise ValueError(f"PropagationScorer: expected `hidden` to be positive, but got {hidden}")
+        if type(self.hidden) is not int or self.hidden < 1:
+            raise ValueError(f"PropagationScorer: expected `hidden` to be a positive whole number, but got {hidden!r}")
         self.restart = restart
         self.norm = nn.LayerNorm(channels, eps=eps)
         self.local, self.context = nn.Linear(channels, self.hidden), nn.Linear(channels, self.hidden)

@@ -2,11 +2,18 @@
 
 import pytest
 import torch
+from dense_configs import STOCK, SWIN, stock
+from mmdet.models.necks import FPN
 
-from mmsparse import set_keep_ratio
+from mmsparse import set_keep_ratio, sparsify
 from mmsparse.checkpoints import check_checkpoint
 from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.models import DynamicConvNeXt, DynamicFPN
+from mmsparse.registry import build
+from mmsparse.sparsity import Selector, TopKSelector
 from mmsparse.sparsity.budget import num_keep
+from projects.sparsifiner import SparsifinerViT
+from projects.sparsifiner.connectivity import ConnectivityPredictor
 
 
 def test_what_our_checks_refuse_is_the_last_line_and_exit_status_2(monkeypatch, capsys):
@@ -46,3 +53,55 @@ def test_bugs_keep_their_traceback(bug, kind, capsys):
 def test_what_goes_well_is_left_alone():
     with say_mistakes():
         assert num_keep(0.5, 4) == 2
+
+
+def stumbling(self, *args, **kwargs):
+    len(3)
+
+
+def misreading(self, *args, **kwargs):
+    int("x")
+
+
+VIT = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96)
+MADE = {  # the class with the bug, and what builds one
+    "part": (TopKSelector, lambda: build(dict(type="TopKSelector"), Selector, "selector")),
+    "backbone": (TopKSelector, lambda: DynamicConvNeXt("atto", sparsity={})),
+    "neck": (TopKSelector, lambda: DynamicFPN([8, 8, 8], 8, num_outs=3, sparsity={})),
+    "connectivity": (ConnectivityPredictor, lambda: SparsifinerViT(VIT, connectivity={})),
+    "sparsify": (TopKSelector, lambda: sparsify(SWIN)),
+    "sparsify a neck": (FPN, lambda: sparsify(stock(STOCK["swin-det"]), neck=True)),
+}
+
+
+@pytest.mark.parametrize("bug, words", [(stumbling, "object of type 'int' has no len()"), (misreading, "invalid lit")])
+@pytest.mark.parametrize("made", MADE)
+def test_a_bug_in_a_constructor_keeps_its_words_and_its_traceback(made, bug, words, monkeypatch, capsys):
+    cls, make = MADE[made]
+    monkeypatch.setattr(cls, "__init__", bug)
+    with pytest.raises((TypeError, ValueError)) as caught, say_mistakes():
+        make()
+    assert str(caught.value).startswith(words)
+    assert caught.traceback[-1].name == bug.__name__ and capsys.readouterr().err == ""
+
+
+CODE = """
+def refuse(value):
+    raise TypeError(f"expected a list, but got {value!r}")
+
+def stumble(value):
+    raise TypeError(f"expected a list of {len(value)}")
+"""
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_refusal_is_known_with_and_without_its_source(readable, tmp_path, capsys):
+    if readable:
+        (tmp_path / "code.py").write_text(CODE)
+    module = {"__name__": "mmsparse.nowhere"}
+    exec(compile(CODE, str(tmp_path / "code.py"), "exec"), module)
+    with pytest.raises(SystemExit), say_mistakes():
+        module["refuse"](3)
+    assert capsys.readouterr().err.endswith("error: expected a list, but got 3\n")
+    with pytest.raises(TypeError, match="has no len"), say_mistakes():
+        module["stumble"](3)

@@ -58,6 +58,14 @@ class Network:
         return dynamic
 
 
+def precise(network: Network) -> torch.dtype:
+    """What a network is compared with another kernel's in, or in another memory layout: each CPU rounds differently.
+
+    Double precision, unless a CPU lacks a quick kernel for it, as for depthwise convolutions.
+    """
+    return torch.float32 if network.name.startswith("convnext") else torch.float64
+
+
 def enliven(model: nn.Module) -> None:
     """Random values everywhere, so that no term is hidden behind a zero or a one; activations stay near one."""
     with torch.no_grad():

@@ -4,12 +4,13 @@ from itertools import product
 
 import pytest
 import torch
-from networks import ALL, LIGHT, ids
+from networks import ALL, LIGHT, ids, precise
 
 
 def assert_close(actual, expected, what):
     scale = max(1.0, expected.abs().max().item())
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * scale, msg=lambda m: f"{what}: {m}")
+    share = 1e-5 if expected.dtype == torch.float32 else 1e-11
+    torch.testing.assert_close(actual, expected, rtol=0, atol=share * scale, msg=lambda m: f"{what}: {m}")
 
 
 @pytest.mark.parametrize(
@@ -18,15 +19,15 @@ def assert_close(actual, expected, what):
     ids=lambda v: getattr(v, "name", str(v)),
 )
 def test_keep_everything_is_dense(network, size):
-    stock, dynamic = network.pair(dict(keep_ratio=1.0))
+    stock, dynamic = (model.to(precise(network)) for model in network.pair(dict(keep_ratio=1.0)))
     stock.train(True)
     dynamic.train(True)  # the routed code with everything kept, not the dense shortcut of evaluation
-    x = torch.randn(1, 3, *size)
+    x = torch.randn(1, 3, *size, dtype=precise(network))
     results = []
     for model in (stock, dynamic):
         image = x.clone().requires_grad_()
         maps = model(image)
-        sum((m * torch.linspace(-1, 1, m.shape[-1])).mean() for m in maps).backward()
+        sum((m * torch.linspace(-1, 1, m.shape[-1], dtype=x.dtype)).mean() for m in maps).backward()
         grads = {
             name: p.grad for name, p in model.named_parameters() if "router" not in name and network.apart not in name
         }
@@ -42,11 +43,11 @@ def test_keep_everything_is_dense(network, size):
 
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_evaluation_at_one_and_no_sparsity_are_dense(network):
-    stock, dynamic = network.pair(dict(keep_ratio=1.0))
-    plain = network.dynamic(sparsity=None)
+    stock, dynamic = (model.to(precise(network)) for model in network.pair(dict(keep_ratio=1.0)))
+    plain = network.dynamic(sparsity=None).to(precise(network))
     plain.load_state_dict(stock.state_dict())  # strict: nothing new at all
     stock.train(False)
-    x = torch.randn(2, 3, 200, 333)
+    x = torch.randn(2, 3, 200, 333, dtype=precise(network))
     with torch.no_grad():
         expected = stock(x)
         for model in (dynamic.eval(), plain.eval()):

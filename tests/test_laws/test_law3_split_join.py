@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmsparse.sparsity import Selection, TopKSelector
+from mmsparse.sparsity.selection import by_counting
 
 GRIDS = [(1, 1), (3, 5), (14, 14)]
 
@@ -30,6 +31,22 @@ def test_exact_counts(ratio, expected):
     assert selection.num_keep == [expected] * 4
     assert selection.keep_mask.sum(1).tolist() == [expected] * 4
     assert len(selection.keep_idx) == 4 * expected and len(selection.rest_idx) == 4 * (196 - expected)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.01, 0.5, 1.0])
+def test_rows_are_found_by_counting_on_other_devices(ratio, monkeypatch):
+    """Not every torch that is allowed has `nonzero_static` on CUDA, and `nonzero` would wait for the device."""
+    mask = torch.rand(3, 35) < ratio
+    count = tuple(mask.sum(dim=1).tolist())
+    rows = mask.flatten().nonzero().squeeze(1)
+    assert torch.equal(by_counting(mask.flatten(), len(rows)), rows)
+
+    def refuse(*args, **kwargs):
+        raise NotImplementedError
+
+    monkeypatch.setattr(torch, "nonzero_static", refuse)
+    elsewhere = Selection((5, 7), mask.to("meta"), count=count)  # has no values, so nobody can wait for them
+    assert elsewhere.keep_idx.shape == rows.shape and elsewhere.rest_idx.shape == (105 - len(rows),)
 
 
 def test_join_gradients_reach_both_paths():

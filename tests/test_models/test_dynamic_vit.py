@@ -12,6 +12,7 @@ from mmsparse.apis import find_decisions, record_selections
 from mmsparse.models import DynamicViT
 from mmsparse.models.backbones.routed_attention import Groups, Tokens, Windows, masked_attention, packed_attention
 from mmsparse.sparsity import Selection
+from mmsparse.sparsity.scorers import standardised
 
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
 
@@ -221,9 +222,9 @@ def test_class_and_column_attention_are_those_of_the_block():
         logits = query @ key.transpose(-1, -2) / 4
         row = logits[:, :, :1, 1:].softmax(-1).mean(1).squeeze(1)
         column = logits[:, :, 1:, 1:].softmax(-1).mean(1).sum(1)
-        torch.testing.assert_close(seen["attention"].class_row(None), row, rtol=0, atol=1e-6)
-        torch.testing.assert_close(seen["attention"].column_mass(None), column, rtol=0, atol=1e-6)
-    assert torch.equal(seen["scores"].argsort(), row.argsort())
+        torch.testing.assert_close(seen["attention"].class_row(None), row, rtol=0, atol=1e-5)
+        torch.testing.assert_close(seen["attention"].column_mass(None), column, rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen["scores"], standardised(row.log()), rtol=0, atol=1e-3)
 
 
 def test_checkpoint_of_mmseg_loads_and_gives_its_maps():

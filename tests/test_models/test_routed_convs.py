@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmdet.models.necks import FPN
 from torch import nn
 
 import mmsparse
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.models import (
+    DynamicATSSHead,
     DynamicChannelMapper,
     DynamicFPN,
     DynamicFPNHead,
@@ -209,3 +211,57 @@ def test_the_fusion_of_an_upernet_reads_channels_side_by_side():
     with torch.no_grad():
         head(maps([8] * 4))
     assert seen[0].shape == (2, 32, 48, 64) and seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+BN = dict(type="BN")
+DECODE = dict(in_channels=[8] * 4, in_index=[0, 1, 2, 3], channels=8, num_classes=3, norm_cfg=BN, dropout_ratio=0.0)
+NORMED = {
+    "FPN": lambda: DynamicFPN([8] * 4, 8, num_outs=4, norm_cfg=BN, sparsity={}),
+    "ATSS": lambda: DynamicATSSHead(**RETINA, norm_cfg=BN, sparsity={}),
+    "UPerNet": lambda: DynamicUPerHead(**DECODE, pool_scales=(1, 2), sparsity={}),
+    "FPNHead": lambda: DynamicFPNHead(**DECODE, feature_strides=[4, 8, 16, 32], sparsity={}),
+}
+
+
+def trained(part):
+    """In double precision, as if trained: nothing is zero or one, not even a fast path's own share."""
+    for name, module in part.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.1, 2.0)
+        elif "fast_paths." in name:
+            nn.init.normal_(module.weight, std=0.2)
+            nn.init.normal_(module.bias)
+    return part.double().eval()
+
+
+def flat(tree):
+    return [tree] if isinstance(tree, torch.Tensor) else [leaf for part in tree for leaf in flat(part)]
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_batch_norms_are_fused_into_both_paths(name):
+    part, inputs = trained(NORMED[name]()), [m.double() for m in maps([8] * 4)]
+    with torch.no_grad():
+        before = flat(part(inputs))
+        fuse_conv_bn(part)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in part.modules())
+        for fused, plain in zip(flat(part(inputs)), before, strict=True):
+            torch.testing.assert_close(fused, plain, rtol=0, atol=1e-12 * plain.abs().max().item())
+
+
+def test_a_fast_path_follows_its_own_kernel_alone():
+    neck = trained(NORMED["FPN"]())
+    conv, fast = neck.fpn_convs[0].conv, neck.router.fast_path("fpn_convs.0.conv")
+    before = fast.weight.detach().clone()
+    conv.weight = nn.Parameter(conv.weight.detach().clone())
+    conv.weight = nn.Parameter(torch.randn_like(conv.weight))  # another network's
+    neck.load_state_dict(neck.state_dict(), assign=True)
+    assert torch.equal(fast.weight, before)
+    with torch.no_grad():
+        conv.weight[5] = 0
+    with pytest.raises(RuntimeError, match=r"whose kernel is zero in the output channels \[5\]: by how much"):
+        fuse_conv_bn(neck)
+    assert torch.equal(fast.weight, before)

@@ -249,7 +249,7 @@ def test_targets_are_the_scores_of_the_dense_network(masks):
         scores = significance(maps, inputs[:-1], whole=True)
     for target, score in zip(regression_targets(model, x), scores, strict=True):
         assert torch.equal(target.argsort(), score[:, 1:].argsort())
-        torch.testing.assert_close(target.mean(dim=1), torch.zeros(2), rtol=0, atol=1e-5)
+        torch.testing.assert_close(target.mean(dim=1), torch.zeros(2), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["slim-deit-s_8xb128-30e_in1k", "slim-vit-s_upernet_8xb2-160k_ade20k-512x512"])

@@ -12,7 +12,7 @@ from scenes import make, options
 from mmsparse.analysis import count_macs
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.engine import SparsityHook
-from mmsparse.models import DynamicViT
+from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 from projects.tpc import PropagationScorer, SmoothDecisionsHook, TokenCutHook, TPCViT
 from projects.tpc.losses import roughness, token_cut
 from projects.tpc.returns import returning, roughness_of
@@ -168,6 +168,35 @@ def test_the_cut_teaches_the_attention():
     model(torch.randn(1, 3, 64, 64), mode="loss")["loss_cut"].backward()
     grad = model.backbone.layers[3].attn.qkv.weight.grad
     assert grad[:96].abs().sum() > 0 and grad[96:].abs().sum() == 0
+
+
+CONVNEXT = dict(arch=dict(depths=[1, 1, 4, 1], channels=[8, 16, 32, 64]), sparsity={})
+
+
+def test_decisions_without_attention_can_be_smooth():
+    model = Toy(lively(DynamicConvNeXt(**CONVNEXT))).train()
+    SparsityHook(anneal=None).attach(model)
+    SmoothDecisionsHook(weight=2.0).attach(model)
+    scores = []
+    for decision in find_decisions(model):
+        decision.scorer.register_forward_hook(lambda m, a, out: scores.append(out.sigmoid().unflatten(1, (4, 4))))
+    loss = model(torch.randn(2, 3, 64, 64), mode="loss")["loss_smooth"]
+    torch.testing.assert_close(loss, 2.0 * torch.stack([roughness(score) for score in scores]).mean())
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        lambda: DynamicConvNeXt(**CONVNEXT),
+        lambda: DynamicSwin(embed_dims=16, depths=(1, 1, 4, 1), num_heads=(1, 1, 2, 2), window_size=4, sparsity={}),
+    ],
+    ids=["convnext", "swin"],
+)
+def test_the_cut_is_for_plain_transformers(backbone):
+    model = Toy(backbone()).train()
+    TokenCutHook().attach(model)
+    with pytest.raises(ValueError, match="^TokenCutHook: a block that decides does not attend .*DynamicViT"):
+        model(torch.randn(2, 3, 64, 64), mode="loss")
 
 
 def test_a_hook_on_a_dense_model_says_so():

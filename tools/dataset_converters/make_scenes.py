@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
+from mmsparse.mistakes import is_mistake
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = ScenesArgs(args.images, args.size, args.seed, args.val)
         written = write_scenes(args.out, wanted, args.overwrite)
     except ValueError as error:
+        if not is_mistake(error):
+            raise
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     except OSError as error:
         parser.exit(2, f"{parser.prog}: error: cannot write {error.filename or args.out}: {error.strerror}\n")

@@ -10,6 +10,7 @@ from mmengine.config import Config, DictAction
 
 from mmsparse import compat, env, sparsify
 from mmsparse.engine.launch import check_writable
+from mmsparse.mistakes import is_mistake
 
 FLAGS = re.compile("`(keep_ratio|sparsity|neck|head|teacher)`")  # arguments of sparsify, as its errors name them
 
@@ -43,6 +44,8 @@ def main() -> int:
         sparsity = nested(args.sparsity or {})
         dynamic = sparsify(dense, ratio, neck=args.neck, head=args.head, sparsity=sparsity, teacher=args.teacher)
     except (ValueError, TypeError, OSError) as error:
+        if not is_mistake(error):
+            raise
         print(FLAGS.sub(lambda name: "`--" + name[1].replace("_", "-") + "`", str(error)), file=sys.stderr)
         return 2
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmsparse.checkpoints import COMPUTED, read_checkpoint
+from mmsparse.env import has
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Selection, build_router, new_prefixes, paper_places, route
 from mmsparse.sparsity.decisions import check_flags
@@ -22,9 +23,9 @@ from .block_attention import BlockAttention
 from .routed_attention import Grid, Windows
 from .swin_weights import fit_swin_weights
 
-try:
+if has("mmseg"):
     from mmseg.models.backbones.swin import SwinTransformer
-except ImportError:  # the same class and names, in an installation for detection only
+else:  # the same class and names, in an installation for detection only
     from mmdet.models.backbones.swin import SwinTransformer
 
 

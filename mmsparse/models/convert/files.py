@@ -12,6 +12,7 @@ import torch
 
 from mmsparse import __version__
 from mmsparse.checkpoints import check_checkpoint, read_checkpoint, weights_of
+from mmsparse.mistakes import mistakes_in
 from mmsparse.trust import add_trust, trust_checkpoints
 
 from .dense import Converted, State
@@ -29,11 +30,9 @@ def convert_command(description: str | None, convert: Callable[[State], Converte
     check_checkpoint(args.src, "src")
     check_destination(args.src, args.dst)
     content = read_checkpoint(args.src, "src")
-    try:
+    with mistakes_in(f"Argument `src`: {args.src}"):
         converted = convert(_weights(content))
         fit = check_fit(converted)
-    except ValueError as error:
-        raise ValueError(f"Argument `src`: {args.src}: {error}") from error
     meta = dict(mmsparse_version=__version__, converted_from=converted.layout, backbone=converted.backbone)
     result = dict(meta=meta, state_dict={k: v.contiguous() for k, v in converted.weights.items()})
     write_whole(to_bytes(result), args.dst)

@@ -1,10 +1,15 @@
-"""Necks whose convolutions are routed, of the libraries that are installed and complete."""
+"""Necks whose convolutions are routed. Those of a library that is not installed say so when they are built."""
 
-from contextlib import suppress
+from mmsparse.env import has
+from mmsparse.models.absent import stand_in
 
-from .simple_feature_pyramid import SimpleFeaturePyramid  # noqa: F401
+from .simple_feature_pyramid import SimpleFeaturePyramid
 
-with suppress(ImportError):  # mmdet's models need mmcv's compiled operators
-    from .routed_necks import DynamicChannelMapper, DynamicFPN, DynamicPAFPN  # noqa: F401
+if has("mmdet"):
+    from .routed_necks import DynamicChannelMapper, DynamicFPN, DynamicPAFPN
+else:
+    DynamicChannelMapper = stand_in("DynamicChannelMapper", "mmdet")
+    DynamicFPN = stand_in("DynamicFPN", "mmdet")
+    DynamicPAFPN = stand_in("DynamicPAFPN", "mmdet")
 
-__all__ = [name for name in dir() if name.startswith(("Dynamic", "Simple"))]
+__all__ = ["DynamicChannelMapper", "DynamicFPN", "DynamicPAFPN", "SimpleFeaturePyramid"]
