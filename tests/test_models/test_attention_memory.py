@@ -36,7 +36,6 @@ def squares_for_backward(model, x, side):
     ],
 )
 @pytest.mark.parametrize("blocks", [5, 9])
-@pytest.mark.xfail(strict=True, reason="every block keeps masks of its own")
 def test_a_decision_has_one_mask_for_all_its_blocks(more, own, side, blocks, autocast):
     arch = dict(embed_dims=48, num_layers=blocks, num_heads=3, feedforward_channels=96)
     sparsity = dict(places=[1, 3], keep_ratio=[0.6, 0.4], **own)

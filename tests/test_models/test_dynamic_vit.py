@@ -10,7 +10,14 @@ from mmseg.models.backbones import VisionTransformer as SegViT
 from mmsparse import pop_aux, set_keep_ratio
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.models import DynamicViT
-from mmsparse.models.backbones.routed_attention import Groups, Tokens, Windows, masked_attention, packed_attention
+from mmsparse.models.backbones.routed_attention import (
+    Groups,
+    Keys,
+    Tokens,
+    Windows,
+    masked_attention,
+    packed_attention,
+)
 from mmsparse.sparsity import Selection
 
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
@@ -42,7 +49,7 @@ def test_masked_attention_is_the_papers_with_its_gradients(attn):
     grads = []
     for attend in (masked_attention, None):
         x, g = tokens.clone().requires_grad_(), gate.clone().requires_grad_()
-        y = by_the_formula(attn, x, g) if attend is None else attend(attn, x, gate > 0.5, g)
+        y = by_the_formula(attn, x, g) if attend is None else attend(attn, x, Keys(gate > 0.5, g))
         (y * weight).sum().backward()
         grads.append((y, x.grad, g.grad))
     for actual, expected in zip(*grads, strict=True):
@@ -75,7 +82,7 @@ def test_keys_that_a_pattern_hides_give_gates_no_gradient(attn):
     pattern, shown = Diagonals(), Diagonals().mask(torch.arange(10))
     gate = keep.float().requires_grad_()
     of = Tokens((2, 5), 0, there=keep)
-    (masked_attention(attn, tokens, keep, gate, pattern, of) * weight).sum().backward()
+    (masked_attention(attn, tokens, Keys(keep, gate), pattern, of) * weight).sum().backward()
     each = keep.float().requires_grad_()
     query, key, value = attn.qkv(tokens).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
     itself = torch.eye(10)
@@ -247,7 +254,8 @@ def test_stochastic_depth_drops_images_not_windows():
         with_cls_token=False, window_size=3, drop_path_rate=0.5, sparsity=dict(keep_ratio=1.0, places=[3])
     ).train()
     x = torch.randn(16, 36, 48)
-    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), keep_all(16), keep_all(16))):
+    whole, keys = keep_all(16), model._keys(x, keep_all(16))
+    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), whole, keys)):
         with torch.no_grad():
             model.layers[3].ffn.dropout_layer.eval()
             attended = run() - model.layers[3].ffn(model.layers[3].ln2(x), identity=x)
