@@ -125,9 +125,10 @@ class Keys:
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a key is seen, and -inf elsewhere: safe, because every row has a key that is seen, the token itself.
+    """0 where a key is seen, and -inf elsewhere: what torch would make of ``seen`` in each call.
 
-    Kernels on a GPU take the tensor as it is, without a copy of their own, where rows begin at multiples of eight.
+    No row is -inf alone, because each token sees itself, unless a pattern hides all keys of a query. Kernels on a GPU
+    take the tensor as it is, without a copy of their own, where rows begin at multiples of eight.
     """
     width = seen.shape[-1]
     rows = torch.zeros(*seen.shape[:-1], -(-width // 8) * 8, dtype=dtype, device=seen.device)
