@@ -57,6 +57,18 @@ def test_masked_attention_is_the_papers_with_its_gradients(attn):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_hidden_key_of_a_huge_product_leaves_the_gates_gradient_finite(attn):
+    """What it would weigh beside those that are seen is exp of hundreds; it counts as ``MAX_LOGIT`` at most."""
+    torch.nn.init.eye_(attn.qkv.weight[:48].data), torch.nn.init.eye_(attn.qkv.weight[48:96].data)
+    tokens, keep = torch.randn(1, 10, 48), torch.arange(10)[None] < 5
+    tokens[:, 5:] = 30 * tokens[:, :5]  # each hidden token is the key that a seen one looks for
+    gate = keep.float().requires_grad_()
+    masked_attention(attn, tokens, Keys(keep, gate)).square().sum().backward()
+    query, key, _ = attn.qkv(tokens).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
+    assert (query @ key.transpose(-1, -2) / 4).max() > 500
+    assert gate.grad.isfinite().all() and gate.grad.any()
+
+
 class Diagonals:
     """A pattern: keys that are so many tokens away."""
 
@@ -204,13 +216,34 @@ def test_entering_tokens_are_keys_once_more(selector):
 def test_survivors_are_scored_as_if_alone():
     """Evaluation scores only what is left; the whole map with the dropped tokens masked gives the same scores."""
     model = build(sparsity=dict(cumulative=True)).eval()
-    decision = find_decisions(model)[1]
-    tokens = torch.randn(2, 36, 48)
+    decision, given = find_decisions(model)[1], []
+    for parameter in decision.scorer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    decision.selector.register_forward_pre_hook(lambda selector, args: given.append(args[0]))
+    tokens = torch.randn(2, 36, 48) + 2 * torch.randn(2, 1, 48)
     before = find_decisions(model)[0](tokens, (6, 6))
-    packed = decision(tokens, (6, 6), before=before)
-    scores = decision.scorer(tokens, alive=before.keep_mask)
-    whole = decision.selector(scores, (6, 6), decision.keep_ratio, before=before)
-    assert torch.equal(packed.keep_mask, whole.keep_mask)
+    decision(tokens, (6, 6), before=before)
+    here = before.keep_mask
+    expected = decision.scorer(tokens, alive=here)
+    torch.testing.assert_close(given[0][here], expected[here])
+    assert not given[0][~here].isclose(expected[~here]).any() and expected[here].std() > 0.1
+
+
+def test_a_fast_path_moves_what_is_not_selected_in_training_and_evaluation():
+    fast_path = dict(type="LinearFastPath")
+    model = build(sparsity=dict(places=[1, 2], keep_ratio=[0.6, 0.4], fast_path=fast_path)).train()
+    for parameter in model.router.fast_paths.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(2, 3, 96, 96)
+    (trained,) = model(x)
+    pop_aux(model)
+    with torch.no_grad(), record_selections(model) as taken:
+        (evaluated,) = model.eval()(x)
+        torch.testing.assert_close(evaluated, trained, rtol=0, atol=1e-5)
+        for parameter in model.router.fast_paths.parameters():
+            torch.nn.init.zeros_(parameter)
+        (still,) = model(x)
+    assert ((still - evaluated).abs().amax(1).flatten(1)[~taken[1][1].keep_mask] > 1e-3).all()
 
 
 def test_class_and_column_attention_are_those_of_the_block():
