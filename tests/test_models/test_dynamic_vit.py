@@ -88,18 +88,27 @@ class Diagonals:
         return reach & allowed, reach
 
 
-def test_keys_that_a_pattern_hides_give_gates_no_gradient(attn):
+class ByHead(Diagonals):
+    """Another diagonal hidden for each head."""
+
+    def mask(self, numbers):
+        away = numbers[..., :, None] - numbers[..., None, :]
+        return torch.stack([away % 3 != 1, away % 3 != 2, away % 4 != 1])
+
+
+@pytest.mark.parametrize("pattern", [Diagonals(), ByHead()], ids=lambda pattern: type(pattern).__name__)
+def test_keys_that_a_pattern_hides_give_gates_no_gradient(attn, pattern):
     """As the formula has it for its gates times the pattern's."""
     tokens, keep, weight = torch.randn(2, 10, 48), torch.rand(2, 10) < 0.5, torch.randn(2, 10, 48)
-    pattern, shown = Diagonals(), Diagonals().mask(torch.arange(10))
+    shown = pattern.mask(torch.arange(10))
     gate = keep.float().requires_grad_()
     of = Tokens((2, 5), 0, there=keep)
     (masked_attention(attn, tokens, Keys(keep, gate), pattern, of) * weight).sum().backward()
     each = keep.float().requires_grad_()
     query, key, value = attn.qkv(tokens).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
     itself = torch.eye(10)
-    columns = (each[:, None] * (1 - itself) + itself) * shown
-    weights = (query @ key.transpose(-1, -2) / 4).exp() * columns.unsqueeze(1)
+    columns = (each[:, None] * (1 - itself) + itself).unsqueeze(1) * shown
+    weights = (query @ key.transpose(-1, -2) / 4).exp() * columns
     mixed = (weights / weights.sum(-1, keepdim=True)) @ value
     (attn.proj(mixed.transpose(1, 2).flatten(2)) * weight).sum().backward()
     assert each.grad.abs().max() > 1e-3
