@@ -149,8 +149,8 @@ class Budgeted(Tunable):
             picture; the selector alone holds the count. "stake": the same with the gain's magnitude. None: "stake"
             for TopKSelector; "gate" for the others, whose pictures differ in their budgets. Where nothing dropped
             returns (``cumulative``), a dropped location of an exact count is judged by the blocks up to the next place
-            alone. That is about what it would have bought, because the next place would hardly have kept it; had it
-            been kept to the end, it were 1.5 to 3 times as much.
+            alone. That is about what it would have bought, because the next place would hardly have kept it; kept to
+            the end it would have bought 1.5 to 3 times as much.
 
     Attributes:
         area: The real part of padded pictures, if somebody tells; see ``mmsparse.ignore_padding``.
