@@ -94,7 +94,8 @@ class Router(Budgeted):
         detach: Whether scorers read detached features.
         learn: What teaches the scores, see :class:`Budgeted`.
         share_scorer: One scorer for all places; a linear layer brings stages of more channels to the fewest.
-        cumulative: What a place drops stays dropped (plain backbones only).
+        cumulative: What a place drops stays dropped (plain backbones only). With exact counts what it drops is then
+            judged by the blocks up to the next place, see ``learn``.
         keys: "selected": a block attends to what it computes. "entering": to what the block before it computed, which
             is more where a place drops something (with ``cumulative`` only).
     """

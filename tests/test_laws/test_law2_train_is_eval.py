@@ -6,6 +6,7 @@ from networks import LIGHT, SELECTORS, ids
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_decisions
+from mmsparse.sparsity import Selection
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
@@ -20,9 +21,17 @@ def test_same_selection_same_maps(network, selector, explore, monkeypatch):
     selections = [decided.selection for decided in pop_aux(model)]
     assert any(s.keep_mask.any() and not s.keep_mask.all() for s in selections)
     model.eval()
-    for decision, selection in zip(find_decisions(model), selections, strict=True):
-        frozen = type(selection)(selection.grid, selection.keep_mask)
-        monkeypatch.setattr(decision, "forward", lambda *_, frozen=frozen, **__: frozen)
-    with torch.no_grad():
-        for a, b in zip(trained, model(x), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    for counts in (None, count_of):  # found out in the forward, or known beforehand
+        for decision, selection in zip(find_decisions(model), selections, strict=True):
+            frozen = Selection(selection.grid, selection.keep_mask, count=counts and counts(selection))
+            monkeypatch.setattr(decision, "forward", lambda *_, frozen=frozen, **__: frozen)
+        with torch.no_grad():
+            for a, b in zip(trained, model(x), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    if selector == "TopKSelector":
+        assert all(type(selection.count) is int for selection in selections)  # one for all pictures
+
+
+def count_of(selection):
+    counts = selection.keep_mask.sum(dim=1).tolist()
+    return counts[0] if len(set(counts)) == 1 else tuple(counts)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from networks import SELECTORS, with_scorers
 
+from mmsparse.apis import record_selections
+
 
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize(
@@ -17,7 +19,14 @@ def test_alone_or_together(network, selector, scorer):
     model(torch.randn(2, 3, 96, 128, dtype=torch.float64))  # lets thresholds see some scores, of other pictures
     model.eval()
     with torch.no_grad():
-        together = model(x)
+        with record_selections(model) as taken:
+            together = model(x)
         for i in range(3):
             for alone, mixed in zip(model(x[i : i + 1]), together, strict=True):
                 torch.testing.assert_close(alone[0], mixed[i], rtol=0, atol=1e-10)
+    masks = [selection.keep_mask for _, selection in taken]
+    if scorer == "RandomScorer":  # looks at no picture
+        assert all(torch.equal(mask, mask[:1].expand_as(mask)) for mask in masks)
+    else:
+        assert any((mask != mask[:1]).any() for mask in masks)
+        assert selector != "ThresholdSelector" or any(len(set(selection.num_keep)) > 1 for _, selection in taken)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from networks import LIGHT, ids, with_scorers
+from networks import HEADS, LIGHT, NECKS, ids, with_scorers
 from torch import nn
 
 from mmsparse.apis import ignore_padding, record_selections
@@ -98,6 +98,23 @@ def test_alone_or_padded(network, scorer, selector):
             for alone, mixed in zip(model(*batch([picture], own)), together, strict=True):
                 high, wide = (-(-picture.shape[1 + n] * alone.shape[2 + n] // own[n]) for n in (0, 1))
                 torch.testing.assert_close(alone[0, :, :high, :wide], mixed[i, :, :high, :wide], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("network", [n for n in NO_MIX if n.name in {n.name for n in [*NECKS, *HEADS]}], ids=ids)
+def test_what_the_padding_of_a_tile_holds_does_not_matter(network):
+    """Without mixing these see the first pixel of each location, which is real where the location counts."""
+    _, net = network.pair(network.everywhere)
+    model, mine = Model(without_mixing(net)).eval(), pictures()
+    inputs, samples = batch(mine, PADDED)
+    other = 30 * torch.randn_like(inputs)
+    for row, picture in zip(other, mine, strict=True):
+        row[:, : picture.shape[1], : picture.shape[2]] = picture
+    masks = []
+    for x in (inputs, other):
+        with torch.no_grad(), record_selections(model) as taken:
+            model(x, samples)
+        masks.append([selection.keep_mask for _, selection in taken])
+    assert len(masks[0]) > 1 and all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
 
 
 @pytest.mark.parametrize("network", LIGHT, ids=ids)

@@ -10,7 +10,14 @@ from mmseg.models.backbones import VisionTransformer as SegViT
 from mmsparse import pop_aux, set_keep_ratio
 from mmsparse.apis import find_decisions, record_selections
 from mmsparse.models import DynamicViT
-from mmsparse.models.backbones.routed_attention import Groups, Tokens, Windows, masked_attention, packed_attention
+from mmsparse.models.backbones.routed_attention import (
+    Groups,
+    Keys,
+    Tokens,
+    Windows,
+    masked_attention,
+    packed_attention,
+)
 from mmsparse.sparsity import Selection
 from mmsparse.sparsity.scorers import standardised
 
@@ -43,12 +50,24 @@ def test_masked_attention_is_the_papers_with_its_gradients(attn):
     grads = []
     for attend in (masked_attention, None):
         x, g = tokens.clone().requires_grad_(), gate.clone().requires_grad_()
-        y = by_the_formula(attn, x, g) if attend is None else attend(attn, x, gate > 0.5, g)
+        y = by_the_formula(attn, x, g) if attend is None else attend(attn, x, Keys(gate > 0.5, g))
         (y * weight).sum().backward()
         grads.append((y, x.grad, g.grad))
     for actual, expected in zip(*grads, strict=True):
         assert expected.abs().max() > 1e-3
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_hidden_key_of_a_huge_product_leaves_the_gates_gradient_finite(attn):
+    """What it would weigh beside those that are seen is exp of hundreds; it counts as ``MAX_LOGIT`` at most."""
+    torch.nn.init.eye_(attn.qkv.weight[:48].data), torch.nn.init.eye_(attn.qkv.weight[48:96].data)
+    tokens, keep = torch.randn(1, 10, 48), torch.arange(10)[None] < 5
+    tokens[:, 5:] = 30 * tokens[:, :5]  # each hidden token is the key that a seen one looks for
+    gate = keep.float().requires_grad_()
+    masked_attention(attn, tokens, Keys(keep, gate)).square().sum().backward()
+    query, key, _ = attn.qkv(tokens).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
+    assert (query @ key.transpose(-1, -2) / 4).max() > 500
+    assert gate.grad.isfinite().all() and gate.grad.any()
 
 
 class Diagonals:
@@ -70,18 +89,27 @@ class Diagonals:
         return reach & allowed, reach
 
 
-def test_keys_that_a_pattern_hides_give_gates_no_gradient(attn):
+class ByHead(Diagonals):
+    """Another diagonal hidden for each head."""
+
+    def mask(self, numbers):
+        away = numbers[..., :, None] - numbers[..., None, :]
+        return torch.stack([away % 3 != 1, away % 3 != 2, away % 4 != 1])
+
+
+@pytest.mark.parametrize("pattern", [Diagonals(), ByHead()], ids=lambda pattern: type(pattern).__name__)
+def test_keys_that_a_pattern_hides_give_gates_no_gradient(attn, pattern):
     """As the formula has it for its gates times the pattern's."""
     tokens, keep, weight = torch.randn(2, 10, 48), torch.rand(2, 10) < 0.5, torch.randn(2, 10, 48)
-    pattern, shown = Diagonals(), Diagonals().mask(torch.arange(10))
+    shown = pattern.mask(torch.arange(10))
     gate = keep.float().requires_grad_()
     of = Tokens((2, 5), 0, there=keep)
-    (masked_attention(attn, tokens, keep, gate, pattern, of) * weight).sum().backward()
+    (masked_attention(attn, tokens, Keys(keep, gate), pattern, of) * weight).sum().backward()
     each = keep.float().requires_grad_()
     query, key, value = attn.qkv(tokens).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
     itself = torch.eye(10)
-    columns = (each[:, None] * (1 - itself) + itself) * shown
-    weights = (query @ key.transpose(-1, -2) / 4).exp() * columns.unsqueeze(1)
+    columns = (each[:, None] * (1 - itself) + itself).unsqueeze(1) * shown
+    weights = (query @ key.transpose(-1, -2) / 4).exp() * columns
     mixed = (weights / weights.sum(-1, keepdim=True)) @ value
     (attn.proj(mixed.transpose(1, 2).flatten(2)) * weight).sum().backward()
     assert each.grad.abs().max() > 1e-3
@@ -198,13 +226,34 @@ def test_entering_tokens_are_keys_once_more(selector):
 def test_survivors_are_scored_as_if_alone():
     """Evaluation scores only what is left; the whole map with the dropped tokens masked gives the same scores."""
     model = build(sparsity=dict(cumulative=True)).eval()
-    decision = find_decisions(model)[1]
-    tokens = torch.randn(2, 36, 48)
+    decision, given = find_decisions(model)[1], []
+    for parameter in decision.scorer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    decision.selector.register_forward_pre_hook(lambda selector, args: given.append(args[0]))
+    tokens = torch.randn(2, 36, 48) + 2 * torch.randn(2, 1, 48)
     before = find_decisions(model)[0](tokens, (6, 6))
-    packed = decision(tokens, (6, 6), before=before)
-    scores = decision.scorer(tokens, alive=before.keep_mask)
-    whole = decision.selector(scores, (6, 6), decision.keep_ratio, before=before)
-    assert torch.equal(packed.keep_mask, whole.keep_mask)
+    decision(tokens, (6, 6), before=before)
+    here = before.keep_mask
+    expected = decision.scorer(tokens, alive=here)
+    torch.testing.assert_close(given[0][here], expected[here])
+    assert not given[0][~here].isclose(expected[~here]).any() and expected[here].std() > 0.1
+
+
+def test_a_fast_path_moves_what_is_not_selected_in_training_and_evaluation():
+    fast_path = dict(type="LinearFastPath")
+    model = build(sparsity=dict(places=[1, 2], keep_ratio=[0.6, 0.4], fast_path=fast_path)).train()
+    for parameter in model.router.fast_paths.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(2, 3, 96, 96)
+    (trained,) = model(x)
+    pop_aux(model)
+    with torch.no_grad(), record_selections(model) as taken:
+        (evaluated,) = model.eval()(x)
+        torch.testing.assert_close(evaluated, trained, rtol=0, atol=1e-5)
+        for parameter in model.router.fast_paths.parameters():
+            torch.nn.init.zeros_(parameter)
+        (still,) = model(x)
+    assert ((still - evaluated).abs().amax(1).flatten(1)[~taken[1][1].keep_mask] > 1e-3).all()
 
 
 def test_class_and_column_attention_are_those_of_the_block():
@@ -248,7 +297,8 @@ def test_stochastic_depth_drops_images_not_windows():
         with_cls_token=False, window_size=3, drop_path_rate=0.5, sparsity=dict(keep_ratio=1.0, places=[3])
     ).train()
     x = torch.randn(16, 36, 48)
-    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), keep_all(16), keep_all(16))):
+    whole, keys = keep_all(16), model._keys(x, keep_all(16))
+    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), whole, keys)):
         with torch.no_grad():
             model.layers[3].ffn.dropout_layer.eval()
             attended = run() - model.layers[3].ffn(model.layers[3].ln2(x), identity=x)

@@ -34,7 +34,10 @@ def test_wrong_number_of_ratios_and_a_rule_that_runs_out():
 
 @pytest.mark.parametrize(
     "ratio, locations, expected",
-    [(0.7, 196, 137), (0.7 - 0.2, 196, 98), (0.7 - 0.4, 196, 59), (0.5, 1, 1), (0.49, 1, 0), (1.0, 7, 7), (0.3, 5, 2)],
+    [
+        *((0.7, 196, 137), (0.7 - 0.2, 196, 98), (0.7 - 0.4, 196, 59), (0.5, 1, 1), (0.49, 1, 0), (1.0, 7, 7)),
+        *((0.3, 5, 2), (0.7 - 0.2, 197, 99)),  # the last is a little less than a half
+    ],
 )
 def test_counts_round_half_up(ratio, locations, expected):
     assert num_keep(ratio, locations) == expected

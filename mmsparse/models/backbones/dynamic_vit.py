@@ -15,7 +15,7 @@ from mmsparse.sparsity import ENTERING, Selection, build_router
 from .arguments import bind
 from .block_attention import BlockAttention
 from .packed_tokens import Packed
-from .routed_attention import Grid, Pattern, Tokens, Windows, dense_attention, masked_attention
+from .routed_attention import Grid, Keys, Pattern, Tokens, Windows, dense_attention, masked_attention
 
 
 @MODELS.register_module()
@@ -99,16 +99,18 @@ class DynamicViT(VisionTransformer):
         outs = []
         selection: Selection | None = None
         packed: Packed | None = None  # in evaluation, the tokens between two places
+        keys: Keys | None = None  # while training, their masks
         for i, layer in enumerate(self.layers):
-            before = selection  # what entered the block
+            entering = keys
             if self.router is not None and (0, i) in self.router.places:
                 x = x if packed is None else packed.whole()
                 selection = self._decide(i, x, grid, selection)
+                keys = None if selection is None or not self.training else self._keys(x, selection)
                 packed = None if selection is None or self.training else self._pack(x, selection, packed)
             if packed is not None:
                 packed.run(layer, self.router.fast_paths[f"0_{i}"], self.windows[i], self._pattern(i))
             elif selection is not None:
-                x = self._masked(i, x, grid, selection, before if self.router.keys == ENTERING else selection)
+                x = self._masked(i, x, grid, selection, entering if self.router.keys == ENTERING else keys)
             else:
                 x = self._dense(i, x, grid)
             last = i == self.num_layers - 1
@@ -193,35 +195,33 @@ class DynamicViT(VisionTransformer):
             packed.see(x, before)
         return packed
 
-    def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection, keys: Selection | None) -> Tensor:
+    def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection, keys: Keys | None) -> Tensor:
         """One block with masks; only ``keys`` are seen (all, if None)."""
         layer, size, pattern = self.layers[i], self.windows[i], self._pattern(i)
         fast = self.router.fast_paths[f"0_{i}"]
-        _, gate = self._mask_and_gate(x, selection)
-        keep, key_gate = self._mask_and_gate(x, keys)
+        weight = self._keys(x, selection).gate.unsqueeze(-1)
+        windows = Windows(grid, size) if size else None
+        of_windows = keys.split(windows) if size else None
 
         def run(x: Tensor) -> Tensor:
             h = layer.ln1(x)
-            if size:
-                windows = Windows(grid, size)
-                gates = windows.split(key_gate.unsqueeze(-1), missing=1.0).squeeze(-1)
-                mixed = windows.join(masked_attention(layer.attn, windows.split(h), gates.detach() > 0.5, gates))
+            if keys is None:
+                mixed = dense_attention(layer.attn, h)
+            elif size:
+                mixed = windows.join(masked_attention(layer.attn, windows.split(h), of_windows))
             else:
-                of = Tokens(grid, self.num_extra_tokens, there=keep)
-                mixed = masked_attention(layer.attn, h, keep, key_gate, pattern, of)
+                of = Tokens(grid, self.num_extra_tokens, there=keys.keep)
+                mixed = masked_attention(layer.attn, h, keys, pattern, of)
             slow = x + layer.attn.out_drop(mixed)
             slow = layer.ffn(layer.ln2(slow), identity=slow)
-            weight = gate.unsqueeze(-1)
             return (weight * slow + (1.0 - weight) * (x + fast(x))).to(slow.dtype)
 
         return self._run(run, x)
 
-    def _mask_and_gate(self, x: Tensor, selection: Selection | None) -> tuple[Tensor, Tensor]:
+    def _keys(self, x: Tensor, selection: Selection) -> Keys:
         """Of all tokens (B, extra + N)."""
-        if selection is None:
-            return x.new_ones(x.shape[:2], dtype=torch.bool), x.new_ones(x.shape[:2])
         extended = selection.with_extra(self.num_extra_tokens)
-        return extended.keep_mask, extended.keep_mask.to(x) if extended.gate is None else extended.gate
+        return Keys(extended.keep_mask, extended.keep_mask.to(x) if extended.gate is None else extended.gate)
 
     def _run(self, run: Any, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:

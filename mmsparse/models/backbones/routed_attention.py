@@ -6,7 +6,7 @@ key like any other.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -91,33 +91,73 @@ class Windows:
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """Which tokens may be seen: one mask for all heads, and for all blocks between two places.
+
+    Args:
+        keep: Boolean (G, n), the keys that may be seen; besides, each token sees itself.
+        gate: (G, n) of the same values; gets the gradient of each key's presence.
+    """
+
+    keep: Tensor
+    gate: Tensor
+    _biases: dict[torch.dtype, Tensor] = field(default_factory=dict, init=False)
+    _windows: dict[int, "Keys"] = field(default_factory=dict, init=False)
+
+    def seen(self) -> Tensor:
+        """Boolean (G, 1, n, n)."""
+        itself = torch.eye(self.keep.shape[1], dtype=torch.bool, device=self.keep.device)
+        return (self.keep.unsqueeze(1) | itself).unsqueeze(1)
+
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """What is added to the logits (G, 1, n, n); the same tensor at every call."""
+        if dtype not in self._biases:
+            self._biases[dtype] = additive(self.seen(), dtype)
+        return self._biases[dtype]
+
+    def split(self, windows: Windows) -> "Keys":
+        """Those of each window, where what is filled in is a key; the same at every call."""
+        if windows.size not in self._windows:
+            gate = windows.split(self.gate.unsqueeze(-1), missing=1.0).squeeze(-1)
+            self._windows[windows.size] = Keys(gate.detach() > 0.5, gate)
+        return self._windows[windows.size]
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key is seen, and -inf elsewhere: what torch would make of ``seen`` in each call.
+
+    No row is -inf alone, because each token sees itself, unless a pattern hides all keys of a query. Kernels on a GPU
+    take the tensor as it is, without a copy of their own, where rows begin at multiples of eight.
+    """
+    width = seen.shape[-1]
+    rows = torch.zeros(*seen.shape[:-1], -(-width // 8) * 8, dtype=dtype, device=seen.device)
+    return rows[..., :width].masked_fill_(~seen, -torch.inf)
+
+
 def masked_attention(
-    attn: nn.Module,
-    tokens: Tensor,
-    keep: Tensor,
-    gate: Tensor,
-    pattern: Pattern | None = None,
-    of: Tokens | None = None,
+    attn: nn.Module, tokens: Tensor, keys: Keys, pattern: Pattern | None = None, of: Tokens | None = None
 ) -> Tensor:
     """Self-attention of all tokens (G, n, C) that sees the selected ones, and each itself.
 
     Args:
         attn: The stock attention layer.
         tokens: Behind the norm.
-        keep: Boolean (G, n), the keys that may be seen.
-        gate: (G, n) of the same values; gets the gradient of each key's presence.
+        keys: What may be seen.
         pattern: What else hides keys.
         of: Which tokens these are, for the pattern.
     """
     query, key, value = split_heads(attn, tokens)
-    itself = torch.eye(keep.shape[1], dtype=torch.bool, device=keep.device)
-    seen, reach = (keep.unsqueeze(1) | itself).unsqueeze(1), None  # (G, 1, n, n)
-    if pattern is not None:
-        seen, reach = pattern.seen(query, key, of, seen)  # (G, heads, n, n)
+    reach = None
+    if pattern is None:
+        bias = keys.bias(query.dtype)
+    else:
+        seen, reach = pattern.seen(query, key, of, keys.seen())  # (G, heads, n, n)
+        bias = additive(seen, query.dtype)
     dropout = attn.attn_drop if attn.training else 0.0
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
-    if gate.requires_grad:
-        mixed = _KeyGradient.apply(mixed, gate, query.detach(), key.detach(), value.detach(), seen, reach)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    if keys.gate.requires_grad:
+        mixed = _KeyGradient.apply(mixed, keys.gate, query.detach(), key.detach(), value.detach(), bias, reach)
     return project(attn, merge_heads(mixed))
 
 
@@ -126,18 +166,17 @@ class _KeyGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mixed: Tensor, gate: Tensor, *saved: Tensor | None) -> Tensor:
-        ctx.save_for_backward(mixed, *saved)  # query, key, value, seen, reach
+        ctx.save_for_backward(mixed, *saved)  # query, key, value, bias, reach
         return mixed.view_as(mixed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mixed, query, key, value, seen, reach = ctx.saved_tensors
+        mixed, query, key, value, bias, reach = ctx.saved_tensors
         query = query / math.sqrt(query.shape[-1])
         grad_gate = grad.new_zeros(grad.shape[0], grad.shape[2], dtype=torch.float32)
         for head in range(grad.shape[1]):  # one at a time: the matrices (G, n, n) are large
             logits = (query[:, head] @ key[:, head].transpose(-1, -2)).float()
-            mine = seen[:, head % seen.shape[1]]
-            total = logits.masked_fill(~mine, -torch.inf).logsumexp(dim=-1, keepdim=True)
+            total = (logits + bias[:, head % bias.shape[1]]).logsumexp(dim=-1, keepdim=True)
             weight = logits.sub_(total).clamp_(max=MAX_LOGIT).exp_()  # of a masked key: what it would have
             grad_weight = (grad[:, head] @ value[:, head].transpose(-1, -2)).float()
             grad_weight -= (grad[:, head] * mixed[:, head]).float().sum(dim=-1, keepdim=True)
