@@ -75,6 +75,7 @@ def test_the_logged_seed_gives_the_same_model(scenes, tmp_path):
 
 def test_a_training_begins_as_one_whose_runner_builds(scenes, tmp_path):
     """The random numbers that a build takes are taken: initial weights are those of a runner that builds by itself."""
+
     def initial(ready):
         cfg = read_config(DEMO)
         cfg.merge_from_dict(at(scenes))
