@@ -1,0 +1,153 @@
+"""Laws 1, 2 and 4 for random small networks: ours against stock, packed against masked, eval against train.
+
+``pytest tests/test_laws/test_fuzz.py --fuzz 1000`` runs so many of each family, drawn anew each time.
+"""
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from cases import FAMILIES, Case
+from frozen import watch_margins
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor, nn
+
+from mmsparse import ignore_padding, pop_aux, set_keep_ratio
+from mmsparse.apis import dense_twin, find_decisions, record_selections
+
+EXAMPLES = 10  # of each family, the same in every run
+CLOSE = 1e-9  # in double precision, of the largest magnitude
+MARGIN = 1e-6  # scores are compared in single precision
+
+
+class Model(nn.Module):
+    """A network as a library calls it: with data samples."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        ignore_padding(self)
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> tuple[Tensor, ...]:
+        return tuple(self.network(inputs))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_networks(family: str, request: pytest.FixtureRequest):
+    count = request.config.getoption("--fuzz")
+
+    @settings(
+        max_examples=count or EXAMPLES,
+        derandomize=not count,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(FAMILIES[family])
+    def run(case: Case) -> None:
+        check(case)
+
+    run()
+
+
+def check(case: Case) -> None:
+    stock, dynamic = case.pair()
+    model, x = Model(dynamic), case.pictures()
+    samples = [SimpleNamespace(metainfo=dict(img_shape=size, pad_shape=case.padded)) for size in case.sizes]
+    everything_is_dense(stock, model, x, samples)
+    trained = training_is_masked(case, stock, model, x, samples)
+    evaluation_is_masked(case, stock, model, x, samples, *trained)
+    alone_is_together(model, x, samples)
+
+
+def everything_is_dense(stock: nn.Module, model: Model, x: Tensor, samples: list[Any]) -> None:
+    """Law 1: keep everything = the stock network; evaluation takes a short cut, training the routed code."""
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected = tuple(stock(theirs))
+    with dense_twin(model):
+        close(model.eval()(x, samples), expected, "everything kept, evaluation")
+        actual = model.train()(mine, samples)
+    pop_aux(model)
+    close(actual, expected, "everything kept, training")
+    dense = dict(stock.named_parameters())
+    own = dict(model.network.named_parameters())
+    inputs = [(mine, theirs), *((own[name], parameter) for name, parameter in dense.items())]
+    compare_gradients(actual, expected, [a for a, _ in inputs], [b for _, b in inputs])
+
+
+def training_is_masked(case: Case, stock: nn.Module, model: Model, x: Tensor, samples: list[Any]) -> Any:
+    """Training with whatever it selects = both paths on all locations, and masks."""
+    for decision in find_decisions(model):
+        decision.progress = case.progress
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with record_selections(model) as taken:
+        trained = model.train()(mine, samples)
+    pop_aux(model)
+    masks = {name: selection.keep_mask for name, selection in taken}
+    expected, plain = reference(case, stock, model, theirs, masks)
+    close(trained, expected, "training against masks")
+    if case.sparsity["detach"]:  # gates teach nothing but scorers
+        own = dict(model.network.named_parameters())
+        pairs = [(mine, theirs), *((own[name], parameter) for name, parameter in plain.named_parameters())]
+        fast = [parameter for name, parameter in own.items() if ".fast_paths." in name]
+        compare_gradients(trained, expected, [a for a, _ in pairs] + fast, [b for _, b in pairs] + fast)
+    return [t.detach() for t in trained], [selection for _, selection in taken]
+
+
+def evaluation_is_masked(
+    case: Case, stock: nn.Module, model: Model, x: Tensor, samples: list[Any], trained: list[Tensor], selections: list[Any]
+) -> None:
+    """Packed rows = masks, with the selections of the training forward (law 2) and with its own."""
+    model.eval()
+    with torch.no_grad():
+        with record_selections(model) as taken:
+            packed = model(x, samples)
+        masks = {name: selection.keep_mask for name, selection in taken}
+        close(packed, reference(case, stock, model, x, masks)[0], "packed against masked")
+        decisions = find_decisions(model)
+        for decision, selection in zip(decisions, selections, strict=True):
+            decision.forward = lambda *_, frozen=replace(selection, gate=None), **__: frozen
+        close(model(x, samples), trained, "evaluation against training")
+        for decision in decisions:
+            del decision.forward
+
+
+def alone_is_together(model: Model, x: Tensor, samples: list[Any]) -> None:
+    """Law 4: a picture's result does not depend on its batch mates."""
+    with torch.no_grad(), watch_margins() as margins:
+        together = model(x, samples)
+        for i in range(len(x)):
+            alone = model(x[i : i + 1], samples[i : i + 1])
+            if min(margins, default=1.0) > MARGIN:
+                close(alone, [t[i : i + 1] for t in together], f"picture {i} alone")
+
+
+def reference(case: Case, stock: nn.Module, model: Model, x: Tensor, masks: Any) -> tuple[tuple[Tensor, ...], nn.Module]:
+    plain = copy.deepcopy(stock)
+    case.reference(plain, model.network, masks)
+    return tuple(plain(x)), plain
+
+
+def compare_gradients(actual: Any, expected: Any, mine: list[Tensor], theirs: list[Tensor]) -> None:
+    grads = [
+        torch.autograd.grad(sum((m * torch.linspace(-1, 1, m.shape[-1])).sum() for m in maps), of, allow_unused=True)
+        for maps, of in ((actual, mine), (expected, theirs))
+    ]
+    zeros = [[torch.zeros_like(p) if g is None else g for g, p in zip(gs, mine, strict=True)] for gs in grads]
+    scale = max(1.0, *(g.abs().max().item() for g in zeros[1] if g.numel()))
+    for a, b, parameter in zip(*zeros, mine, strict=True):
+        assert (a - b).abs().max() <= CLOSE * scale, f"gradient of {tuple(parameter.shape)}"
+
+
+def close(actual: Any, expected: Any, what: str) -> None:
+    for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
+        assert a.shape == b.shape
+        assert b.isfinite().all()
+        error = (a - b).abs().max().item() / max(1.0, b.abs().max().item())
+        assert error <= CLOSE, f"{what}: map {i} differs by {error:.1e}"
