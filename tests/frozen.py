@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 SIZES = [(128, 160), (100, 90)]  # of the pictures; the first one is the batch's
@@ -29,8 +30,16 @@ def uniform(name: str, *shape: int) -> np.ndarray:
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Fill in all that is learned; activations stay near one, and no term is hidden behind a zero or a one."""
+    """Fill in all that is learned, and drop nothing at random.
+
+    Activations stay near one, and no term is hidden behind a zero or a one.
+    """
     model.double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = 0.0
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(_values(name, parameter)))

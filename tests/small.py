@@ -15,7 +15,6 @@ WIDTHS = {
     *("embed_dims", "feedforward_channels"),
 }
 CLASSES = 5
-NO_NOISE = ("drop_path_rate", "dropout_ratio")
 
 
 def published() -> list[Path]:
@@ -52,7 +51,7 @@ def shrink(key: str, value: Any) -> Any:
         return min(value, CLASSES)
     if key == "window_size":  # small maps have several of ViTDet's, too
         return value if value <= 7 else 4
-    return 0.0 if key in NO_NOISE else value
+    return value
 
 
 def width(channels: int) -> int:
