@@ -57,4 +57,3 @@ def shrink(key: str, value: Any) -> Any:
 def width(channels: int) -> int:
     """Twice as wide stays twice as wide, from 96 on: 96 and 128 become 8, 768 and 1024 become 64."""
     return channels if channels < 16 else 8 * 2 ** max(math.floor(math.log2(channels / 96)), 0)
-

@@ -30,7 +30,7 @@ from mmsparse.sparsity import GumbelSelector
 FOLDER = Path(__file__).parent / "golden"
 # Of the largest magnitude of each tensor; gates, their losses and targets have single precision.
 TOLERANCES = dict(outputs=1e-9, losses=1e-5, gradients=1e-5)
-RESIZED = 2e-6  # for plain transformers, whose stock class resizes its positions in single precision
+RESIZED = dict(outputs=2e-6, losses=1e-5, gradients=1e-4)  # of plain transformers: positions, in single precision
 MARGIN = 1e-5  # scores are compared in single precision
 
 
@@ -46,7 +46,9 @@ def file_of(name: str) -> Path:
 
 @cache
 def kept() -> dict[str, dict[str, Any]]:
-    return {name: entry for file in sorted(FOLDER.glob("*.json")) for name, entry in json.loads(file.read_text()).items()}
+    return {
+        name: entry for file in sorted(FOLDER.glob("*.json")) for name, entry in json.loads(file.read_text()).items()
+    }
 
 
 @cache
@@ -99,7 +101,7 @@ def test_every_published_config_has_numbers(request: pytest.FixtureRequest):
 def tolerances(name: str) -> dict[str, float]:
     backbone = small_config(ROOT / name)["model"]["backbone"]["type"]
     plain = "ViT" in backbone or "VisionTransformer" in backbone
-    return {**TOLERANCES, "outputs": RESIZED} if plain else TOLERANCES
+    return RESIZED if plain else TOLERANCES
 
 
 def measure(path: Path) -> dict[str, Any]:

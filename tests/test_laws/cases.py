@@ -18,18 +18,19 @@ from networks import OnPyramid, _flat_positions, enliven
 from torch import Tensor, nn
 
 from mmsparse import models as ours
+from mmsparse.sparsity import ThresholdSelector
 
 READING = ["KeyNormScorer", "AttentionScorer", "TokenImportanceScorer"]  # the attention of the block to come
 LEARNED = ["LocalGlobalScorer", "MLPScorer", "PropagationScorer"]
 OTHERS = ["FeatureNormScorer", "RandomScorer", "SurpriseScorer"]
 SIDES = st.integers(32, 72)
 RATIOS = st.sampled_from([0.02, 0.3, 0.5, 0.7, 0.98, 1.0]) | st.floats(0.05, 0.95).map(lambda ratio: round(ratio, 2))
-STOCK = dict(
-    ConvNeXt=ConvNeXt, DetSwin=DetSwin, SegSwin=SegSwin, VisionTransformer=VisionTransformer, ViTSAM=ViTSAM
-)
+STOCK = dict(ConvNeXt=ConvNeXt, DetSwin=DetSwin, SegSwin=SegSwin, VisionTransformer=VisionTransformer, ViTSAM=ViTSAM)
 DYNAMIC = dict(ConvNeXt="ConvNeXt", DetSwin="Swin", SegSwin="Swin", VisionTransformer="ViT", ViTSAM="ViT")
 # A head's router knows levels by their size: two of one size share a decision. Lift this when they do not.
 LEVELS_DIFFER_IN_SIZE = True
+# A threshold's buffers only learn in single precision (test_selectors.py has a test that fails). Lift this with it.
+THRESHOLDS_NEED_SINGLE = True
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ class Case:
         result = dynamic.load_state_dict(stock.state_dict(), strict=False)
         assert not result.unexpected_keys
         assert all("router." in key for key in result.missing_keys)
-        return stock.double(), dynamic.double()
+        dynamic.double()
+        for module in dynamic.modules():
+            if THRESHOLDS_NEED_SINGLE and isinstance(module, ThresholdSelector):
+                module.float()
+        return stock.double(), dynamic
 
     @property
     def reference(self) -> Callable[[nn.Module, nn.Module, plain.Masks], None]:
@@ -123,11 +128,11 @@ def batches(draw: Any) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
     return padded, tuple(draw(st.lists(st.tuples(*side), min_size=1, max_size=3)))
 
 
-def case(draw: Any, family: str, part: str, kwargs: Any, sparsity: Any, own: Any = {}, new: Any = {}) -> Case:
+def case(draw: Any, family: str, part: str, kwargs: Any, sparsity: Any, own: Any = None, new: Any = None) -> Case:
     padded, sizes = draw(batches())
     progress = draw(st.sampled_from([1.0, 0.5, 0.0]))
     seed = draw(st.integers(0, 2**16))
-    return Case(family, part, kwargs, own, new, sparsity, sizes, padded, progress, seed)
+    return Case(family, part, kwargs, own or {}, new or {}, sparsity, sizes, padded, progress, seed)
 
 
 @st.composite
@@ -222,7 +227,9 @@ def head_cases(draw: Any) -> Case:
     strides = [4 * 2**i for i in range(levels)]
     anchors = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=strides)
     if kind in ("UPerHead", "FPNHead"):
-        kwargs = dict(in_index=list(range(levels)), dropout_ratio=0.0, num_classes=3, in_channels=[8] * levels, channels=8)
+        kwargs = dict(
+            in_index=list(range(levels)), dropout_ratio=0.0, num_classes=3, in_channels=[8] * levels, channels=8
+        )
         kwargs["norm_cfg"] = _norm(draw)
         kwargs |= dict(pool_scales=(1, 2)) if kind == "UPerHead" else dict(feature_strides=strides)
         count = partial(_of_uper_head if kind == "UPerHead" else _of_fpn_head, levels)
