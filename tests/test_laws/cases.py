@@ -29,7 +29,7 @@ STOCK = dict(ConvNeXt=ConvNeXt, DetSwin=DetSwin, SegSwin=SegSwin, VisionTransfor
 DYNAMIC = dict(ConvNeXt="ConvNeXt", DetSwin="Swin", SegSwin="Swin", VisionTransformer="ViT", ViTSAM="ViT")
 # A head's router knows levels by their size: two of one size share a decision. Lift this when they do not.
 LEVELS_DIFFER_IN_SIZE = True
-# A threshold's buffers only learn in single precision (test_selectors.py has a test that fails). Lift this with it.
+# A threshold's buffers only learn in single precision (test_thresholds.py has a test that fails). Lift this with it.
 THRESHOLDS_NEED_SINGLE = True
 
 
