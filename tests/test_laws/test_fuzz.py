@@ -4,6 +4,7 @@
 """
 
 import copy
+import math
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from mmsparse import ignore_padding, pop_aux
 from mmsparse.apis import dense_twin, find_decisions, record_selections
+from mmsparse.sparsity import num_keep
 
 EXAMPLES = 10  # of each family, the same in every run
 CLOSE = 1e-9  # in double precision, of the largest magnitude
@@ -102,6 +104,7 @@ def evaluation_is_masked(
     with torch.no_grad():
         with record_selections(model) as taken:
             packed = model(x, samples)
+        budgets_are_of_real_locations(case, model, taken)
         masks = {name: selection.keep_mask for name, selection in taken}
         close(packed, reference(case, stock, model, x, masks)[0], "packed against masked")
         decisions = find_decisions(model)
@@ -110,6 +113,19 @@ def evaluation_is_masked(
         close(model(x, samples), trained, "evaluation against training")
         for decision in decisions:
             del decision.forward
+
+
+def budgets_are_of_real_locations(case: Case, model: Model, taken: list[Any]) -> None:
+    """Every picture keeps the rounded fraction of its own real locations, and no padding."""
+    ratios = {decision.name: decision.keep_ratio for decision in find_decisions(model)}
+    if case.family in ("neck", "head") or case.sparsity["selector"]["type"] == "ThresholdSelector":
+        return  # of tiles, or no exact counts
+    for name, selection in taken:
+        if ratios[name] < 1:
+            for mask, size in zip(selection.keep_mask, case.sizes, strict=True):
+                high, wide = (math.ceil(n * g / p) for n, g, p in zip(size, selection.grid, case.padded, strict=True))
+                real = mask.view(selection.grid)[:high, :wide].sum()
+                assert mask.sum() == real == num_keep(ratios[name], high * wide), name
 
 
 def _as_before(selection: Any, *_: Any, **__: Any) -> Any:
