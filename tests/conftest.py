@@ -19,6 +19,11 @@ compat.prepare()
 yapf_api.FormatCode = lambda code, **_: (code, True)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--renew-golden", action="store_true", help="write the numbers of tests/golden anew")
+    parser.addoption("--fuzz", type=int, default=0, help="so many random networks of each family, new ones each time")
+
+
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
     """The same random numbers; no default scope, logger (to a stream that is closed) or trust of an earlier test."""

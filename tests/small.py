@@ -1,0 +1,59 @@
+"""Small variants of the published configs: the same network, places, selectors and tiles, but narrow."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmpretrain.models import ConvNeXt, VisionTransformer
+
+from mmsparse.engine.launch import read_config, without_pretrained
+
+ROOT = Path(__file__).parents[1]
+WIDTHS = {
+    *("in_channels", "out_channels", "channels", "feat_channels", "conv_out_channels", "fc_out_channels"),
+    *("embed_dims", "feedforward_channels"),
+}
+CLASSES = 5
+
+
+def published() -> list[Path]:
+    """Every config that a user may start from, those of projects included."""
+    paths = [*ROOT.glob("configs/**/*.py"), *ROOT.glob("projects/*/configs/**/*.py")]
+    return sorted(path for path in paths if "_base_" not in path.parts)
+
+
+@cache
+def small_config(path: Path) -> dict[str, Any]:
+    """Scope, small ``model`` and what collects the losses of routing, of a config: all that a step depends on."""
+    cfg = read_config(str(path)).to_dict()
+    without_pretrained(cfg["model"])
+    cfg["model"].pop("data_preprocessor", None)  # pictures are made ready
+    hooks = [hook for hook in cfg.get("custom_hooks", []) if hook["type"] == "mmsparse.SparsityHook"]
+    return dict(scope=cfg["default_scope"], model=shrink("model", cfg["model"]), hooks=hooks)
+
+
+def shrink(key: str, value: Any) -> Any:
+    """One entry of a model config, and what it holds: widths fall to about a twelfth, depths and budgets stay."""
+    if isinstance(value, dict):
+        if isinstance(value.get("arch"), str):
+            zoo = ConvNeXt.arch_settings if "ConvNeXt" in value["type"] else VisionTransformer.arch_zoo
+            value = {**value, "arch": zoo[value["arch"]]}
+        small = {name: shrink(name, part) for name, part in value.items()}
+        return {**small, "type": "BN"} if value.get("type") == "SyncBN" else small
+    if isinstance(value, list | tuple):
+        return [shrink(key, part) for part in (value[:CLASSES] if key == "class_weight" else value)]
+    if key in WIDTHS and isinstance(value, int):
+        return width(value)
+    if key == "num_heads":
+        return 2 ** math.floor(math.log2(value / 3))
+    if key == "num_classes":
+        return min(value, CLASSES)
+    if key == "window_size":  # small maps have several of ViTDet's, too
+        return value if value <= 7 else 4
+    return value
+
+
+def width(channels: int) -> int:
+    """Twice as wide stays twice as wide, from 96 on: 96 and 128 become 8, 768 and 1024 become 64."""
+    return channels if channels < 16 else 8 * 2 ** max(math.floor(math.log2(channels / 96)), 0)
