@@ -83,18 +83,18 @@ class Case:
         return getattr(plain, self.family if self.family not in ("neck", "head") else "pyramid")
 
     def pictures(self) -> Tensor:
-        """(B, 3, H, W); padding holds anything, for it must not matter."""
+        """(B, 3, H, W); padding holds anything."""
         scales = torch.tensor([0.3, 1.0, 3.0])[: len(self.sizes)]
         return torch.randn(len(self.sizes), 3, *self.padded, dtype=torch.float64) * scales.view(-1, 1, 1, 1)
 
 
 @st.composite
-def routing(draw: Any, scorers: list[str], multiple: int = 4) -> dict[str, Any]:
+def routing(draw: Any, scorers: list[str]) -> dict[str, Any]:
     """What routers of all parts take."""
     name = draw(st.sampled_from(scorers))
     scorer: dict[str, Any] = dict(type=name)
     if name in LEARNED and draw(st.booleans()):
-        scorer["hidden"] = multiple * draw(st.integers(1, 3))
+        scorer["hidden"] = draw(st.sampled_from([4, 8, 12]))
     if name == "AttentionScorer":
         scorer["kind"] = draw(st.sampled_from(["class", "column"]))
     selector = draw(st.sampled_from(["TopKSelector", "GumbelSelector", "ThresholdSelector"]))
