@@ -23,7 +23,8 @@ from mmsparse.sparsity import ThresholdSelector
 READING = ["KeyNormScorer", "AttentionScorer", "TokenImportanceScorer"]  # the attention of the block to come
 LEARNED = ["LocalGlobalScorer", "MLPScorer", "PropagationScorer"]
 OTHERS = ["FeatureNormScorer", "RandomScorer", "SurpriseScorer"]
-SIDES = st.integers(32, 72)
+SIDES = st.integers(32, 72)  # of pictures: a backbone's stride and more
+SMALL = st.integers(3, 8) | st.integers(5, 72)  # for a neck or head, whose coarse levels may be one location
 RATIOS = st.sampled_from([0.02, 0.3, 0.5, 0.7, 0.98, 1.0]) | st.floats(0.05, 0.95).map(lambda ratio: round(ratio, 2))
 STOCK = dict(ConvNeXt=ConvNeXt, DetSwin=DetSwin, SegSwin=SegSwin, VisionTransformer=VisionTransformer, ViTSAM=ViTSAM)
 DYNAMIC = dict(ConvNeXt="ConvNeXt", DetSwin="Swin", SegSwin="Swin", VisionTransformer="ViT", ViTSAM="ViT")
@@ -120,16 +121,16 @@ def backbone_routing(draw: Any, depths: list[int], attends: bool) -> dict[str, A
 
 
 @st.composite
-def batches(draw: Any) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+def batches(draw: Any, sides: Any) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
     """The size of a batch, and those of its pictures."""
-    padded = draw(SIDES), draw(SIDES)
+    padded = draw(sides), draw(sides)
     whole = draw(st.booleans())
     side = [st.just(length) if whole else st.integers(3, length) for length in padded]
     return padded, tuple(draw(st.lists(st.tuples(*side), min_size=1, max_size=3)))
 
 
 def case(draw: Any, family: str, part: str, kwargs: Any, sparsity: Any, own: Any = None, new: Any = None) -> Case:
-    padded, sizes = draw(batches())
+    padded, sizes = draw(batches(SMALL if family in ("neck", "head") else SIDES))
     progress = draw(st.sampled_from([1.0, 0.5, 0.0]))
     seed = draw(st.integers(0, 2**16))
     return Case(family, part, kwargs, own or {}, new or {}, sparsity, sizes, padded, progress, seed)
