@@ -23,7 +23,8 @@ from mmsparse.sparsity import ThresholdSelector
 READING = ["KeyNormScorer", "AttentionScorer", "TokenImportanceScorer"]  # the attention of the block to come
 LEARNED = ["LocalGlobalScorer", "MLPScorer", "PropagationScorer"]
 OTHERS = ["FeatureNormScorer", "RandomScorer", "SurpriseScorer"]
-SIDES = st.integers(32, 72)
+SIDES = st.integers(32, 72)  # of pictures: a backbone's stride and more
+SMALL = st.integers(3, 8) | st.integers(5, 72)  # for a neck or head, whose coarse levels may be one location
 RATIOS = st.sampled_from([0.02, 0.3, 0.5, 0.7, 0.98, 1.0]) | st.floats(0.05, 0.95).map(lambda ratio: round(ratio, 2))
 STOCK = dict(ConvNeXt=ConvNeXt, DetSwin=DetSwin, SegSwin=SegSwin, VisionTransformer=VisionTransformer, ViTSAM=ViTSAM)
 DYNAMIC = dict(ConvNeXt="ConvNeXt", DetSwin="Swin", SegSwin="Swin", VisionTransformer="ViT", ViTSAM="ViT")
@@ -83,18 +84,18 @@ class Case:
         return getattr(plain, self.family if self.family not in ("neck", "head") else "pyramid")
 
     def pictures(self) -> Tensor:
-        """(B, 3, H, W); padding holds anything, for it must not matter."""
+        """(B, 3, H, W); padding holds anything."""
         scales = torch.tensor([0.3, 1.0, 3.0])[: len(self.sizes)]
         return torch.randn(len(self.sizes), 3, *self.padded, dtype=torch.float64) * scales.view(-1, 1, 1, 1)
 
 
 @st.composite
-def routing(draw: Any, scorers: list[str], multiple: int = 4) -> dict[str, Any]:
+def routing(draw: Any, scorers: list[str]) -> dict[str, Any]:
     """What routers of all parts take."""
     name = draw(st.sampled_from(scorers))
     scorer: dict[str, Any] = dict(type=name)
     if name in LEARNED and draw(st.booleans()):
-        scorer["hidden"] = multiple * draw(st.integers(1, 3))
+        scorer["hidden"] = draw(st.sampled_from([4, 8, 12]))
     if name == "AttentionScorer":
         scorer["kind"] = draw(st.sampled_from(["class", "column"]))
     selector = draw(st.sampled_from(["TopKSelector", "GumbelSelector", "ThresholdSelector"]))
@@ -120,16 +121,16 @@ def backbone_routing(draw: Any, depths: list[int], attends: bool) -> dict[str, A
 
 
 @st.composite
-def batches(draw: Any) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+def batches(draw: Any, sides: Any) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
     """The size of a batch, and those of its pictures."""
-    padded = draw(SIDES), draw(SIDES)
+    padded = draw(sides), draw(sides)
     whole = draw(st.booleans())
     side = [st.just(length) if whole else st.integers(3, length) for length in padded]
     return padded, tuple(draw(st.lists(st.tuples(*side), min_size=1, max_size=3)))
 
 
 def case(draw: Any, family: str, part: str, kwargs: Any, sparsity: Any, own: Any = None, new: Any = None) -> Case:
-    padded, sizes = draw(batches())
+    padded, sizes = draw(batches(SMALL if family in ("neck", "head") else SIDES))
     progress = draw(st.sampled_from([1.0, 0.5, 0.0]))
     seed = draw(st.integers(0, 2**16))
     return Case(family, part, kwargs, own or {}, new or {}, sparsity, sizes, padded, progress, seed)
