@@ -7,7 +7,6 @@ from typing import Any
 
 import plain
 import torch
-from hypothesis import assume
 from hypothesis import strategies as st
 from mmdet.models import dense_heads, necks
 from mmdet.models.backbones import SwinTransformer as DetSwin
@@ -18,7 +17,6 @@ from networks import OnPyramid, _flat_positions, enliven
 from torch import Tensor, nn
 
 from mmsparse import models as ours
-from mmsparse.sparsity import ThresholdSelector
 
 READING = ["KeyNormScorer", "AttentionScorer", "TokenImportanceScorer"]  # the attention of the block to come
 LEARNED = ["LocalGlobalScorer", "MLPScorer", "PropagationScorer"]
@@ -28,10 +26,6 @@ SMALL = st.integers(3, 8) | st.integers(5, 72)  # for a neck or head, whose coar
 RATIOS = st.sampled_from([0.02, 0.3, 0.5, 0.7, 0.98, 1.0]) | st.floats(0.05, 0.95).map(lambda ratio: round(ratio, 2))
 STOCK = dict(ConvNeXt=ConvNeXt, DetSwin=DetSwin, SegSwin=SegSwin, VisionTransformer=VisionTransformer, ViTSAM=ViTSAM)
 DYNAMIC = dict(ConvNeXt="ConvNeXt", DetSwin="Swin", SegSwin="Swin", VisionTransformer="ViT", ViTSAM="ViT")
-# A head's router knows levels by their size: two of one size share a decision. Lift this when they do not.
-LEVELS_DIFFER_IN_SIZE = True
-# A threshold's buffers only learn in single precision (test_thresholds.py has a test that fails). Lift this with it.
-THRESHOLDS_NEED_SINGLE = True
 
 
 @dataclass(frozen=True)
@@ -73,11 +67,7 @@ class Case:
         result = dynamic.load_state_dict(stock.state_dict(), strict=False)
         assert not result.unexpected_keys
         assert all("router." in key for key in result.missing_keys)
-        dynamic.double()
-        for module in dynamic.modules():
-            if THRESHOLDS_NEED_SINGLE and isinstance(module, ThresholdSelector):
-                module.float()
-        return stock.double(), dynamic
+        return stock.double(), dynamic.double()
 
     @property
     def reference(self) -> Callable[[nn.Module, nn.Module, plain.Masks], None]:
@@ -242,15 +232,7 @@ def head_cases(draw: Any) -> Case:
         else:
             kwargs.update(num_classes=3, stacked_convs=draw(st.integers(1, 2)), norm_cfg=_norm(draw))
         count = partial(min, levels)
-    found = case(draw, "head", kind, kwargs, draw(conv_routing(count)), own=dict(levels=levels, channels=8))
-    if LEVELS_DIFFER_IN_SIZE:
-        assume(len(set(_level_sizes(found.padded, levels))) == levels)
-    return found
-
-
-def _level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    """Of the maps that the stem of ``OnPyramid`` makes."""
-    return [tuple(-(-side // (4 * 2**level)) for side in size) for level in range(levels)]
+    return case(draw, "head", kind, kwargs, draw(conv_routing(count)), own=dict(levels=levels, channels=8))
 
 
 def _of_pafpn(levels: int, routed: int) -> int:
