@@ -104,7 +104,7 @@ def test_alone_or_padded(network, scorer, selector):
 def test_what_the_padding_of_a_tile_holds_does_not_matter(network):
     """Without mixing these see the first pixel of each location, which is real where the location counts."""
     _, net = network.pair(network.everywhere)
-    model, mine = Model(without_mixing(net)).eval(), pictures()
+    model, mine = Model(without_mixing(net)).eval().double(), pictures()
     inputs, samples = batch(mine, PADDED)
     other = 30 * torch.randn_like(inputs)
     for row, picture in zip(other, mine, strict=True):
