@@ -1,13 +1,20 @@
-"""Puts configs, tools and the model index where ``mim`` and the Inferencers look: ``mmsparse/.mim``."""
+"""Two things that go beyond a package's modules.
+
+Configs, tools and the model index lie where ``mim`` and the Inferencers look: ``mmsparse/.mim``. And a line that Python
+executes when it starts imports mmsparse, so that its stand-ins for mmcv's operators are there before mmdet is imported.
+"""
 
 import shutil
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).parent
 PARTS = ("configs", "tools", "model-index.yml")
+START = "mmsparse_mmcv_ops.pth"  # sorts behind the .pth of an editable install, which makes mmsparse importable
+LINE = "import importlib.util; importlib.util.find_spec('mmsparse') and __import__('mmsparse')\n"
 
 
 class BuildWithMim(build_py):
@@ -29,6 +36,16 @@ class BuildWithMim(build_py):
                 shutil.copytree(source, place, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, place)
+        if not self.editable_mode:
+            (Path(self.build_lib) / START).write_text(LINE)
 
 
-setup(cmdclass={"build_py": BuildWithMim})
+class EditableWithStart(editable_wheel):
+    """An editable wheel takes nothing from ``build_lib`` but what belongs to the package."""
+
+    def _run_build_commands(self, dist_name: str, unpacked_wheel: str, *places: str) -> tuple[list[str], dict[str, str]]:
+        (Path(unpacked_wheel) / START).write_text(LINE)
+        return super()._run_build_commands(dist_name, unpacked_wheel, *places)
+
+
+setup(cmdclass={"build_py": BuildWithMim, "editable_wheel": EditableWithStart})
