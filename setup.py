@@ -43,7 +43,9 @@ class BuildWithMim(build_py):
 class EditableWithStart(editable_wheel):
     """An editable wheel takes nothing from ``build_lib`` but what belongs to the package."""
 
-    def _run_build_commands(self, dist_name: str, unpacked_wheel: str, *places: str) -> tuple[list[str], dict[str, str]]:
+    def _run_build_commands(
+        self, dist_name: str, unpacked_wheel: str, *places: str
+    ) -> tuple[list[str], dict[str, str]]:
         (Path(unpacked_wheel) / START).write_text(LINE)
         return super()._run_build_commands(dist_name, unpacked_wheel, *places)
 

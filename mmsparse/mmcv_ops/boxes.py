@@ -22,7 +22,7 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Fills dets (N, 5), best first; returns the indices of the boxes that stay. Methods: 0 naive, 1 linear, 2 gaussian.
+    """Fills dets (N, 5), best first; returns the indices of what stays. Methods: 0 naive, 1 linear, 2 gaussian.
 
     The order among equal scores is the compiled one's: the best box trades places with the first one that is left, and
     a box that falls below ``min_score`` is replaced by the last one.

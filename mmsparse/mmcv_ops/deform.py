@@ -128,7 +128,7 @@ def _gradients(
 
 
 def _outside(offset: Tensor, size: tuple[int, int], kernel: tuple[int, int], geometry: Geometry) -> Tensor:
-    """Where an offset has no gradient, because its sample lies outside the map; as offset: (B, groups * taps * 2, H, W).
+    """Where an offset has no gradient, because its sample lies outside the map; (B, groups * taps * 2, H, W).
 
     torchvision lets a sample that lies exactly one pixel outside, such as all of a padded border's where offsets are
     still zero, feel the pixel inside; mmcv does not.

@@ -1,4 +1,4 @@
-"""What mmcv's compiled module does, from torchvision and plain PyTorch; imported as ``mmcv._ext`` where that is missing.
+"""What mmcv's compiled module does, by torchvision and plain PyTorch; imported as ``mmcv._ext`` where that is missing.
 
 Names, arguments and results are those of the compiled functions: outputs are tensors that the caller made, and they are
 filled. What only says how the compiled ones work (``columns``, ``im2col_step``) is taken and left. Any other name of
