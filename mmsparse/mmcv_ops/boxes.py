@@ -1,15 +1,17 @@
 """Suppression of boxes that overlap better ones."""
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes (N, 4) that stay, best first. With offset 1 the last pixel belongs to a box."""
-    dtype = torch.promote_types(torch.float32, boxes.dtype)
+    """Indices of the boxes (N, 4) that stay, best first, of equal ones the first. Offset 1: the last pixel counts."""
+    dtype = torch.promote_types(boxes.dtype, torch.float32)
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1).to(dtype)
-    return torchvision.ops.nms(boxes, scores.to(dtype), _as_float32(iou_threshold))
+    threshold = float(np.float32(iou_threshold))  # as the compiled one compares: 0.3 is a little more there
+    return torchvision.ops.nms(boxes, scores.to(dtype), threshold)
 
 
 def softnms(
@@ -25,59 +27,57 @@ def softnms(
     """Fills dets (N, 5), best first; returns the indices of what stays. Methods: 0 naive, 1 linear, 2 gaussian.
 
     The order among equal scores is the compiled one's: the best box trades places with the first one that is left, and
-    a box that falls below ``min_score`` is replaced by the last one.
+    a box that falls below ``min_score`` is replaced by the last one. On a CPU, where mmcv brings the boxes.
     """
-    rows = torch.cat([boxes, scores[:, None]], 1)  # (N, 5), those before `i` are done
-    index = torch.arange(len(rows))
+    rows = torch.cat([boxes, scores[:, None]], 1).float().numpy()  # (N, 5), those before `i` are done
+    index = np.arange(len(rows))
     i = 0
     while i < len(rows):
-        best = i + int(rows[i:, 4].argmax())
-        if best != i:
-            rows[[i, best]], index[[i, best]] = rows[[best, i]], index[[best, i]]
+        best = i + rows[i:, 4].argmax()
+        rows[[i, best]], index[[i, best]] = rows[[best, i]], index[[best, i]]
         rest = rows[i + 1 :]
         overlap = _overlap(rows[i], rest, offset)
         if method == 2:
-            rest[:, 4] *= torch.exp(-(overlap**2) / sigma)
+            rest[:, 4] *= np.exp(-(overlap**2) / np.float32(sigma))
         else:
-            rest[:, 4] *= torch.where(overlap >= iou_threshold, 1 - overlap if method else 0.0, 1.0)
-        gone = rest[:, 4] < min_score
+            near = overlap >= np.float32(iou_threshold)
+            rest[near, 4] *= 1 - overlap[near] if method else 0
         i += 1
-        if gone.any():
-            stay = _close_gaps(~gone) + i
-            rows, index = torch.cat([rows[:i], rows[stay]]), torch.cat([index[:i], index[stay]])
-    dets[: len(rows)] = rows
-    return index
+        stay = ~(rest[:, 4] < np.float32(min_score))
+        if not stay.all():
+            order = np.concatenate([np.arange(i), i + _close_gaps(stay)])
+            rows, index = rows[order], index[order]
+    dets[: len(rows)] = torch.from_numpy(rows)
+    return torch.from_numpy(index)
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     """Groups of boxes (N, 5): one that stays, and those that it suppresses, best first."""
-    order = dets[:, 4].sort(descending=True, stable=True).indices
+    rows = dets.float().numpy()
+    order = np.argsort(-rows[:, 4], kind="stable")
     groups = []
     while len(order):
-        best, order = order[:1], order[1:]
-        near = _overlap(dets[best[0]], dets[order], 0) >= iou_threshold
-        groups.append(torch.cat([best, order[near]]).tolist())
-        order = order[~near]
+        best, rest = order[0], order[1:]
+        near = _overlap(rows[best], rows[rest], 0) >= np.float32(iou_threshold)
+        groups.append([int(best), *rest[near].tolist()])
+        order = rest[~near]
     return groups
 
 
-def _as_float32(value: float) -> float:
-    """Compiled operators compare with a threshold of single precision: 0.3 is a little more there."""
-    return torch.tensor(value, dtype=torch.float32).item()
-
-
-def _overlap(box: Tensor, boxes: Tensor, offset: int) -> Tensor:
-    """Intersection over union of a box (4 or more) with others (N, 4 or more)."""
-    size = (torch.minimum(box[2:4], boxes[:, 2:4]) - torch.maximum(box[:2], boxes[:, :2]) + offset).clamp_min(0)
+def _overlap(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
+    """Intersection over union of a box (4 or more numbers) with others (N, 4 or more)."""
+    size = np.maximum(np.minimum(box[2:4], boxes[:, 2:4]) - np.maximum(box[:2], boxes[:, :2]) + offset, 0)
     inter = size[:, 0] * size[:, 1]
-    area, areas = ((each[..., 2:4] - each[..., :2] + offset).prod(-1) for each in (box, boxes))
-    return inter / (area + areas - inter)
+    area, areas = (
+        (each[..., 2] - each[..., 0] + offset) * (each[..., 3] - each[..., 1] + offset) for each in (box, boxes)
+    )
+    with np.errstate(invalid="ignore"):  # boxes without a size: not a number, which is above no threshold
+        return inter / (area + areas - inter)
 
 
-def _close_gaps(keep: Tensor) -> Tensor:
-    """Indices of what is kept, in an order that fills each gap from the end."""
-    stay = keep.nonzero()[:, 0]
-    count = len(stay)
-    order = torch.arange(count)
-    order[~keep[:count]] = stay[stay >= count].flip(0)
+def _close_gaps(stay: np.ndarray) -> np.ndarray:
+    """Indices of what stays, in an order that fills each gap from the end."""
+    kept = stay.nonzero()[0]
+    order = np.arange(len(kept))
+    order[~stay[: len(kept)]] = kept[kept >= len(kept)][::-1]
     return order
