@@ -38,8 +38,8 @@ $(ENV)/.ready: pyproject.toml setup.py $(SETTINGS) | .uv/bin/uv
 
 # What is downloaded is unpacked into uv's cache; the environment links to it, or copies it from another disk.
 NEEDED := 7
-space:
-	@for place in "$$(.uv/bin/uv cache dir)" .; do \
+space: | .uv/bin/uv
+	@for place in "$$(.uv/bin/uv cache dir)" "$(CURDIR)"; do \
 	  mkdir -p "$$place"; free=$$(df -Pk "$$place" | awk 'NR == 2 { print int($$4 / 1048576) }'); \
 	  if [ $$free -lt $(NEEDED) ]; then \
 	    echo "The first set-up needs $(NEEDED) GB of disk space and $$place has $$free; UV_CACHE_DIR names another cache."; \
