@@ -29,8 +29,8 @@ setup: $(ENV)/.ready
 # From the cache alone if it can be: an index that is asked again may make uv build again what it has.
 # Bytecode for all at once: where Python may not write any, each start of a tool would compile for 13 seconds.
 $(ENV)/.ready: pyproject.toml setup.py $(SETTINGS) | .uv/bin/uv
-	@if $(SYNC) --quiet --offline --dry-run 2>/dev/null; \
-	then $(SYNC) --offline || $(SYNC); \
+	@if plan=$$($(SYNC) --offline --dry-run 2>&1) && ! echo "$$plan" | grep -q "Would download"; \
+	then $(SYNC) --offline; \
 	else $(MAKE) --no-print-directory space && $(SYNC); \
 	fi
 	$(PY) -m mmsparse.env
