@@ -29,8 +29,8 @@ setup: $(ENV)/.ready
 # From the cache alone if it can be: an index that is asked again may make uv build again what it has.
 # Bytecode for all at once: where Python may not write any, each start of a tool would compile for 13 seconds.
 $(ENV)/.ready: pyproject.toml setup.py $(SETTINGS) | .uv/bin/uv
-	@if plan=$$($(SYNC) --offline --dry-run 2>&1) && ! echo "$$plan" | grep -q "Would download"; \
-	then $(SYNC) --offline; \
+	@if plan=$$($(SYNC) --offline --dry-run --no-install-project 2>&1) && ! echo "$$plan" | grep -q "Would download"; \
+	then $(SYNC) --offline || $(SYNC); \
 	else $(MAKE) --no-print-directory space && $(SYNC); \
 	fi
 	$(PY) -m mmsparse.env
@@ -48,7 +48,7 @@ space: | .uv/bin/uv
 	done
 	@echo "The first set-up on a machine downloads about 3 GB (torch). Afterwards all is cached: seconds."
 ifeq ($(OPS),compiled)
-	@echo "It also compiles mmcv's operators: about 10 minutes on 2 cores."
+	@echo "It also compiles mmcv's operators: about 5 minutes on 2 cores."
 endif
 
 # A process a core, of one thread each: most of the time goes to starting the tools as a user would.

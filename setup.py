@@ -1,7 +1,8 @@
 """Two things that go beyond a package's modules.
 
-Configs, tools and the model index lie where ``mim`` and the Inferencers look: ``mmsparse/.mim``. And a line that Python
-executes when it starts imports mmsparse, so that its stand-ins for mmcv's operators are there before mmdet is imported.
+Configs, tools and the model index lie where ``mim`` and the Inferencers look: ``mmsparse/.mim``. And by a line that
+Python executes when it starts, whoever asks for mmcv's operators finds those of ``mmsparse/mmcv_ops`` if there are no
+others.
 """
 
 import shutil
@@ -13,8 +14,11 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).parent
 PARTS = ("configs", "tools", "model-index.yml")
-START = "mmsparse_mmcv_ops.pth"  # sorts behind the .pth of an editable install, which makes mmsparse importable
-LINE = "import importlib.util; importlib.util.find_spec('mmsparse') and __import__('mmsparse')\n"
+START = "mmsparse_mmcv_ops.pth"
+LINE = (  # costs nothing before it is asked, and imports nothing
+    "import sys; sys.meta_path.append(type('MmcvOps', (), {'find_spec': staticmethod(lambda name, *_: "
+    "__import__('mmsparse.mmcv_ops').mmcv_ops.Finder.find_spec(name) if name == 'mmcv._ext' else None)}))\n"
+)
 
 
 class BuildWithMim(build_py):

@@ -3,8 +3,8 @@
 mmcv's Python functions call a compiled module, ``mmcv._ext``. An mmcv that was built without it cannot even import
 ``mmcv.ops``, nor mmdet its models. Here the module comes from torchvision and plain PyTorch instead, see ``ext.py``;
 mmcv's own functions stay as they are. The finder stands last among Python's, so that a compiled module is found first.
-It has to be there before mmdet is imported, by whichever tool: ``mmsparse_mmcv_ops.pth``, installed beside the
-packages, imports mmsparse when Python starts.
+It has to be there before mmdet is imported, and a stock tool imports that before mmsparse: ``mmsparse_mmcv_ops.pth``,
+which setup.py installs beside the packages, brings it when Python starts.
 """
 
 import sys

@@ -61,9 +61,7 @@ def test_without_mmcv_there_is_nothing_to_find(tmp_path):
 
 def test_python_finds_them_before_anyone_imports_mmsparse():
     """As a stock tool of mmdet would, in an environment where mmsparse is installed."""
-    assert imported("print(sorted(m for m in sys.modules if m.startswith(('mmsparse', 'torch'))))") == str(
-        ["mmsparse", "mmsparse.mmcv_ops", "mmsparse.version"]
-    )
+    assert imported("print(sorted(m for m in sys.modules if m.startswith(('mmsparse', 'torch'))))") == "[]"
     assert imported("from mmcv.ops import batched_nms; print(batched_nms.__module__)") == "mmcv.ops.nms"
 
 
