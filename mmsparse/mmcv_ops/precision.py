@@ -1,3 +1,5 @@
+"""Which precision the stand-ins compute in."""
+
 import torch
 from torch import Tensor
 
