@@ -1,17 +1,24 @@
 # make test   the suite            make demo   the demo            make lint   style
-# Each does all its own set-up on a machine with only Python 3.11+ and pip. STACK=upstream takes the original
-# OpenMMLab packages instead of the maintained forks (onedl).
+# Each does all its own set-up on a machine with only Python 3.11+ and pip, into an environment of its own name.
+# STACK=upstream takes the original OpenMMLab packages instead of the maintained forks (onedl).
+# OPS=compiled compiles mmcv's operators; without, mmsparse serves those that it needs (mmsparse/mmcv_ops).
 STACK ?= onedl
 ifeq ($(filter $(STACK),onedl upstream),)
 $(error STACK=$(STACK) is unknown; use STACK=onedl or STACK=upstream)
 endif
-ENV := $(if $(filter onedl,$(STACK)),.venv,.venv-upstream)
+OPS ?= served
+ifeq ($(filter $(OPS),served compiled),)
+$(error OPS=$(OPS) is unknown; use OPS=served or OPS=compiled)
+endif
+ENV := .venv$(if $(filter upstream,$(STACK)),-upstream)$(if $(filter compiled,$(OPS)),-compiled)
+SETTINGS := $(if $(filter compiled,$(OPS)),compiled-ops.toml)
+SYNC := UV_PROJECT_ENVIRONMENT=$(ENV) .uv/bin/uv sync --compile-bytecode --extra $(STACK) $(addprefix --config-file ,$(SETTINGS))
 PY := $(ENV)/bin/python
 PYTHON ?= python3
 # OpenMP threads that spin at barriers starve each other when anything else runs; no cost on an idle machine.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: setup test demo lint clean
+.PHONY: setup space test demo lint clean
 
 setup: $(ENV)/.ready
 
@@ -19,15 +26,30 @@ setup: $(ENV)/.ready
 	$(PYTHON) -m venv .uv
 	.uv/bin/pip install --quiet uv
 
-$(ENV)/.ready: pyproject.toml setup.py | .uv/bin/uv
-	@echo "Setting up $(ENV) with the $(STACK) stack. The first time on a machine this downloads about 3 GB (torch)"
-	@echo "and compiles mmcv's operators: 10 to 15 minutes on 2 cores. Afterwards it is cached: seconds."
-	@# From the cache alone if it can be: an index that is asked again may make uv compile again what it has.
-	@# Bytecode for all at once: where Python may not write any, each start of a tool would compile for 13 seconds.
-	UV_PROJECT_ENVIRONMENT=$(ENV) .uv/bin/uv sync --quiet --compile-bytecode --offline --extra $(STACK) 2>/dev/null \
-	  || UV_PROJECT_ENVIRONMENT=$(ENV) .uv/bin/uv sync --quiet --compile-bytecode --extra $(STACK)
+# From the cache alone if it can be: an index that is asked again may make uv build again what it has.
+# Bytecode for all at once: where Python may not write any, each start of a tool would compile for 13 seconds.
+$(ENV)/.ready: pyproject.toml setup.py $(SETTINGS) | .uv/bin/uv
+	@if plan=$$($(SYNC) --offline --dry-run --no-install-project 2>&1) && ! echo "$$plan" | grep -q "Would download"; \
+	then $(SYNC) --offline || $(SYNC); \
+	else $(MAKE) --no-print-directory space && $(SYNC); \
+	fi
 	$(PY) -m mmsparse.env
 	@touch $@
+
+# What is downloaded is unpacked into uv's cache; the environment links to it, or copies it from another disk.
+NEEDED := 7
+space: | .uv/bin/uv
+	@for place in "$$(.uv/bin/uv cache dir)" "$(CURDIR)"; do \
+	  mkdir -p "$$place"; free=$$(df -Pk "$$place" | awk 'NR == 2 { print int($$4 / 1048576) }'); \
+	  if [ $$free -lt $(NEEDED) ]; then \
+	    echo "The first set-up needs $(NEEDED) GB of disk space and $$place has $$free; UV_CACHE_DIR names another cache."; \
+	    exit 1; \
+	  fi; \
+	done
+	@echo "The first set-up on a machine downloads about 3 GB (torch). Afterwards all is cached: seconds."
+ifeq ($(OPS),compiled)
+	@echo "It also compiles mmcv's operators: 5 to 10 minutes on 2 cores."
+endif
 
 # A process a core, of one thread each: most of the time goes to starting the tools as a user would.
 test: setup
@@ -41,4 +63,4 @@ lint: setup
 	$(PY) -m ruff format --check .
 
 clean:
-	rm -rf .venv .venv-upstream .uv build mmsparse.egg-info mmsparse/.mim
+	rm -rf .venv .venv-* .uv build mmsparse.egg-info mmsparse/.mim

@@ -1,13 +1,24 @@
-"""Puts configs, tools and the model index where ``mim`` and the Inferencers look: ``mmsparse/.mim``."""
+"""Two things that go beyond a package's modules.
+
+Configs, tools and the model index lie where ``mim`` and the Inferencers look: ``mmsparse/.mim``. And by a line that
+Python executes when it starts, whoever asks for mmcv's operators finds those of ``mmsparse/mmcv_ops`` if there are no
+others.
+"""
 
 import shutil
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).parent
 PARTS = ("configs", "tools", "model-index.yml")
+START = "mmsparse_mmcv_ops.pth"
+LINE = (  # costs nothing before it is asked, and imports nothing
+    "import sys; sys.meta_path.append(type('MmcvOps', (), {'find_spec': staticmethod(lambda name, *_: "
+    "__import__('mmsparse.mmcv_ops').mmcv_ops.Finder.find_spec(name) if name == 'mmcv._ext' else None)}))\n"
+)
 
 
 class BuildWithMim(build_py):
@@ -29,6 +40,18 @@ class BuildWithMim(build_py):
                 shutil.copytree(source, place, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, place)
+        if not self.editable_mode:
+            (Path(self.build_lib) / START).write_text(LINE)
 
 
-setup(cmdclass={"build_py": BuildWithMim})
+class EditableWithStart(editable_wheel):
+    """An editable wheel takes nothing from ``build_lib`` but what belongs to the package."""
+
+    def _run_build_commands(
+        self, dist_name: str, unpacked_wheel: str, *places: str
+    ) -> tuple[list[str], dict[str, str]]:
+        (Path(unpacked_wheel) / START).write_text(LINE)
+        return super()._run_build_commands(dist_name, unpacked_wheel, *places)
+
+
+setup(cmdclass={"build_py": BuildWithMim, "editable_wheel": EditableWithStart})

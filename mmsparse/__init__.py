@@ -7,9 +7,12 @@ ImportErrors raised while it looks for ``mmsparse.registry``, and the user would
 from importlib import import_module
 from typing import Any
 
+from . import mmcv_ops
 from .version import __version__
 
 __all__ = ["__version__", "budget", "ignore_padding", "pop_aux", "set_keep_ratio", "sparsify", "trust_checkpoints"]
+
+mmcv_ops.serve()
 
 
 def __getattr__(name: str) -> Any:

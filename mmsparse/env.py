@@ -1,8 +1,12 @@
 """The OpenMMLab packages this one stands on: ``python -m mmsparse.env`` says what is there and what is in the way."""
 
 import importlib
+import re
 import sys
+import textwrap
 from importlib.metadata import PackageNotFoundError, version
+
+from mmsparse import mmcv_ops
 
 # import name: (upstream distribution, onedl distribution)
 STACK = {
@@ -14,7 +18,7 @@ STACK = {
 }
 INSTALL = (
     "pip install 'mmsparse[onedl]' (the maintained forks) or pip install 'mmsparse[upstream]'; "
-    "in a clone, `make setup` or `make setup STACK=upstream` also compiles mmcv's operators"
+    "in a clone, `make setup` or `make setup STACK=upstream`"
 )
 
 
@@ -67,13 +71,30 @@ def operator_problems() -> list[str]:
             f"torchvision does not fit torch ({error}). Install a matching pair, such as 0.26.0 with 2.11.0."
         )
     try:
-        importlib.import_module("mmcv._ext")
-    except ImportError as error:
-        problems.append(
-            f"mmcv has no compiled operators ({error}): NMS and RoIAlign, hence detection, will fail; "
-            "segmentation and classification work. `make setup` compiles them."
-        )
+        importlib.import_module("mmcv.ops")
+    except (ImportError, RuntimeError, AssertionError) as error:
+        problems.append(f"mmcv's operators do not load ({error}): detection will fail. Install mmcv anew.")
     return problems
+
+
+def operators() -> str:
+    """Where mmcv's operators come from."""
+    module = importlib.import_module("mmcv._ext")
+    if module.__file__ != mmcv_ops.FILE:
+        return "compiled"
+    served, refused = (
+        {_operator(name) for name in names if not name.startswith("get_compil")}
+        for names in (module.__all__, module.refused)
+    )
+    return (
+        f"not compiled; {len(served)} served by mmsparse from torchvision and PyTorch: {', '.join(sorted(served))}; "
+        f"{len(refused)} not there (OPS=compiled make setup): {', '.join(sorted(refused))}"
+    )
+
+
+def _operator(name: str) -> str:
+    """Without which of its functions it is."""
+    return re.sub("_(forward|backward)(_.*)?$", "", name)
 
 
 def main() -> int:
@@ -90,7 +111,8 @@ def main() -> int:
 
         print(f"device       {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
         problems += operator_problems()
-    print(f"mmcv ops     {'missing' if any('mmcv' in p and 'compiled' in p for p in problems) else 'compiled'}")
+        if "mmcv.ops" in sys.modules:
+            print(textwrap.fill(f"mmcv ops     {operators()}", 118, subsequent_indent=" " * 13))
     for problem in problems:
         print(f"problem: {problem}")
     print(f"{len(problems)} known conflict(s)")

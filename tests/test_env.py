@@ -1,9 +1,10 @@
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-from mmsparse import env
+from mmsparse import env, mmcv_ops
 
 
 def pretend(monkeypatch, *dists):
@@ -39,4 +40,15 @@ def test_both_and_mixed_stacks(monkeypatch):
 def test_command_line_says_what_is_there():
     done = subprocess.run([sys.executable, "-m", "mmsparse.env"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "mmcv ops     compiled" in done.stdout and "0 known conflict(s)" in done.stdout
+    assert "0 known conflict(s)" in done.stdout
+    _, _, ops = done.stdout.partition("mmcv ops     ")
+    if find_spec("mmcv._ext").origin == mmcv_ops.FILE:
+        assert ops.startswith("not compiled; 12 served by mmsparse from torchvision and PyTorch: carafe, deform_conv,")
+        assert " not there (OPS=compiled make setup): active_rotated_filter," in " ".join(ops.split())
+    else:
+        assert ops.startswith("compiled\n")
+
+
+def test_operators_that_do_not_load_are_a_problem(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmcv.ops", None)
+    assert "mmcv's operators do not load (import of mmcv.ops halted" in env.operator_problems()[0]
