@@ -48,7 +48,7 @@ space: | .uv/bin/uv
 	done
 	@echo "The first set-up on a machine downloads about 3 GB (torch). Afterwards all is cached: seconds."
 ifeq ($(OPS),compiled)
-	@echo "It also compiles mmcv's operators: 5 to 10 minutes on 2 cores."
+	@echo "It also compiles mmcv's operators: about 10 minutes on 2 cores."
 endif
 
 # A process a core, of one thread each: most of the time goes to starting the tools as a user would.
