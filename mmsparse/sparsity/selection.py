@@ -1,12 +1,13 @@
 """Which locations of a map take the slow path: the only thing that travels between rooms."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from mmsparse.ops import tile_grid
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Tiles:
     @property
     def grid(self) -> tuple[int, int]:
         """How many there are, along the height and the width."""
-        return math.ceil(self.size[0] / self.side), math.ceil(self.size[1] / self.side)
+        return tile_grid(self.size, self.side)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class Selection:
 
         def along(axis: int) -> Tensor:
             begins = torch.arange(tiles.grid[axis] + 1, device=self.keep_mask.device) * tiles.side
-            return begins.clamp(max=tiles.size[axis]) * (picture[axis] / tiles.size[axis])
+            return begins.clamp(max=tiles.size[axis]) * picture[axis] / tiles.size[axis]  # exact where it is whole
 
         return along(0), along(1)
 

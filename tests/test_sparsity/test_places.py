@@ -10,7 +10,7 @@ from mmsparse.analysis.focus import object_focus
 from mmsparse.apis import pop_aux, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.models import DynamicRPNHead
-from mmsparse.sparsity import score_loss
+from mmsparse.sparsity import Selection, score_loss
 from mmsparse.visualization import slow_share
 
 STRIDE, TILE = 8, 4
@@ -34,6 +34,17 @@ def head():
 def maps():
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(1, 8, *size, generator=generator) for size in MAPS]
+
+
+def test_cells_begin_and_end_at_whole_pixels_where_they_should():
+    """Rounding would let an edge reach into a pixel beside it, or out of the picture."""
+    for size in (7, 11, 13, 47, 61):
+        for picture in range(size, 700, 3):
+            selection = Selection((size, size), torch.ones(1, size * size, dtype=torch.bool))
+            cells = torch.arange(size + 1)
+            for edges in selection.edges((picture, picture)):
+                assert torch.equal(edges.floor().long(), cells * picture // size)
+                assert torch.equal(edges.ceil().long(), -(-cells * picture // size))
 
 
 def on_picture(mask, cell):
