@@ -92,11 +92,13 @@ def test_threads_share_a_model(cfg):
     """Six runs of each of twelve calls in eight threads: 72 runs that differ in size, padding and budget."""
     model = build_model(cfg)
     calls = calls_of(cfg)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for all runs: sums of several threads may be taken in another order
     alone = [results_of(model, *call) for call in calls]
     assert not torch.equal(alone[0][0], alone[1][0])  # budgets matter
-    torch.set_num_threads(1)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda call: results_of(model, *call), calls * 6))
+    torch.set_num_threads(threads)
     for mine, expected in zip(found, alone * 6, strict=True):
         for one, other in zip(mine, expected, strict=True):
             assert torch.equal(one, other)
