@@ -10,16 +10,20 @@ from typing import Any
 from . import mmcv_ops
 from .version import __version__
 
-__all__ = ["__version__", "budget", "ignore_padding", "pop_aux", "set_keep_ratio", "sparsify", "trust_checkpoints"]
+HOMES = {
+    "budget": "mmsparse.apis",
+    "ignore_padding": "mmsparse.calls",
+    "pop_aux": "mmsparse.apis",
+    "set_keep_ratio": "mmsparse.apis",
+    "sparsify": "mmsparse.rewriting",
+    "trust_checkpoints": "mmsparse.trust",
+}
+__all__ = ["__version__", *HOMES]
 
 mmcv_ops.serve()
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("budget", "ignore_padding", "pop_aux", "set_keep_ratio"):
-        return getattr(import_module("mmsparse.apis"), name)
-    if name == "sparsify":
-        return import_module("mmsparse.stock_configs").sparsify
-    if name == "trust_checkpoints":
-        return import_module("mmsparse.trust").trust_checkpoints
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'mmsparse' has no attribute '{name}'")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmpretrain.models import ConvNeXt, VisionTransformer
 
-from mmsparse.engine.launch import read_config, without_pretrained
+from mmsparse.configs import read_config, without_pretrained
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = {

@@ -23,7 +23,7 @@ from small import CLASSES, ROOT, published, small_config
 from torch import Tensor, nn
 
 from mmsparse import ignore_padding, pop_aux
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.sparsity import GumbelSelector
 
@@ -109,7 +109,7 @@ def measure(path: Path) -> dict[str, Any]:
     cfg = small_config(path)
     with DefaultScope.overwrite_default_scope(cfg["scope"]):
         model = Raw(freeze(MODELS.build(ConfigDict(cfg["model"]))))
-    decisions = find_decisions(model)
+    decisions = find_deciders(model)
     if decisions:
         ignore_padding(model)
     inputs, samples = pictures(), data_samples(cfg["scope"])

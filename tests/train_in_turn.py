@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from mmengine.model import is_model_wrapper
 
-from mmsparse.engine.launch import build_runner, close_process_group, read_config
+from mmsparse.cli.launch import build_runner, close_process_group
+from mmsparse.configs import read_config
 
 
 def train(path: str) -> None:

@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from mmsparse.analysis.focus import object_focus
 from mmsparse.analysis.report import picture_macs, time_beside_dense
+from mmsparse.calls import prepare_batch
+from mmsparse.cli.launch import build_model, prepare_work_dir, read_pictures
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.configs import read_config
 from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
-from mmsparse.engine.launch import build_model, prepare_batch, prepare_work_dir, read_config, read_pictures
-from mmsparse.engine.mistakes import say_mistakes
 from mmsparse.visualization.panels import draw_predictions
 
 ROOT = Path(__file__).resolve().parents[1]

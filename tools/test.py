@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 
 from mmsparse.analysis.report import describe_macs
 from mmsparse.apis import find_dials, get_keep_ratio
-from mmsparse.engine.launch import (
+from mmsparse.cli.launch import (
     add_config_options,
     add_keep_ratio,
     add_launcher,
@@ -17,11 +17,11 @@ from mmsparse.engine.launch import (
     check_writable,
     close_process_group,
     prepare_work_dir,
-    read_config,
     read_keep_ratio,
 )
-from mmsparse.engine.mistakes import say_mistakes
-from mmsparse.engine.preflight import check_testing
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.cli.preflight import check_testing
+from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 

@@ -3,18 +3,18 @@
 import argparse
 import os
 
-from mmsparse.engine.launch import (
+from mmsparse.cli.launch import (
     add_config_options,
     add_launcher,
     build_runner,
     choose_start,
     close_process_group,
     prepare_work_dir,
-    read_config,
     use_amp,
 )
-from mmsparse.engine.mistakes import say_mistakes
-from mmsparse.engine.preflight import check_training
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.cli.preflight import check_training
+from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmsparse.apis import record_selections
-from mmsparse.engine.launch import predict, prepare_batch
+from mmsparse.calls import predict, prepare_batch
 from mmsparse.sparsity import Selection
 
 

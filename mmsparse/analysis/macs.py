@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from mmsparse.sparsity import Decision
+from mmsparse.sparsity import Decider
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def count_macs(model: nn.Module, run: Callable[[], Any]) -> Macs:
             if isinstance(module, nn.Module):
                 handles += _watch(module, name, counter, parts)
         for module in model.modules():
-            if isinstance(module, Decision):
+            if isinstance(module, Decider):
                 handles += _watch(module.scorer, "scorers", counter, parts)
         try:
             run()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmsparse.apis import dense_twin
-from mmsparse.engine.launch import predict, prepare_batch
+from mmsparse.calls import predict, prepare_batch
 
 from .latency import Latency, seconds_of, stopwatch, time_in_turn
 from .macs import Macs, count_macs

@@ -6,7 +6,8 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmsparse.apis import find_routers, set_keep_ratio, unwrapped
+from mmsparse.apis import find_routers, set_keep_ratio
+from mmsparse.calls import unwrapped
 from mmsparse.registry import HOOKS
 
 Budget = float | Sequence[float] | Mapping[str, Any]

@@ -9,9 +9,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsparse.apis import batch_of, find_decisions, ignore_padding, mode_of, pop_aux, unwrapped
+from mmsparse.apis import find_deciders, pop_aux
+from mmsparse.calls import batch_of, ignore_padding, mode_of, unwrapped
 from mmsparse.registry import HOOKS
-from mmsparse.sparsity import Decided, ratio_loss, score_loss
+from mmsparse.sparsity import Aux, ratio_loss, score_loss
 
 from .optim_constructor import check_length
 from .score_targets import score_targets
@@ -68,7 +69,7 @@ class SparsityHook(Hook):
 
     def attach(self, model: nn.Module) -> None:
         """Collect from a model whose ``forward(..., mode='loss')`` returns a dict of losses."""
-        decisions = find_decisions(model)
+        decisions = find_deciders(model)
         if not decisions:
             raise ValueError(
                 f"SparsityHook: {type(model).__name__} has no dynamic part. Give its backbone "
@@ -91,19 +92,19 @@ class SparsityHook(Hook):
             decision.collected = True
 
     def before_val(self, runner: Runner) -> None:
-        if find_decisions(runner.model):
+        if find_deciders(runner.model):
             ignore_padding(runner.model)
 
     before_test = before_val
 
     def after_train(self, runner: Runner) -> None:
         self._handle.remove()
-        for decision in find_decisions(runner.model):
+        for decision in find_deciders(runner.model):
             decision.collected = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         progress = self.progress(runner.iter, runner.max_iters)
-        for decision in find_decisions(runner.model):
+        for decision in find_deciders(runner.model):
             decision.progress = progress
             decision.pop_aux()  # what a forward outside of a training step has left
 
@@ -124,7 +125,7 @@ class SparsityHook(Hook):
     def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
         decided = pop_aux(model)
         mode = mode_of(args, kwargs)
-        learning = torch.is_grad_enabled() and any(decision.training for decision in find_decisions(model))
+        learning = torch.is_grad_enabled() and any(decision.training for decision in find_deciders(model))
         if mode == "loss" and learning and not decided:
             raise RuntimeError(
                 "SparsityHook: nothing was decided in a training step. If the config sets activation_checkpointing for "
@@ -141,12 +142,12 @@ class SparsityHook(Hook):
             losses["loss_score"] = self.score_weight * self._supervise(learning, inputs.shape[-2:], samples)
         return losses
 
-    def _of_place(self, decided: Decided) -> Tensor:
+    def _of_place(self, decided: Aux) -> Tensor:
         if decided.regression is not None:  # its selector holds the count; a zero whose backward is the regression
             return decided.regression
         return self.loss_weight * ratio_loss(decided.selection.gate, decided.keep_ratio, self.per_image, decided.valid)
 
-    def _supervise(self, decided: list[Decided], size: Sequence[int], samples: Sequence[Any]) -> Tensor:
+    def _supervise(self, decided: list[Aux], size: Sequence[int], samples: Sequence[Any]) -> Tensor:
         targets: dict[tuple, Tensor] = {}  # places of one stage share their cells
         loss = 0.0
         for d in decided:

@@ -11,8 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmsparse.apis import dense_twin
-
-from .launch import read_config, without_pretrained
+from mmsparse.configs import read_config, without_pretrained
 
 
 @dataclass

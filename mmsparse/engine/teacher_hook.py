@@ -13,13 +13,15 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
-from mmsparse.apis import find_decisions, mode_of, pop_aux, unwrapped
+from mmsparse.apis import find_deciders, pop_aux
+from mmsparse.calls import mode_of, unwrapped
 from mmsparse.checkpoints import check_checkpoint, load_weights
+from mmsparse.configs import read_config
+from mmsparse.models.backbones.block_router import BlockRouter
 from mmsparse.registry import HOOKS
-from mmsparse.sparsity import Decision, Router, Selection
+from mmsparse.sparsity import Decider, Selection
 from mmsparse.sparsity.losses import feature_distillation, logit_distillation
 
-from .launch import read_config
 from .sparsity_hook import check_loss_weights
 from .teacher import build_teacher, is_classifier, look, parts_of, tap
 
@@ -182,7 +184,7 @@ class TeacherHook(Hook):
         if self._seen is not None:
             self._seen.features = output
 
-    def _see_selection(self, decision: Decision, args: tuple, selection: Selection | None) -> None:
+    def _see_selection(self, decision: Decider, args: tuple, selection: Selection | None) -> None:
         if self._seen is not None and selection is not None:
             self._seen.survivors = selection.keep_mask
 
@@ -231,10 +233,10 @@ def _feature_loss(mine: Tensor, theirs: Tensor, survivors: Tensor | None) -> Ten
     return feature_distillation(mine, theirs, survivors)
 
 
-def _that_drop(backbone: nn.Module) -> list[Decision]:
+def _that_drop(backbone: nn.Module) -> list[Decider]:
     """The decisions of a backbone whose dropped tokens never return."""
-    cumulative = any(module.cumulative for module in backbone.modules() if isinstance(module, Router))
-    return find_decisions(backbone) if cumulative else []
+    cumulative = any(module.cumulative for module in backbone.modules() if isinstance(module, BlockRouter))
+    return find_deciders(backbone) if cumulative else []
 
 
 def _check(teacher: Any, checkpoint: str | None, levels: Any, module: str) -> None:

@@ -11,7 +11,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsparse.apis import ignore_padding, unwrapped
+from mmsparse.calls import ignore_padding, unwrapped
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import ThresholdSelector
 

@@ -26,7 +26,7 @@ class Selector(BaseModule):
 
     Attributes:
         holds_count: Whether training keeps to the budget without a loss on it.
-        learn: What teaches the scores unless a router says otherwise, see ``decisions.Budgeted``.
+        learn: What teaches the scores unless a router says otherwise, see ``decisions.Router``.
         watches: Whether it observes scores in evaluation as well.
     """
 

@@ -12,7 +12,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmsparse.apis import record_selections
-from mmsparse.engine.launch import predict, prepare_batch
+from mmsparse.calls import predict, prepare_batch
 
 from .keep_maps import draw_where, slow_share
 

@@ -19,16 +19,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmsparse import compat, sparsify
-from mmsparse.engine.data_files import check_dataset
-from mmsparse.engine.launch import (
-    add_config_options,
-    build_model,
-    build_plain,
-    check_writable,
-    prepare_batch,
-    read_config,
-)
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.calls import prepare_batch
+from mmsparse.cli.data_files import check_dataset
+from mmsparse.cli.launch import add_config_options, build_model, build_plain, check_writable
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 from .masks import SlimMasks

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmsparse.apis import batch_of, mode_of
+from mmsparse.calls import batch_of, mode_of
 from mmsparse.engine import SparsityHook
 from mmsparse.registry import HOOKS
-from mmsparse.sparsity import Decided
+from mmsparse.sparsity import Aux
 from mmsparse.sparsity.scorers import standardised
 
 from .blocks import record
@@ -35,7 +35,7 @@ class SignificanceHook(SparsityHook):
             self._targets = regression_targets(model.backbone, batch_of(args, kwargs)[0])
         return super()._add_losses(model, args, kwargs, output)
 
-    def _of_place(self, decided: Decided) -> Tensor:
+    def _of_place(self, decided: Aux) -> Tensor:
         target = self._targets[int(decided.name.removeprefix("b"))].to(decided.scores.device)
         error = (decided.scores.float() - target).square()
         return self.loss_weight * (error.mean() if decided.valid is None else error[decided.valid].mean())

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mmsparse.models import DynamicViT
 from mmsparse.models.backbones.arguments import bind
+from mmsparse.models.backbones.block_router import ENTERING
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import ENTERING, Scorer, Selection, TopKSelector, Valid
+from mmsparse.sparsity import Scorer, Selection, TopKSelector, Valid
 
 from .masks import SlimMasks
 
@@ -30,7 +31,7 @@ class SlimViT(DynamicViT):
 
     Args:
         masks: The file that ``python -m projects.patch_slimming.search`` wrote for this network.
-        sparsity: More arguments of :class:`mmsparse.sparsity.Router`. With another ``scorer`` the tokens are chosen
+        sparsity: More arguments of :class:`BlockRouter`. With another ``scorer`` the tokens are chosen
             picture by picture, as many as the masks keep.
         args, kwargs: Arguments of ``mmsparse.DynamicViT``.
     """

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparse.apis import find_decisions
+from mmsparse.apis import find_deciders
 from mmsparse.engine import TeacherHook
 from mmsparse.engine.sparsity_hook import check_loss_weights
 from mmsparse.models.backbones.block_attention import BlockAttention
@@ -42,7 +42,7 @@ class TokenDistillHook(TeacherHook):
 
     def attach(self, model: nn.Module) -> None:
         super().attach(model)
-        scorers = [decision.scorer for decision in find_decisions(model.backbone)]
+        scorers = [decision.scorer for decision in find_deciders(model.backbone)]
         scorers = [scorer for scorer in scorers if isinstance(scorer, TokenImportanceScorer)]
         teacher = self.parts["backbone"]
         layers = getattr(teacher, "layers", ())

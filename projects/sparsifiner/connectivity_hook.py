@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmsparse.apis import mode_of, unwrapped
+from mmsparse.calls import mode_of, unwrapped
 from mmsparse.engine.sparsity_hook import check_loss_weights
 from mmsparse.registry import HOOKS
 

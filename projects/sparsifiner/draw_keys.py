@@ -12,16 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mmsparse.engine.launch import (
-    add_config_options,
-    build_model,
-    check_writable,
-    predict,
-    prepare_batch,
-    read_config,
-    read_test_set,
-)
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.calls import predict, prepare_batch
+from mmsparse.cli.launch import add_config_options, build_model, check_writable, read_test_set
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.configs import read_config
 from mmsparse.models.backbones.routed_attention import Tokens
 from mmsparse.trust import add_trust, trust_checkpoints
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mmsparse.mistakes import mistakes_in
 from mmsparse.models import DynamicViT
+from mmsparse.models.backbones.block_router import ENTERING
 from mmsparse.models.backbones.routed_attention import split_heads
 from mmsparse.registry import MODELS, check_keys
-from mmsparse.sparsity import ENTERING, Selection, Tunable, check_keep_ratio
+from mmsparse.sparsity import Selection, Tunable, check_keep_ratio
 
 from .basis import Grid
 from .connectivity import ConnectivityPredictor, Shape

@@ -9,11 +9,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsparse.apis import find_decisions, mode_of, unwrapped
+from mmsparse.apis import find_deciders
+from mmsparse.calls import mode_of, unwrapped
 from mmsparse.engine.sparsity_hook import check_loss_weights
 from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import HOOKS
-from mmsparse.sparsity import Decision, Selection
+from mmsparse.sparsity import Decider, Selection
 
 
 class DecisionLossHook(Hook):
@@ -38,7 +39,7 @@ class DecisionLossHook(Hook):
 
     def attach(self, model: nn.Module) -> None:
         """Add to a model whose ``forward(..., mode='loss')`` returns a dict of losses."""
-        decisions = find_decisions(model.backbone)
+        decisions = find_deciders(model.backbone)
         if not decisions:
             raise ValueError(
                 f"{type(self).__name__}: {type(model.backbone).__name__} decides nothing. Give it `sparsity`, or "
@@ -56,7 +57,7 @@ class DecisionLossHook(Hook):
     def _see_scores(self, scorer: nn.Module, args: tuple, scores: Tensor) -> None:
         self._scores = scores
 
-    def _see(self, decision: Decision, args: tuple, kwargs: dict[str, Any], selection: Selection | None) -> None:
+    def _see(self, decision: Decider, args: tuple, kwargs: dict[str, Any], selection: Selection | None) -> None:
         scores, self._scores = self._scores, None
         if decision.training and selection is not None and torch.is_grad_enabled():
             self._terms.append(self.term(scores, selection, kwargs.get("attention")))

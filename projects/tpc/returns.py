@@ -10,17 +10,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmsparse.apis import record_selections
-from mmsparse.engine.launch import (
-    add_config_options,
-    add_keep_ratio,
-    build_model,
-    predict,
-    prepare_batch,
-    read_config,
-    read_keep_ratio,
-    read_pictures,
-)
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.calls import predict, prepare_batch
+from mmsparse.cli.launch import add_config_options, add_keep_ratio, build_model, read_keep_ratio, read_pictures
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 

@@ -8,7 +8,7 @@ from mmpretrain.models import ImageClassifier, LinearClsHead
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from mmsparse.apis import find_decisions
+from mmsparse.apis import find_deciders
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 
 MICRO = dict(depths=[1, 1, 4, 1], channels=[8, 16, 32, 64])
@@ -81,6 +81,6 @@ def frozen_copy(model):
     twin = copy.deepcopy(model)
     for module in twin.modules():
         module.training = False
-    for decision in find_decisions(twin):
+    for decision in find_deciders(twin):
         decision.keep_ratio = 1.0
     return twin

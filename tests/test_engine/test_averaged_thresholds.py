@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from optimized import convnext
 from torch.utils.data import Dataset
 
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 
 SPARSITY = dict(keep_ratio=[0.5, 0.5], places=[(2, 1), (2, 2)], selector=dict(type="ThresholdSelector", momentum=0.5))
@@ -34,7 +34,7 @@ class Pictures(Dataset):
 def network():
     torch.manual_seed(0)
     model = convnext(dict(depths=[1, 1, 4, 1], channels=[8, 16, 32, 64]), sparsity=SPARSITY)
-    for decision in find_decisions(model):  # scores of some spread
+    for decision in find_deciders(model):  # scores of some spread
         for parameter in decision.scorer.parameters():
             torch.nn.init.normal_(parameter)
     model.init_weights = lambda: None  # the runner's
@@ -61,7 +61,7 @@ class Drift(Hook):
     """Scores that grow in each iteration, so that those of averaged weights stay behind."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        for decision in find_decisions(getattr(runner.model, "student", runner.model)):
+        for decision in find_deciders(getattr(runner.model, "student", runner.model)):
             *_, bias = (parameter for name, parameter in decision.named_parameters() if name.endswith("bias"))
             bias.data += DRIFT
 
@@ -150,5 +150,5 @@ def test_averaged_weights_are_evaluated_and_saved_at_their_budget(tmp_path, upda
 def test_a_mean_teacher_is_evaluated_at_its_budget(tmp_path):
     watch, runner = train(tmp_path, Semi(), MeanTeacherHook(momentum=0.02))
     assert_at_budget(watch.ratios, 0.1)  # its estimate runs a little behind, as a student's does
-    selectors = [decision.selector for decision in find_decisions(runner.model.teacher)]
+    selectors = [decision.selector for decision in find_deciders(runner.model.teacher)]
     assert [selector.num_updates.item() for selector in selectors] == [12, 12]

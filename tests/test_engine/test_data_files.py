@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmsparse.engine.data_files import check_data, paths_of
+from mmsparse.cli.data_files import check_data, paths_of
 
 COCO = dict(type="CocoDataset", data_root="data/coco/", ann_file="annotations/x.json", data_prefix=dict(img="train/"))
 ADE = dict(type="ADE20KDataset", data_root="data/ade", data_prefix=dict(img_path="images", seg_map_path="labels"))

@@ -6,7 +6,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from mmsparse.apis import find_decisions
+from mmsparse.apis import find_deciders
 from mmsparse.engine import ElasticHook, SparsityHook
 from mmsparse.models import DynamicConvNeXt, DynamicFPN
 
@@ -24,7 +24,7 @@ class Toy(BaseModel):
         self.seen = []
 
     def forward(self, inputs, data_samples=None, mode="tensor"):
-        self.seen.append((mode, tuple(decision.keep_ratio for decision in find_decisions(self))))
+        self.seen.append((mode, tuple(decision.keep_ratio for decision in find_deciders(self))))
         maps = self.neck(self.backbone(inputs))
         return dict(loss=sum(x.square().mean() for x in maps)) if mode == "loss" else maps
 
@@ -71,7 +71,7 @@ def test_by_epoch_with_an_evaluation_between(tmp_path):
     model = train(tmp_path, hook, dict(by_epoch=True, max_epochs=3, val_interval=1))
     assert budgets(model, "loss") == [(1.0, 1.0)] * 4 + [(0.5, 0.2)] * 4 + [(1.0, 1.0)] * 4
     assert set(budgets(model, "predict")) == {(0.4, 0.3)}
-    assert [d.keep_ratio for d in find_decisions(model)] == [0.4, 0.3]
+    assert [d.keep_ratio for d in find_deciders(model)] == [0.4, 0.3]
 
 
 def test_by_iteration_and_resumed(tmp_path):

@@ -7,8 +7,9 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmsparse.checkpoints import load_weights
-from mmsparse.engine.launch import build_model, choose_start, read_config, without_pretrained
-from mmsparse.engine.preflight import check_backbone, check_start
+from mmsparse.cli.launch import build_model, choose_start
+from mmsparse.cli.preflight import check_backbone, check_start
+from mmsparse.configs import read_config, without_pretrained
 from mmsparse.models import DynamicConvNeXt, DynamicSwin
 
 

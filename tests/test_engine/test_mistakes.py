@@ -7,7 +7,7 @@ from mmdet.models.necks import FPN
 
 from mmsparse import set_keep_ratio, sparsify
 from mmsparse.checkpoints import check_checkpoint
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.cli.mistakes import say_mistakes
 from mmsparse.models import DynamicConvNeXt, DynamicFPN
 from mmsparse.registry import build
 from mmsparse.sparsity import Selector, TopKSelector

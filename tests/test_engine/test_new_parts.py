@@ -8,7 +8,7 @@ from optimized import LR, build, swin
 from torch import nn
 
 from mmsparse.checkpoints import check_weights, load_weights
-from mmsparse.engine.preflight import check_backbone
+from mmsparse.cli.preflight import check_backbone
 from mmsparse.models.backbones import dynamic_swin
 from projects.sparsifiner import SparsifinerViT
 from projects.tpc import TPCViT

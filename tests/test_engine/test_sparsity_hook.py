@@ -3,7 +3,7 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.engine.score_targets import score_targets
 from mmsparse.models import DynamicConvNeXt
@@ -45,7 +45,7 @@ def test_loss_value_is_the_papers_formula():
     model = toy()
     SparsityHook(loss_weight=10.0).attach(model)
     seen = []
-    for decision in find_decisions(model):
+    for decision in find_deciders(model):
         decision.register_forward_hook(lambda m, a, selection: seen.append(selection))
     losses = model(torch.randn(3, 3, 64, 64), mode="loss")
     expected = sum(
@@ -194,4 +194,4 @@ def test_scores_that_regress_the_gain_have_no_ratio_loss():
     assert losses["loss_sparsity"].item() == 0.0
     total, _ = model.parse_losses(losses)
     total.backward()
-    assert all(p.grad.any() for d in find_decisions(model) for p in d.parameters())
+    assert all(p.grad.any() for d in find_deciders(model) for p in d.parameters())

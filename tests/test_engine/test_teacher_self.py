@@ -9,7 +9,7 @@ from students import cnn_classifier, frozen_copy, labels, shaken, swin_toy, toy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsparse.apis import find_decisions, pop_aux, set_keep_ratio
+from mmsparse.apis import find_deciders, pop_aux, set_keep_ratio
 from mmsparse.engine import SparsityHook, TeacherHook
 
 
@@ -72,7 +72,7 @@ def test_nothing_of_the_student_is_disturbed(teacher):
     assert list(model.state_dict()) == keys and [m.training for m in model.modules()] == flags
     assert [p.requires_grad for p in model.parameters()] == trainable
     assert len(pop_aux(model)) == len(pop_aux(other)) == 3
-    assert all(d.keep_ratio < 1 for d in find_decisions(model))
+    assert all(d.keep_ratio < 1 for d in find_deciders(model))
     if teacher == "twin":
         own = set(map(id, model.parameters()))
         assert not any(id(p) in own or p.requires_grad or p.grad is not None for p in hook.parts.parameters())

@@ -14,8 +14,8 @@ from scenes import ROOT, at
 from students import CONVNEXT, Toy
 from torch.utils.data import Dataset
 
+from mmsparse.configs import read_config
 from mmsparse.engine import SparsityHook, TeacherHook
-from mmsparse.engine.launch import read_config
 from mmsparse.models import DynamicConvNeXt
 
 DEMO = str(ROOT / "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py")

@@ -9,7 +9,7 @@ from processes import in_two_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsparse.apis import find_decisions, set_keep_ratio
+from mmsparse.apis import find_deciders, set_keep_ratio
 from mmsparse.engine import AveragedThresholdsHook, SparsityHook, share_thresholds
 from mmsparse.models import DynamicSwin
 from mmsparse.sparsity import ThresholdSelector
@@ -104,7 +104,7 @@ def evaluate_averaged(rank):
     hook.before_train(runner)
     pictures = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(rank))
     hook.after_train_iter(runner, 0, dict(inputs=pictures))
-    thresholds = [decision.selector for decision in find_decisions(model)]
+    thresholds = [decision.selector for decision in find_deciders(model)]
     hook.before_val(runner)
     assert all(selector.quantiles.any() and same(selector.quantiles) for selector in thresholds)
     hook.after_val_epoch(runner)

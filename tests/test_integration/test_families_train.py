@@ -14,7 +14,8 @@ import torch
 from mmengine.config import Config
 from scenes import ROOT, at
 
-from mmsparse.engine.launch import build_runner, read_config
+from mmsparse.cli.launch import build_runner
+from mmsparse.configs import read_config
 
 SPARSITY = dict(keep_ratio=0.7)
 VIT = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)

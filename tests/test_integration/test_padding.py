@@ -14,9 +14,9 @@ from small_networks import DETECTOR, SEGMENTER, pictures
 import mmsparse
 from mmsparse.analysis.focus import object_focus
 from mmsparse.analysis.report import time_beside_dense
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
+from mmsparse.cli.launch import build_model, build_plain
 from mmsparse.engine import SparsityHook
-from mmsparse.engine.launch import build_model, build_plain
 from mmsparse.sparsity import num_keep, valid_locations
 
 SMALL, MIDDLE, LARGE, PADDED = (70, 100), (50, 130), (128, 150), (128, 160)
@@ -161,7 +161,7 @@ def test_copies_watch_for_themselves():
         twin.test_step(pictures(DETECTOR, SMALL, LARGE))
     check(taken, (SMALL, LARGE))
     assert list(model.state_dict()) == list(build_plain(DETECTOR).state_dict())
-    assert len(find_decisions(model)) == len(taken)
+    assert len(find_deciders(model)) == len(taken)
 
 
 SEMI = Config(dict(

@@ -8,7 +8,9 @@ from mmengine.runner import Runner
 from scenes import CLASSES, at
 
 from mmsparse.apis import set_keep_ratio
-from mmsparse.engine.launch import predict, prepare_batch, random_pictures, read_config
+from mmsparse.calls import predict, prepare_batch
+from mmsparse.cli.launch import random_pictures
+from mmsparse.configs import read_config
 
 STOCK = {
     "mask-rcnn": "mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py",

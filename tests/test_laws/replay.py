@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from mmsparse.apis import find_decisions
+from mmsparse.apis import find_deciders
 from mmsparse.sparsity import Selection
 
 
 def replay(monkeypatch: pytest.MonkeyPatch, model: nn.Module, selections: list[Selection]) -> None:
     """Every place scores as ever; its selector then takes what is given, and a gate of the present scores."""
-    for decision, chosen in zip(find_decisions(model), selections, strict=True):
+    for decision, chosen in zip(find_deciders(model), selections, strict=True):
         monkeypatch.setattr(decision.selector, "forward", partial(_again, chosen=chosen))
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from torch import Tensor, nn
 
 from mmsparse import ignore_padding, pop_aux
-from mmsparse.apis import dense_twin, find_decisions, record_selections
+from mmsparse.apis import dense_twin, find_deciders, record_selections
 from mmsparse.sparsity import num_keep
 
 EXAMPLES = 10  # of each family, the same in every run
@@ -83,7 +83,7 @@ def everything_is_dense(case: Case, stock: nn.Module, model: Model, x: Tensor, s
 
 def training_is_masked(case: Case, stock: nn.Module, model: Model, x: Tensor, samples: list[Any]) -> Any:
     """Training with whatever it selects = both paths on all locations, and masks."""
-    for decision in find_decisions(model):
+    for decision in find_deciders(model):
         decision.progress = case.progress
     mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     with record_selections(model) as taken:
@@ -107,7 +107,7 @@ def evaluation_is_masked(
         budgets_are_of_real_locations(case, model, taken)
         masks = {name: selection.keep_mask for name, selection in taken}
         close(packed, reference(case, stock, model, x, masks)[0], "packed against masked")
-        decisions = find_decisions(model)
+        decisions = find_deciders(model)
         for decision, selection in zip(decisions, selections, strict=True):
             decision.forward = partial(_as_before, replace(selection, gate=None))  # its counts are known, too
         close(model(x, samples), trained, "evaluation against training")
@@ -117,7 +117,7 @@ def evaluation_is_masked(
 
 def budgets_are_of_real_locations(case: Case, model: Model, taken: list[Any]) -> None:
     """Every picture keeps the rounded fraction of its own real locations, and no padding."""
-    ratios = {decision.name: decision.keep_ratio for decision in find_decisions(model)}
+    ratios = {decision.name: decision.keep_ratio for decision in find_deciders(model)}
     if case.family in ("neck", "head") or case.sparsity["selector"]["type"] == "ThresholdSelector":
         return  # of tiles, or no exact counts
     for name, selection in taken:

@@ -13,8 +13,9 @@ from scenes import ROOT
 from torch import Tensor, nn
 
 from mmsparse import pop_aux
-from mmsparse.apis import find_decisions, record_selections
-from mmsparse.engine.launch import build_plain, random_pictures, read_config
+from mmsparse.apis import find_deciders, record_selections
+from mmsparse.cli.launch import build_plain, random_pictures
+from mmsparse.configs import read_config
 
 DETECTOR = ROOT / "configs/demo/atss_dynamic-convnext-nano_whole-m60_fpn_finetune_scenes.py"
 DEVICES = [
@@ -34,7 +35,7 @@ def check(
     model: nn.Module, device: str, run: Callable[[nn.Module, torch.dtype], list[Tensor]], monkeypatch: Any
 ) -> None:
     """Evaluation and a training step of ``model``, whose outputs (in training a loss) ``run`` gives."""
-    for decision in find_decisions(model):
+    for decision in find_deciders(model):
         decision.collected = True
     there, exact = copy.deepcopy(model).to(device), model.double()
     with torch.no_grad(), record_selections(exact.eval()) as taken:

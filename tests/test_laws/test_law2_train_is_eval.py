@@ -5,7 +5,7 @@ import torch
 from networks import LIGHT, SELECTORS, ids
 
 from mmsparse import pop_aux
-from mmsparse.apis import find_decisions
+from mmsparse.apis import find_deciders
 from mmsparse.sparsity import Selection
 
 
@@ -22,7 +22,7 @@ def test_same_selection_same_maps(network, selector, explore, monkeypatch):
     assert any(s.keep_mask.any() and not s.keep_mask.all() for s in selections)
     model.eval()
     for counts in (None, count_of):  # found out in the forward, or known beforehand
-        for decision, selection in zip(find_decisions(model), selections, strict=True):
+        for decision, selection in zip(find_deciders(model), selections, strict=True):
             frozen = Selection(selection.grid, selection.keep_mask, count=counts and counts(selection))
             monkeypatch.setattr(decision, "forward", lambda *_, frozen=frozen, **__: frozen)
         with torch.no_grad():

@@ -7,7 +7,8 @@ import torch
 from networks import HEADS, LIGHT, NECKS, ids, with_scorers
 from torch import nn
 
-from mmsparse.apis import ignore_padding, record_selections
+from mmsparse.apis import record_selections
+from mmsparse.calls import ignore_padding
 from mmsparse.sparsity import num_keep
 
 SIZES = [(96, 128), (70, 128), (96, 33), (50, 90)]

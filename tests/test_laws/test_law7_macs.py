@@ -10,7 +10,7 @@ from networks import CUMULATIVE, ENTERING, HEADS, NECKS, VIT_EVERYWHERE, convnex
 
 from mmsparse.analysis import count_macs
 from mmsparse.apis import dense_twin
-from mmsparse.sparsity import ConvRouter, RoutedConv2d
+from mmsparse.models.convs import ConvRouter, RoutedConv2d
 
 README = Path(__file__).parents[2] / "README.md"
 # released model zoo of DynamicViT, GFLOPs at 224x224

@@ -5,7 +5,7 @@ import torch
 from networks import FAMILIES, LIGHT, SELECTORS, ids
 
 from mmsparse import pop_aux
-from mmsparse.apis import find_decisions
+from mmsparse.apis import find_deciders
 from mmsparse.sparsity import ratio_loss
 
 
@@ -15,7 +15,7 @@ from mmsparse.sparsity import ratio_loss
 def test_every_parameter_gets_a_gradient(network, selector, progress):
     _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), learn="gate"))
     model.train()
-    for decision in find_decisions(model):
+    for decision in find_deciders(model):
         decision.progress = progress
     sum((m * torch.randn_like(m)).mean() for m in model(torch.randn(2, 3, 96, 128))).backward()
     parameters = {name: p for name, p in model.named_parameters() if network.apart not in name}
@@ -32,7 +32,7 @@ def test_scores_that_regress_the_gain_get_one_by_it_alone(network, selector, pro
     """The loss gives scorers nothing but the target; with no weight on the regression they stay as they are."""
     _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), learn="gain"))
     model.train()
-    for decision in find_decisions(model):
+    for decision in find_deciders(model):
         decision.progress = progress
     x = torch.randn(2, 3, 96, 128)
     for weight in (0.0, 1.0):

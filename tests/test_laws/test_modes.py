@@ -8,7 +8,7 @@ from networks import BACKBONES, LIGHT, ids, swin, vit_windows
 from replay import replay
 
 from mmsparse import pop_aux
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
 
 
 def run(model, x):
@@ -82,7 +82,7 @@ def test_routed_evaluation_in_bfloat16(network, monkeypatch):
     with torch.no_grad():
         with record_selections(model) as taken:
             exact = model(x)
-        for decision, (_, selection) in zip(find_decisions(model), taken, strict=True):
+        for decision, (_, selection) in zip(find_deciders(model), taken, strict=True):
             monkeypatch.setattr(decision, "forward", lambda *_, selection=selection, **__: selection)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = model(x)

@@ -8,7 +8,7 @@ from mmpretrain.models import VisionTransformer
 from mmseg.models.backbones import VisionTransformer as SegViT
 
 from mmsparse import pop_aux, set_keep_ratio
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
 from mmsparse.models import DynamicViT
 from mmsparse.models.backbones.routed_attention import (
     Groups,
@@ -127,7 +127,7 @@ def test_packed_tokens_see_a_pattern_by_their_own_numbers(selector, monkeypatch)
     trained = model(x)
     chosen = iter([decided.selection for decided in pop_aux(model)])
     model.eval()
-    for decision in find_decisions(model):
+    for decision in find_deciders(model):
         selection = next(chosen)
         frozen = Selection(selection.grid, selection.keep_mask, count=selection.count)
         monkeypatch.setattr(decision, "forward", lambda *_, frozen=frozen, **__: frozen)
@@ -226,12 +226,12 @@ def test_entering_tokens_are_keys_once_more(selector):
 def test_survivors_are_scored_as_if_alone():
     """Evaluation scores only what is left; the whole map with the dropped tokens masked gives the same scores."""
     model = build(sparsity=dict(cumulative=True)).eval()
-    decision, given = find_decisions(model)[1], []
+    decision, given = find_deciders(model)[1], []
     for parameter in decision.scorer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     decision.selector.register_forward_pre_hook(lambda selector, args: given.append(args[0]))
     tokens = torch.randn(2, 36, 48) + 2 * torch.randn(2, 1, 48)
-    before = find_decisions(model)[0](tokens, (6, 6))
+    before = find_deciders(model)[0](tokens, (6, 6))
     decision(tokens, (6, 6), before=before)
     here = before.keep_mask
     expected = decision.scorer(tokens, alive=here)

@@ -9,7 +9,7 @@ from mmdet.models.necks import FPN
 from torch import nn
 
 import mmsparse
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
 from mmsparse.models import (
     DynamicATSSHead,
     DynamicChannelMapper,
@@ -19,7 +19,7 @@ from mmsparse.models import (
     DynamicRPNHead,
     DynamicUPerHead,
 )
-from mmsparse.sparsity import RoutedConv2d
+from mmsparse.models.convs import RoutedConv2d
 
 FPN_ARGS = dict(in_channels=[8, 16, 32, 64], out_channels=12, num_outs=5)
 ANCHORS = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[4, 8, 16, 32])
@@ -108,11 +108,11 @@ def test_one_number_or_one_per_part():
         dict(neck=DynamicFPN(**FPN_ARGS, sparsity={}), bbox_head=DynamicRetinaHead(**RETINA, sparsity={}))
     )
     mmsparse.set_keep_ratio(model, 0.25)
-    assert [d.keep_ratio for d in find_decisions(model)] == [0.25] * 6
+    assert [d.keep_ratio for d in find_deciders(model)] == [0.25] * 6
     mmsparse.set_keep_ratio(model, dict(neck=[0.9, 0.8, 0.7], head=0.5))
-    assert [d.keep_ratio for d in find_decisions(model)] == [0.9, 0.8, 0.7, 0.5, 0.5, 0.5]
+    assert [d.keep_ratio for d in find_deciders(model)] == [0.9, 0.8, 0.7, 0.5, 0.5, 0.5]
     mmsparse.set_keep_ratio(model, dict(bbox_head=1.0))
-    assert [d.keep_ratio for d in find_decisions(model)] == [0.9, 0.8, 0.7, 1.0, 1.0, 1.0]
+    assert [d.keep_ratio for d in find_deciders(model)] == [0.9, 0.8, 0.7, 1.0, 1.0, 1.0]
     with pytest.raises(ValueError, match=r"one number, or a dict of the parts \['neck', 'bbox_head'\]"):
         mmsparse.set_keep_ratio(model, [0.5] * 3)
     with pytest.raises(ValueError, match=r"names \['backbone'\], but the dynamic parts are \['neck', 'bbox_head'\]"):

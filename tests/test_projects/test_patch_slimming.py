@@ -12,7 +12,8 @@ from slim import MICRO, lively, micro, pyramid
 
 from mmsparse import set_keep_ratio
 from mmsparse.analysis import count_macs
-from mmsparse.apis import ignore_padding, pop_aux, record_selections
+from mmsparse.apis import pop_aux, record_selections
+from mmsparse.calls import ignore_padding
 from mmsparse.models import DynamicViT
 from mmsparse.registry import MODELS
 from projects.patch_slimming import SignificanceHook, SlimMasks, SlimViT

@@ -4,7 +4,7 @@ import pytest
 from mmengine.registry import MODELS, init_default_scope
 from scenes import ROOT
 
-from mmsparse.engine.launch import read_config, without_pretrained
+from mmsparse.configs import read_config, without_pretrained
 from mmsparse.registry import build_hooks
 
 PATHS = sorted((ROOT / "projects").glob("*/configs/*.py"))

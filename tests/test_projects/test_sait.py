@@ -12,7 +12,7 @@ from mmpretrain.models import VisionTransformer
 from scenes import make, options
 
 from mmsparse import set_keep_ratio
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.models import DynamicViT
 from projects.sait import ImportanceSelector, TokenDistillHook
@@ -58,7 +58,7 @@ def attention_maps(model, x):
 @pytest.mark.parametrize("kind", ["column", "class"])
 def test_importance_is_the_attention_that_tokens_get(kind):
     model, x, scores = micro(kind).eval(), torch.randn(2, 3, 64, 64), []
-    find_decisions(model)[0].scorer.register_forward_hook(lambda m, a, out: scores.append(out))
+    find_deciders(model)[0].scorer.register_forward_hook(lambda m, a, out: scores.append(out))
     model(x)
     attention = attention_maps(model, x)[1].mean(dim=1)  # of the place's block, over heads
     expected = attention[:, 1:].mean(dim=1) if kind == "column" else attention[:, 0]
@@ -139,7 +139,7 @@ def test_one_model_dense_at_three_counts_and_by_mass():
         with record_selections(model) as taken:
             model(x)
         assert taken[0][1].num_keep == [count, count]
-    find_decisions(model)[0].selector.mass = 0.5
+    find_deciders(model)[0].selector.mass = 0.5
     with record_selections(model) as taken:
         together = model(x)[0]
     assert len(set(taken[0][1].num_keep)) == 2  # as many as each picture needs

@@ -12,7 +12,7 @@ from scenes import options
 
 from mmsparse.analysis import count_macs
 from mmsparse.apis import dense_twin, get_keep_ratio, set_keep_ratio
-from mmsparse.engine.launch import read_config
+from mmsparse.configs import read_config
 from mmsparse.engine.teacher_hook import TeacherHook
 from projects.sparsifiner import ConnectivityHook, SparsifinerViT
 from projects.sparsifiner.basis import Tiles, resize

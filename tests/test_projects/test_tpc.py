@@ -10,7 +10,7 @@ from mmpretrain.models import VisionTransformer
 from scenes import make, options
 
 from mmsparse.analysis import count_macs
-from mmsparse.apis import find_decisions, record_selections
+from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 from projects.tpc import PropagationScorer, SmoothDecisionsHook, TokenCutHook, TPCViT
@@ -110,7 +110,7 @@ def test_roughness_and_cut_by_hand():
 def test_idle_scores_are_the_class_tokens_logits():
     model = micro(DynamicViT, scorer=dict(type="IdleScorer"), share_scorer=False)
     x, scores, inputs = torch.randn(2, 3, 64, 64), [], []
-    find_decisions(model)[0].scorer.register_forward_hook(lambda m, a, out: scores.append(out))
+    find_deciders(model)[0].scorer.register_forward_hook(lambda m, a, out: scores.append(out))
     model.layers[0].register_forward_hook(lambda m, a, out: inputs.append(out))
     model.eval()(x)
     layer = model.layers[1]
@@ -152,7 +152,7 @@ def test_smoothing_makes_neighbours_agree():
         with torch.no_grad():
             model(pictures, mode="loss")
             scores = []
-            for decision in find_decisions(model):
+            for decision in find_deciders(model):
                 decision.scorer.register_forward_hook(
                     lambda m, a, out: scores.append(out.sigmoid().unflatten(1, (8, 8)))
                 )
@@ -178,7 +178,7 @@ def test_decisions_without_attention_can_be_smooth():
     SparsityHook(anneal=None).attach(model)
     SmoothDecisionsHook(weight=2.0).attach(model)
     scores = []
-    for decision in find_decisions(model):
+    for decision in find_deciders(model):
         decision.scorer.register_forward_hook(lambda m, a, out: scores.append(out.sigmoid().unflatten(1, (4, 4))))
     loss = model(torch.randn(2, 3, 64, 64), mode="loss")["loss_smooth"]
     torch.testing.assert_close(loss, 2.0 * torch.stack([roughness(score) for score in scores]).mean())

@@ -1,6 +1,7 @@
 import pytest
 
-from mmsparse.sparsity import expand_keep_ratio, num_keep
+from mmsparse.models.backbones.places import expand_keep_ratio
+from mmsparse.sparsity import num_keep
 from mmsparse.sparsity.budget import anneal
 
 PAPER = [(2, 1), (2, 2), (2, 3)]

@@ -5,7 +5,7 @@ import torch
 from mmengine.model import ModuleDict
 from torch import nn
 
-from mmsparse.apis import dense_twin, find_decisions, find_dials, get_keep_ratio, set_keep_ratio
+from mmsparse.apis import dense_twin, find_deciders, find_dials, get_keep_ratio, set_keep_ratio
 from mmsparse.engine import SparsityOptimWrapperConstructor
 from mmsparse.models import DynamicViT
 from mmsparse.sparsity import Dial, Tunable, check_keep_ratio
@@ -41,8 +41,8 @@ def model():
 
 
 def test_all_budgets_are_found_set_and_put_back(model):
-    assert [type(dial).__name__ for dial in find_dials(model)] == ["Decision", "Dimmer", "Dimmer"]
-    assert len(find_decisions(model)) == 1
+    assert [type(dial).__name__ for dial in find_dials(model)] == ["Decider", "Dimmer", "Dimmer"]
+    assert len(find_deciders(model)) == 1
     set_keep_ratio(model, 0.5)
     assert get_keep_ratio(model) == {"b1": 0.5, "low": 0.5, "high": 0.5}
     set_keep_ratio(model, {"backbone": 0.6, "backbone.predictor": (0.1, 0.2)})

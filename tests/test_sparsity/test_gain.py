@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmsparse.models import DynamicConvNeXt, DynamicFPN
-from mmsparse.sparsity import Decision, LocalGlobalScorer, RandomScorer, Selection, TopKSelector, route
+from mmsparse.sparsity import Decider, LocalGlobalScorer, RandomScorer, Selection, TopKSelector, take_paths
 from mmsparse.sparsity.gain import GAIN, STAKE, gain_gate, gain_target
 
 
@@ -80,7 +80,7 @@ def test_tried_samples_count_as_what_they_are():
     for explore in (1.0, 0.5):
         scores = torch.zeros(1, 400, requires_grad=True)
         gate, zero = gain_gate(scores, keep_mask, GAIN)
-        out = route(
+        out = take_paths(
             rows, Selection((20, 20), keep_mask, gate), lambda r, i: -worth[i], lambda r, i: 0 * worth[i], explore
         )
         (out.sum() + zero).backward()
@@ -94,14 +94,14 @@ def test_tried_samples_count_as_what_they_are():
 def test_a_scorer_learns_where_the_slow_path_pays(progress):
     """The slow path lowers the loss where the first channel is high, and raises it elsewhere."""
     torch.manual_seed(0)
-    place = Decision("p", LocalGlobalScorer(8), TopKSelector(), learn=GAIN).train()
+    place = Decider("p", LocalGlobalScorer(8), TopKSelector(), learn=GAIN).train()
     place.keep_ratio, place.progress, place.collected = 0.25, progress, True
     optimizer = torch.optim.Adam(place.parameters(), lr=1e-2)
     for _ in range(60):
         tokens = torch.randn(4, 64, 8)
         selection = place(tokens, (8, 8))
         rows = tokens.flatten(0, 1)
-        out = route(rows, selection, lambda r, _: r[:, :1].tanh(), lambda r, _: torch.zeros_like(r[:, :1]))
+        out = take_paths(rows, selection, lambda r, _: r[:, :1].tanh(), lambda r, _: torch.zeros_like(r[:, :1]))
         (decided,) = place.pop_aux()
         optimizer.zero_grad()
         (decided.regression - 3 * out.sum()).backward()
@@ -121,7 +121,7 @@ def test_what_needs_the_ratio_loss_is_refused():
 
 
 def test_scores_that_cannot_learn_stay_as_they_are():
-    place = Decision("p", RandomScorer(8), TopKSelector(), learn=GAIN).train()
+    place = Decider("p", RandomScorer(8), TopKSelector(), learn=GAIN).train()
     place.keep_ratio = 0.5
     place(torch.randn(2, 16, 8), (4, 4))
     (decided,) = place.pop_aux()

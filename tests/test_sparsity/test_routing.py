@@ -6,20 +6,20 @@ import re
 import pytest
 import torch
 
+from mmsparse.models.backbones.block_router import BlockRouter
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import (
-    Decision,
+    Decider,
     FastPath,
     GumbelSelector,
     LocalGlobalScorer,
     MLPScorer,
-    Router,
     Scorer,
     Selection,
     Selector,
     ThresholdSelector,
     TopKSelector,
-    route,
+    take_paths,
 )
 
 
@@ -43,7 +43,7 @@ def test_value_and_every_gradient_equal_the_definition():
     slow, fast, rows, logits, selection, weight = case()
     gate = selection.gate.flatten()[:, None]
     defined = gate * slow(rows) + (1 - gate) * fast(rows)
-    routed = route(rows, selection, lambda r, _: slow(r), lambda r, _: fast(r))
+    routed = take_paths(rows, selection, lambda r, _: slow(r), lambda r, _: fast(r))
     torch.testing.assert_close(routed, defined)
     _, to_gates, *_ = ours = gradients(routed, slow, fast, rows, logits, weight)
     for a, b in zip(ours, gradients(defined, slow, fast, rows, logits, weight), strict=True):
@@ -55,7 +55,7 @@ def test_exploring_a_part_is_unbiased():
     slow, fast, rows, logits, selection, weight = case()
 
     def gate_gradient(explore):
-        y = route(rows, selection, lambda r, _: slow(r), lambda r, _: fast(r), explore)
+        y = take_paths(rows, selection, lambda r, _: slow(r), lambda r, _: fast(r), explore)
         return torch.autograd.grad((y * weight).sum(), logits, retain_graph=True)[0]
 
     full = gate_gradient(1.0)
@@ -76,13 +76,13 @@ def test_slow_path_sees_only_its_rows_in_evaluation():
         seen.append(idx.tolist())
         return packed * 2
 
-    y = route(rows, selection, slow, lambda r, _: r * 0)
+    y = take_paths(rows, selection, slow, lambda r, _: r * 0)
     assert seen == [[0, 1, 2, 3, 4]]
     assert torch.equal(y[:5], rows[:5] * 2) and not y[5:].any()
 
 
 def decision(**kwargs):
-    made = Decision("s0b0", LocalGlobalScorer(8), TopKSelector(), **kwargs)
+    made = Decider("s0b0", LocalGlobalScorer(8), TopKSelector(), **kwargs)
     made.keep_ratio = 0.5
     return made
 
@@ -139,7 +139,7 @@ def test_gumbel_draws_with_the_probability_of_its_score():
 )
 def test_places_are_checked(places, error):
     with pytest.raises(error, match="`places`"):
-        Router((3, 3, 9, 3), (8, 8, 8, 8), [(2, 1)], places=places)
+        BlockRouter((3, 3, 9, 3), (8, 8, 8, 8), [(2, 1)], places=places)
 
 
 @pytest.mark.parametrize(
@@ -154,10 +154,10 @@ def test_places_are_checked(places, error):
 @pytest.mark.parametrize("places", [None, "every_stage"])
 def test_a_network_too_shallow_for_the_default_places_is_told_which_fit(depths, plain, default, advice, places):
     with pytest.raises(ValueError, match=r"The default places .*do not fit a network with \[.*\] blocks") as caught:
-        Router(depths, [8] * len(depths), default, places=places, plain=plain)
+        BlockRouter(depths, [8] * len(depths), default, places=places, plain=plain)
     assert str(caught.value).endswith(f"Name places, such as places={advice}")
     pairs = [(0, block) for block in advice] if plain else advice
-    assert Router(depths, [8] * len(depths), default, places=pairs, plain=plain).places == tuple(pairs)
+    assert BlockRouter(depths, [8] * len(depths), default, places=pairs, plain=plain).places == tuple(pairs)
 
 
 KINDS = {
@@ -175,7 +175,7 @@ KINDS = {
 def test_a_part_of_another_kind_is_refused_with_those_that_fit(argument, given):
     """Another room's part would be found out in the first forward only."""
     with pytest.raises(ValueError) as caught:
-        Router([4], [16], [(0, 1)], **{argument: dict(type=given)})
+        BlockRouter([4], [16], [(0, 1)], **{argument: dict(type=given)})
     base, kinds = KINDS[argument]
     begin, known, end = re.split(r"(\[.*\])", str(caught.value))
     assert begin == f"Expected argument `{argument}` to be a dict whose 'type' is one of "
@@ -188,15 +188,15 @@ def test_a_part_of_another_kind_is_refused_with_those_that_fit(argument, given):
 @pytest.mark.parametrize("argument, given", zip(KINDS, ["TopKSelector", "MLPScorer", "RandomScorer"], strict=True))
 def test_parts_of_the_router_in_each_others_place(argument, given):
     with pytest.raises(ValueError, match=f"`{argument}` .*but got '{given}'"):
-        Router([4], [16], [(0, 1)], **{argument: dict(type=given)})
+        BlockRouter([4], [16], [(0, 1)], **{argument: dict(type=given)})
     with pytest.raises(TypeError, match=f"`{argument}` .*but got {{'kind': 1}}"):
-        Router([4], [16], [(0, 1)], **{argument: dict(kind=1)})
+        BlockRouter([4], [16], [(0, 1)], **{argument: dict(kind=1)})
 
 
 def test_an_unknown_key_of_a_part_is_named_with_those_it_knows():
     known = r"ThresholdSelector knows \['momentum', 'tau'\]"
     with pytest.raises(ValueError, match=f"argument `selector` has the unknown key 'threshold'; {known}"):
-        Router([4], [16], [(0, 1)], selector=dict(type="ThresholdSelector", threshold=0.5))
+        BlockRouter([4], [16], [(0, 1)], selector=dict(type="ThresholdSelector", threshold=0.5))
 
 
 class Weighted(MLPScorer):
@@ -206,7 +206,7 @@ class Weighted(MLPScorer):
 
 def test_a_key_that_a_part_lacks_is_named():
     with pytest.raises(ValueError, match="argument `scorer` has no keys 'weight', 'shift', which Weighted needs"):
-        Router([4], [16], [(0, 1)], scorer=dict(type=Weighted))
+        BlockRouter([4], [16], [(0, 1)], scorer=dict(type=Weighted))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_value_of_another_type_is_named(part):
     (cfg,) = part.values()
     ((name, value),) = ((key, value) for key, value in cfg.items() if key != "type")
     with pytest.raises(ValueError, match=f"^{cfg['type']}: expected .*`{name}`.* but got {re.escape(repr(value))}$"):
-        Router([4], [16], [(0, 1)], **part)
+        BlockRouter([4], [16], [(0, 1)], **part)
 
 
 class AnyKey(TopKSelector):
@@ -233,7 +233,7 @@ class AnyKey(TopKSelector):
 
 
 def test_a_class_that_takes_any_key_is_given_it():
-    router = Router([4], [16], [(0, 1)], selector=dict(type=AnyKey, temperature=2.0))
+    router = BlockRouter([4], [16], [(0, 1)], selector=dict(type=AnyKey, temperature=2.0))
     assert router.decisions["0_1"].selector.tau == 2.0
 
 
@@ -253,12 +253,12 @@ class FirstOnes(TopKSelector):
 
 def test_classes_of_ones_own():
     parts = dict(scorer=dict(type=Brightness), selector=dict(type=FirstOnes), fast_path=dict(type=Halving))
-    router = Router([4], [16], [(0, 1)], **parts).eval()
+    router = BlockRouter([4], [16], [(0, 1)], **parts).eval()
     tokens = torch.arange(4.0).view(1, 4, 1).expand(1, 4, 16)
     assert router.decide(0, 1, tokens, (2, 2)).keep_mask.tolist() == [[False, True, True, True]]  # 0.7 of 4
     assert router.fast_path(0, 1)(torch.ones(1, 16), None).tolist() == [[-0.5] * 16]
     with pytest.raises(ValueError, match="`scorer` .*but got <class '.*Halving'>"):
-        Router([4], [16], [(0, 1)], scorer=dict(type=Halving))
+        BlockRouter([4], [16], [(0, 1)], scorer=dict(type=Halving))
 
 
 def test_what_was_dropped_takes_nothing_of_the_budget():
@@ -291,11 +291,11 @@ def test_extra_tokens_are_always_slow():
 
 def test_a_hierarchy_cannot_be_cumulative():
     with pytest.raises(ValueError, match="cumulative=True drops locations for good, but a hierarchical backbone"):
-        Router([2, 4], [16, 64], [(1, 1)], cumulative=True)
+        BlockRouter([2, 4], [16, 64], [(1, 1)], cumulative=True)
 
 
 def test_a_plain_backbone_keeps_r_and_its_powers():
-    router = Router([12], [16], [(0, 3), (0, 6), (0, 9)], plain=True, keep_ratio=0.7)
+    router = BlockRouter([12], [16], [(0, 3), (0, 6), (0, 9)], plain=True, keep_ratio=0.7)
     assert router.keep_ratio == (0.7, 0.49, 0.343)
     assert [decision.name for decision in router.decisions.values()] == ["b3", "b6", "b9"]
 
@@ -305,7 +305,7 @@ def test_a_plain_backbone_keeps_r_and_its_powers():
 def test_annealing_keeps_its_promise(selector, cumulative):
     """From all-dense to the budget: what is measured is what the schedule says, whatever the scores are."""
     places, target = [(0, 0), (0, 2)], [0.7, 0.3]
-    router = Router([4], [16], places, plain=True, cumulative=cumulative, keep_ratio=target,
+    router = BlockRouter([4], [16], places, plain=True, cumulative=cumulative, keep_ratio=target,
                     selector=dict(type=selector)).train()  # fmt: skip
     tokens = torch.randn(8, 400, 16)
     for progress in (0.0, 0.01, 0.1, 0.3):
@@ -334,4 +334,4 @@ def test_a_frozen_place_leaves_the_gates_of_later_ones():
 @pytest.mark.parametrize("flag", ["detach", "share_scorer", "cumulative"])
 def test_flags_are_true_or_false(flag):
     with pytest.raises(TypeError, match=f"`{flag}` to be True or False, but got 'no'"):
-        Router([4], [16], [(0, 1)], plain=True, **{flag: "no"})
+        BlockRouter([4], [16], [(0, 1)], plain=True, **{flag: "no"})

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmsparse.models.backbones.block_router import BlockRouter
 from mmsparse.registry import build
 from mmsparse.sparsity import (
     AttentionScorer,
@@ -9,7 +10,6 @@ from mmsparse.sparsity import (
     LocalGlobalScorer,
     MLPScorer,
     RandomScorer,
-    Router,
     Scorer,
     ThresholdSelector,
     ratio_loss,
@@ -102,7 +102,7 @@ def test_the_context_is_of_those_alive(scorer):
 
 
 def test_one_scorer_for_all_places():
-    router = Router([2, 4], [16, 64], [(0, 0), (1, 1), (1, 3)], share_scorer=True)
+    router = BlockRouter([2, 4], [16, 64], [(0, 0), (1, 1), (1, 3)], share_scorer=True)
     first, second, third = (decision.scorer for decision in router.decisions.values())
     assert first.body is second.body is third.body and second.adapt is not third.adapt
     assert first.adapt(torch.ones(1)) == 1  # no layer where the channels are as they should be
@@ -114,7 +114,7 @@ def test_one_scorer_for_all_places():
 
 def test_what_has_nothing_to_share_is_refused():
     with pytest.raises(ValueError, match="`share_scorer`: a KeyNormScorer has nothing to share"):
-        Router([2, 4], [16, 64], [(1, 1)], share_scorer=True, scorer=dict(type="KeyNormScorer"))
+        BlockRouter([2, 4], [16, 64], [(1, 1)], share_scorer=True, scorer=dict(type="KeyNormScorer"))
 
 
 def test_attention_is_ranked_by_its_logarithm():

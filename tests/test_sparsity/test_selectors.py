@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmsparse.sparsity import Decision, GumbelSelector, Scorer, Selection, ThresholdSelector, TopKSelector, Valid
+from mmsparse.sparsity import Decider, GumbelSelector, Scorer, Selection, ThresholdSelector, TopKSelector, Valid
 
 
 def slope(scores):
@@ -42,7 +42,7 @@ class Listening(Scorer):
 
 def test_padding_is_nobodys_context_behind_a_place_that_kept_everything():
     """As the first places do while training starts dense: its padding, too."""
-    made = Decision("second", Listening(4), TopKSelector(), cumulative=True).train()
+    made = Decider("second", Listening(4), TopKSelector(), cumulative=True).train()
     made.keep_ratio, made.progress = 0.5, 1.0
     here = torch.tensor([[True, True, False, True, True, False]])
     whole = Selection((2, 3), torch.ones(1, 6, dtype=torch.bool), count=6)
@@ -51,7 +51,7 @@ def test_padding_is_nobodys_context_behind_a_place_that_kept_everything():
 
 
 def exact(learn):
-    made = Decision("place", Listening(4), TopKSelector(), detach=False, cumulative=True, learn=learn).train()
+    made = Decider("place", Listening(4), TopKSelector(), detach=False, cumulative=True, learn=learn).train()
     made.keep_ratio = 0.5
     return made
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from mmsparse.models.convs.router import _tile_means
 from mmsparse.registry import build
 from mmsparse.sparsity import (
-    Decision,
+    Decider,
     Scorer,
     Selection,
     Selector,
@@ -19,7 +20,6 @@ from mmsparse.sparsity import (
     valid_locations,
 )
 from mmsparse.sparsity import valid as valid_area
-from mmsparse.sparsity.conv_routing import _tile_means
 
 GRID = (6, 8)
 ENDS = [(6, 8), (4, 8), (5, 3), (1, 1)]
@@ -34,7 +34,7 @@ def valid():
 
 def decision(scorer, selector="TopKSelector", cumulative=False, keep_ratio=0.5):
     parts = (build(dict(type=scorer), Scorer, "scorer", channels=16), build(dict(type=selector), Selector, "selector"))
-    made = Decision("place", *parts, cumulative=cumulative)
+    made = Decider("place", *parts, cumulative=cumulative)
     made.keep_ratio = keep_ratio
     return made.eval()
 
@@ -173,7 +173,7 @@ class Diagonal(Scorer):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_a_scorer_may_read_where_it_is(training):
-    made = Decision("place", Diagonal(16), TopKSelector())
+    made = Decider("place", Diagonal(16), TopKSelector())
     made.keep_ratio = 0.25
     made.train(training)
     whole = made(torch.randn(1, 16, 16), (4, 4)).keep_mask.view(4, 4)

@@ -8,7 +8,8 @@ from commands import run_tool
 from mmengine.registry import VISUALIZERS
 from scenes import at
 
-from mmsparse.engine.launch import build_model, read_config, read_pictures, read_test_set
+from mmsparse.cli.launch import build_model, read_pictures, read_test_set
+from mmsparse.configs import read_config
 from mmsparse.visualization import panels
 
 DETECTOR = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"

@@ -21,8 +21,9 @@ from torch import nn
 
 import mmsparse
 from mmsparse.checkpoints import load_weights, read_checkpoint
+from mmsparse.cli.launch import build_plain
+from mmsparse.configs import read_config
 from mmsparse.engine import TeacherHook
-from mmsparse.engine.launch import build_plain, read_config
 from mmsparse.models import DynamicSwin
 
 DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"

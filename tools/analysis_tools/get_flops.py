@@ -7,18 +7,17 @@ from tqdm import tqdm
 from mmsparse.analysis import fit_keep_ratio
 from mmsparse.analysis.report import macs_table, picture_macs
 from mmsparse.apis import get_keep_ratio
-from mmsparse.engine.launch import (
+from mmsparse.calls import predict, prepare_batch
+from mmsparse.cli.launch import (
     add_config_options,
     add_keep_ratio,
     build_model,
-    predict,
-    prepare_batch,
     random_pictures,
-    read_config,
     read_keep_ratio,
     read_pictures,
 )
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 from mmengine.registry import VISUALIZERS
 from tqdm import tqdm
 
-from mmsparse.apis import find_decisions
-from mmsparse.engine.launch import (
+from mmsparse.apis import find_deciders
+from mmsparse.cli.launch import (
     add_config_options,
     add_keep_ratio,
     build_model,
     check_writable,
-    read_config,
     read_keep_ratio,
     read_test_set,
 )
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.panels import draw_predictions
 
@@ -40,7 +40,7 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     check_writable(args.out, "out")
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
-    if not find_decisions(model):
+    if not find_deciders(model):
         raise ValueError(f"{args.config} has no dynamic part: it looks everywhere, there is no keep map to draw")
     dataset = read_test_set(cfg)
     count = min(args.num_images, len(dataset))

@@ -35,9 +35,9 @@ from torch import nn
 from tqdm import tqdm
 
 from mmsparse import apis, compat, sparsify
-from mmsparse.engine.launch import read_config, without_pretrained
+from mmsparse.configs import read_config, without_pretrained
+from mmsparse.rewriting.parts import parts_to_route
 from mmsparse.sparsity import new_prefixes, num_keep
-from mmsparse.stock_parts import parts_to_route
 
 FAMILIES = ("ConvNeXt", "SwinTransformer", "VisionTransformer", "MAE", "BEiT")
 ENCODERS = ("backbone", "image_encoder")
@@ -264,7 +264,7 @@ def train_one_step(model: nn.Module, cfg: Config) -> int:
     untouched = sorted(new.keys() - learning)
     assert not untouched, f"{len(untouched)} new parameters without a gradient, such as {untouched[:2]}"
     assert any(not torch.equal(p, before[name]) for name, p in new.items()), "no new parameter has moved"
-    return len(apis.find_decisions(model))
+    return len(apis.find_deciders(model))
 
 
 def begin_training() -> None:

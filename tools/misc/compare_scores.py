@@ -18,19 +18,12 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 
 from mmsparse.analysis import fit_keep_ratio
+from mmsparse.calls import predict, prepare_batch
 from mmsparse.checkpoints import check_checkpoint
-from mmsparse.engine.launch import (
-    add_config_options,
-    build_runner,
-    choose_start,
-    predict,
-    prepare_batch,
-    prepare_work_dir,
-    read_config,
-    read_pictures,
-)
-from mmsparse.engine.mistakes import say_mistakes
-from mmsparse.engine.preflight import check_training
+from mmsparse.cli.launch import add_config_options, build_runner, choose_start, prepare_work_dir, read_pictures
+from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.cli.preflight import check_training
+from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 # What each kind changes: keys of every `sparsity`, and the weight of the scores' supervision by labels.

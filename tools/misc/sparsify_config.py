@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from mmsparse import compat, env, sparsify
-from mmsparse.engine.launch import check_writable
+from mmsparse.cli.launch import check_writable
 from mmsparse.mistakes import is_mistake
 
 FLAGS = re.compile("`(keep_ratio|sparsity|neck|head|teacher)`")  # arguments of sparsify, as its errors name them

@@ -4,7 +4,7 @@ The layout is read from the names. The result has the layout of mmpretrain, mmde
 backbones of mmseg's own VisionTransformer are another input.
 """
 
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.cli.mistakes import say_mistakes
 from mmsparse.models.convert import convert_dense
 from mmsparse.models.convert.files import convert_command
 

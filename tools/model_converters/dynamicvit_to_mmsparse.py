@@ -4,7 +4,7 @@ The family and the size are read from the weights. The result loads into a class
 backbones, or as a backbone's initial weights: init_cfg=dict(type="Pretrained", checkpoint=..., prefix="backbone.").
 """
 
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.cli.mistakes import say_mistakes
 from mmsparse.models.convert import convert_dynamicvit
 from mmsparse.models.convert.files import convert_command
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmsparse.checkpoints import read_checkpoint
-from mmsparse.engine.launch import check_writable
-from mmsparse.engine.mistakes import say_mistakes
+from mmsparse.cli.launch import check_writable
+from mmsparse.cli.mistakes import say_mistakes
 from mmsparse.models.convert.files import to_bytes, write_whole
 from mmsparse.trust import add_trust, trust_checkpoints
 

@@ -9,10 +9,11 @@ from mmpretrain.models import ConvNeXt
 from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import Selection, build_router, paper_places, route
-from mmsparse.sparsity.routing import Path
+from mmsparse.sparsity import Path, Selection, take_paths
 
 from .arguments import bind
+from .block_router import build_router
+from .places import paper_places
 
 
 @MODELS.register_module()
@@ -23,7 +24,7 @@ class DynamicConvNeXt(ConvNeXt):
     maps are whole, so any neck or head works on them unchanged.
 
     Args:
-        sparsity: Arguments of :class:`mmsparse.sparsity.Router`: ``keep_ratio``, ``places``, ``scorer``,
+        sparsity: Arguments of :class:`BlockRouter`: ``keep_ratio``, ``places``, ``scorer``,
             ``selector``, ``fast_path``, ``explore``, ``detach``. An empty dict is the paper's setting at 0.7; None
             is the dense network.
         kwargs: Arguments of ``mmpretrain.ConvNeXt``.
@@ -95,7 +96,7 @@ class DynamicConvNeXt(ConvNeXt):
     def _routed(self, block: nn.Module, fast: Path, x: Tensor, selection: Selection) -> Tensor:
         def run(x: Tensor) -> Tensor:
             h = block.depthwise_conv(x).permute(0, 2, 3, 1)  # (B, H, W, C)
-            branch = route(h.flatten(0, 2), selection, _SlowPath(block, selection), fast, self.router.explore)
+            branch = take_paths(h.flatten(0, 2), selection, _SlowPath(block, selection), fast, self.router.explore)
             return x + block.drop_path(branch.view(h.shape).permute(0, 3, 1, 2))
 
         if block.with_cp and x.requires_grad:

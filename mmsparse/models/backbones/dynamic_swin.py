@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from mmsparse.checkpoints import COMPUTED, read_checkpoint
 from mmsparse.env import has
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import Selection, build_router, new_prefixes, paper_places, route
-from mmsparse.sparsity.decisions import check_flags
-from mmsparse.sparsity.routing import Path
+from mmsparse.sparsity import Path, Selection, new_prefixes, take_paths
+from mmsparse.sparsity.decider import check_flags
 
 from .arguments import bind
 from .block_attention import BlockAttention
+from .block_router import build_router
+from .places import paper_places
 from .routed_attention import Grid, Windows
 from .swin_weights import fit_swin_weights
 
@@ -37,7 +38,7 @@ class DynamicSwin(SwinTransformer):
     under ``router``. The returned maps are whole, so any neck or head works on them unchanged.
 
     Args:
-        sparsity: Arguments of :class:`mmsparse.sparsity.Router`. An empty dict is the paper's setting at 0.7; None is
+        sparsity: Arguments of :class:`BlockRouter`. An empty dict is the paper's setting at 0.7; None is
             the dense network. One more is ``skip_windows``: windows without a selected location skip their attention
             (beyond the paper, which keeps attention dense).
         convert_weights: As in mmdet: the initial weights are those of the original Swin release.
@@ -191,7 +192,7 @@ class DynamicSwin(SwinTransformer):
     ) -> Tensor:
         def run(x: Tensor) -> Tensor:
             x = x + windows.attend(block.norm1(x), selection if self.skip_windows else None)
-            branch = route(x.flatten(0, 1), selection, _slow_path(block), fast, self.router.explore)
+            branch = take_paths(x.flatten(0, 1), selection, _slow_path(block), fast, self.router.explore)
             return x + block.ffn.dropout_layer(branch.view_as(x))
 
         return _run(run, block, x)

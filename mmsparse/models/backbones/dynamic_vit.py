@@ -10,10 +10,11 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import ENTERING, Selection, build_router
+from mmsparse.sparsity import Selection
 
 from .arguments import bind
 from .block_attention import BlockAttention
+from .block_router import ENTERING, build_router
 from .packed_tokens import Packed
 from .routed_attention import Grid, Keys, Pattern, Tokens, Windows, dense_attention, masked_attention
 
@@ -27,7 +28,7 @@ class DynamicViT(VisionTransformer):
     takes the configured fast path), is nobody's key, and may be selected again, so the returned maps are whole.
 
     Args:
-        sparsity: Arguments of :class:`mmsparse.sparsity.Router`. An empty dict is the paper's setting at 0.7: three
+        sparsity: Arguments of :class:`BlockRouter`. An empty dict is the paper's setting at 0.7: three
             places at a quarter, a half and three quarters of the depth that keep r, r^2 and r^3; None is the dense
             network. Places are (0, block) pairs or block numbers. Two more are ``cumulative``: what a place drops
             stays dropped, as in the NeurIPS DynamicViT; and with it ``keys="entering"``: a token that a block drops

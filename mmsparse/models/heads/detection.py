@@ -6,7 +6,7 @@ from typing import Any
 from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RetinaHead, RPNHead
 from torch import nn
 
-from mmsparse.models.routed_convs import RoutedTowers
+from mmsparse.models.convs import RoutedTowers
 from mmsparse.registry import MODELS
 
 

@@ -8,12 +8,12 @@ from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import FPNHead, UPerHead
 from torch import Tensor
 
-from mmsparse.models.routed_convs import RoutedConvs
+from mmsparse.models.convs import RoutedPart
 from mmsparse.registry import MODELS
 
 
 @MODELS.register_module()
-class DynamicUPerHead(RoutedConvs, UPerHead):
+class DynamicUPerHead(RoutedPart, UPerHead):
     """UPerHead whose pyramid and fusion convolutions are routed; pooling module and laterals stay dense."""
 
     prefix = "decode_head"
@@ -28,7 +28,7 @@ class DynamicUPerHead(RoutedConvs, UPerHead):
 
 
 @MODELS.register_module()
-class DynamicFPNHead(RoutedConvs, FPNHead):
+class DynamicFPNHead(RoutedPart, FPNHead):
     """FPNHead whose convolutions are routed where their map is one of the finest levels."""
 
     prefix = "decode_head"

@@ -6,7 +6,7 @@ from mmsparse.models.absent import stand_in
 from .simple_feature_pyramid import SimpleFeaturePyramid
 
 if has("mmdet"):
-    from .routed_necks import DynamicChannelMapper, DynamicFPN, DynamicPAFPN
+    from mmsparse.models.necks.pyramids import DynamicChannelMapper, DynamicFPN, DynamicPAFPN
 else:
     DynamicChannelMapper = stand_in("DynamicChannelMapper", "mmdet")
     DynamicFPN = stand_in("DynamicFPN", "mmdet")

@@ -20,7 +20,7 @@ from .valid import Valid
 
 
 @dataclass(frozen=True, eq=False)
-class Decided:
+class Aux:
     """What one place decided in a training forward; the losses need it."""
 
     name: str
@@ -31,7 +31,7 @@ class Decided:
     regression: Tensor | None = None  # the zero of ``gain_gate``; the ratio loss is for places without it
 
 
-class Decision(Dial):
+class Decider(Dial):
     """One place of a network: a scorer, a selector and a budget.
 
     Args:
@@ -40,7 +40,7 @@ class Decision(Dial):
         selector: Module, scores and budget -> Selection.
         detach: Whether the scorer reads features without sending gradients into them.
         cumulative: Whether it chooses among the locations that the place before it kept.
-        learn: What teaches the scores, see :class:`Budgeted`.
+        learn: What teaches the scores, see :class:`Router`.
 
     Attributes:
         keep_ratio: The budget that evaluation uses and training ends with.
@@ -70,7 +70,7 @@ class Decision(Dial):
         self.learn = learn
         self.progress = 1.0
         self.collected = False  # becomes True once something promises to take what waits here after each forward
-        self._waiting: list[Decided] = []
+        self._waiting: list[Aux] = []
 
     def forward(
         self,
@@ -132,7 +132,7 @@ class Decision(Dial):
             selection = replace(selection, gate=gate).within(before)
         if torch.is_grad_enabled():
             counts = None if valid is None else valid.mask
-            self._leave(Decided(self.name, selection, scores, keep_ratio, counts, regression))
+            self._leave(Aux(self.name, selection, scores, keep_ratio, counts, regression))
         return selection
 
     def _score_survivors(self, tokens: Tensor, before: Selection) -> Tensor:
@@ -143,7 +143,7 @@ class Decision(Dial):
         everywhere = scores.new_full((batch * locations,), BURIED)
         return everywhere.index_copy(0, before.keep_idx, scores).view(batch, locations)
 
-    def _leave(self, decided: Decided) -> None:
+    def _leave(self, decided: Aux) -> None:
         if self._waiting and not self.collected:
             raise RuntimeError(
                 f"Nobody took the ratio loss of place '{self.name}' after the last training step. Add "
@@ -152,7 +152,7 @@ class Decision(Dial):
             )
         self._waiting.append(decided)
 
-    def pop_aux(self) -> list[Decided]:
+    def pop_aux(self) -> list[Aux]:
         """Take what the training forwards since the last call decided."""
         waiting, self._waiting = self._waiting, []
         return waiting
@@ -160,7 +160,7 @@ class Decision(Dial):
 
 @dataclass(frozen=True, eq=False)
 class _Record:
-    decisions: Collection[Decision]
+    decisions: Collection[Decider]
     taken: list[tuple[str, Selection]]
 
 
@@ -168,7 +168,7 @@ _RECORDS: ContextVar[tuple[_Record, ...]] = ContextVar("records", default=())
 
 
 @contextmanager
-def record_decisions(decisions: Collection[Decision]) -> Iterator[list[tuple[str, Selection]]]:
+def record_decisions(decisions: Collection[Decider]) -> Iterator[list[tuple[str, Selection]]]:
     """Collect what some places decide inside a with-block, in this thread."""
     record = _Record(decisions, [])
     token = _RECORDS.set((*_RECORDS.get(), record))
@@ -178,7 +178,7 @@ def record_decisions(decisions: Collection[Decision]) -> Iterator[list[tuple[str
         _RECORDS.reset(token)
 
 
-class Budgeted(Tunable):
+class Router(Tunable):
     """Base class of routers: decisions, and a budget for each of them.
 
     Args:
@@ -204,7 +204,7 @@ class Budgeted(Tunable):
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
 
     @property
-    def dials(self) -> Sequence[Decision]:
+    def dials(self) -> Sequence[Decider]:
         return list(self.decisions.values())
 
 
@@ -214,7 +214,7 @@ def check_flags(**flags: bool) -> None:
             raise TypeError(f"Expected argument `{name}` to be True or False, but got {flag!r}")
 
 
-def router_keys(router: type[Budgeted]) -> set[str]:
+def router_keys(router: type[Router]) -> set[str]:
     """What users may give a router in ``sparsity``."""
     parameters = inspect.signature(router).parameters.values()
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mmdet.models.necks import FPN, PAFPN, ChannelMapper
 
-from mmsparse.models.routed_convs import RoutedNeck
+from mmsparse.models.convs import RoutedNeck
 from mmsparse.registry import MODELS
 
 

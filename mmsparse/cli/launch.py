@@ -10,20 +10,18 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.dataset import BaseDataset
 from mmengine.dist import broadcast_object_list
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint, set_random_seed
 from torch import Tensor, nn
 
-from mmsparse import compat, env
-from mmsparse.apis import find_decisions, ignore_padding, set_keep_ratio
+from mmsparse.apis import find_deciders, set_keep_ratio
+from mmsparse.calls import ignore_padding
 from mmsparse.checkpoints import load_weights
-
-from .data_files import check_dataset
-
-AMP_ONLY = {"loss_scale", "dtype", "use_fsdp"}  # arguments that mmengine's AmpOptimWrapper has besides
+from mmsparse.cli.data_files import check_dataset
+from mmsparse.configs import without_pretrained
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -42,28 +40,6 @@ def add_keep_ratio(parser: argparse.ArgumentParser) -> None:
 def read_keep_ratio(args: argparse.Namespace) -> float | list[float] | None:
     """One number stays a number, so that the paper's rule expands it."""
     return args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio
-
-
-def read_config(path: str, options: dict[str, Any] | None = None, launcher: str = "none") -> Config:
-    """Read a config for either stack and fit it to this machine."""
-    env.require()
-    compat.prepare()
-    if "::" not in path and not Path(path).is_file():
-        raise FileNotFoundError(f"Expected argument `config` to be a config file or lib::path, but got {path!r}")
-    try:
-        cfg = compat.load_config(path)
-    except Exception as error:  # a config is a program: it can fail in any way
-        raise ValueError(f"Argument `config`: cannot read {path!r}: {type(error).__name__}: {error}") from error
-    if "model" not in cfg:
-        raise ValueError(f"Argument `config`: {path!r} describes no `model`")
-    try:
-        cfg.merge_from_dict(options or {})
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"--cfg-options do not fit {path!r}: {error}") from error
-    cfg.launcher = launcher
-    if not torch.cuda.is_available():
-        _fit_to_cpu(cfg)
-    return cfg
 
 
 class Built(NamedTuple):
@@ -153,7 +129,7 @@ def build_model(
         _init_weights(model)
     if keep_ratio is not None:
         set_keep_ratio(model, keep_ratio)
-    if find_decisions(model):
+    if find_deciders(model):
         ignore_padding(model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -186,21 +162,6 @@ def build_plain(cfg: Config, pretrained: bool = False) -> nn.Module:
     return MODELS.build(model_cfg)
 
 
-def without_pretrained(cfg: Any) -> None:
-    """Drop every init of a model config by a checkpoint, in place: its weights come from another or do not matter."""
-    if isinstance(cfg, dict):
-        init = cfg.get("init_cfg")
-        if isinstance(init, dict) and "checkpoint" in init:  # not all backbones want type="Pretrained"
-            cfg["init_cfg"] = None
-        if isinstance(cfg.get("pretrained"), str):
-            cfg["pretrained"] = None
-        for value in cfg.values():
-            without_pretrained(value)
-    elif isinstance(cfg, list | tuple):
-        for value in cfg:
-            without_pretrained(value)
-
-
 def read_pictures(cfg: Config, count: int, instead: str = "") -> list[dict[str, Any]]:
     """The first pictures of the test set, through its own pipeline; ``instead`` says what helps if there are none."""
     dataset = read_test_set(cfg, instead)
@@ -226,15 +187,6 @@ def random_pictures(cfg: Config, count: int, shape: tuple[int, int]) -> list[dic
     return pictures
 
 
-def prepare_batch(model: nn.Module, pictures: list[dict[str, Any]]) -> dict[str, Any]:
-    """Collate and preprocess pictures as ``test_step`` would."""
-    return model.data_preprocessor(pseudo_collate(pictures), False)
-
-
-def predict(model: nn.Module, batch: dict[str, Any]) -> Any:
-    return model(**batch, mode="predict")
-
-
 def _sample_class(scope: str) -> type:
     if scope == "mmdet":
         from mmdet.structures import DetDataSample as Sample
@@ -247,22 +199,6 @@ def _sample_class(scope: str) -> type:
     return Sample
 
 
-def _fit_to_cpu(cfg: Config) -> None:
-    """What the GPU recipes name has a CPU counterpart: gloo for nccl, BN for SyncBN, single precision for AMP.
-
-    Some of mmcv's operators know no bfloat16 on a CPU; ``--amp`` asks for it all the same.
-    """
-    dist_cfg = cfg.get("env_cfg", {}).get("dist_cfg")
-    if dist_cfg:
-        dist_cfg["backend"] = "gloo"
-    _replace_sync_bn(cfg.get("model"))
-    wrapper = cfg.get("optim_wrapper") or {}
-    if wrapper.get("type") == "AmpOptimWrapper":
-        wrapper["type"] = "OptimWrapper"
-        for key in AMP_ONLY & wrapper.keys():
-            del wrapper[key]
-
-
 def use_amp(cfg: Config) -> None:
     """Mixed precision on this machine's best device."""
     if torch.cuda.is_available():
@@ -270,14 +206,3 @@ def use_amp(cfg: Config) -> None:
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     else:
         cfg.optim_wrapper.type = "mmsparse.CpuAmpOptimWrapper"
-
-
-def _replace_sync_bn(cfg: Any) -> None:
-    if isinstance(cfg, dict):
-        if cfg.get("type") == "SyncBN":
-            cfg["type"] = "BN"
-        for value in cfg.values():
-            _replace_sync_bn(value)
-    elif isinstance(cfg, list | tuple):
-        for value in cfg:
-            _replace_sync_bn(value)

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .stock_parts import Part, check_part, kind_name, route_parts, scoped_kind
+from mmsparse.rewriting.parts import Part, check_part, kind_name, route_parts, scoped_kind
 
 STOCK_CONSTRUCTORS = (
     "DefaultOptimWrapperConstructor",

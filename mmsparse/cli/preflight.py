@@ -10,14 +10,14 @@ from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmsparse.apis import find_decisions, ignore_padding, set_keep_ratio
+from mmsparse.apis import find_deciders, set_keep_ratio
+from mmsparse.calls import ignore_padding
 from mmsparse.checkpoints import COMPUTED, check_weights, read_checkpoint, weights_of
+from mmsparse.cli.data_files import check_data
+from mmsparse.cli.launch import Built, build_seeded
+from mmsparse.engine.optim_constructor import check_groups
 from mmsparse.registry import build_hooks
 from mmsparse.sparsity import new_prefixes
-
-from .data_files import check_data
-from .launch import Built, build_seeded
-from .optim_constructor import check_groups
 
 FITTING = 0.1  # share of the backbone's weights; chance hits between architectures stay far below
 
@@ -42,7 +42,7 @@ def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[flo
         set_keep_ratio(model, keep_ratio)
     check_data(cfg, "test")
     load_state_dict(model, state)
-    if find_decisions(model):
+    if find_deciders(model):
         ignore_padding(model)
     return built
 

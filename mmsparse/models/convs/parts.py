@@ -9,12 +9,14 @@ from torch import Tensor
 
 from mmsparse.mistakes import mistakes_in
 from mmsparse.registry import check_keys
-from mmsparse.sparsity import ConvRouter, Selection, router_keys
+from mmsparse.sparsity import Selection, router_keys
+
+from .router import ConvRouter
 
 _LEVELS: ContextVar[Iterator[Selection | None] | None] = ContextVar("levels", default=None)  # to come in this call
 
 
-class RoutedConvs:
+class RoutedPart:
     """Mixin in front of a stock neck or head: its convolutions are dense only where it matters, 1x1 elsewhere.
 
     Parameters of the stock class keep their names, everything new lives under ``router``. The argument ``sparsity``
@@ -51,7 +53,7 @@ class RoutedConvs:
         return super().forward([_rows_together(m) for m in x])
 
 
-class RoutedNeck(RoutedConvs):
+class RoutedNeck(RoutedPart):
     """The same for a neck."""
 
     prefix = "neck"
@@ -60,7 +62,7 @@ class RoutedNeck(RoutedConvs):
         return tuple(m.contiguous() for m in super().forward(x))  # mmcv's RoIAlign reads memory as it lies
 
 
-class RoutedTowers(RoutedConvs):
+class RoutedTowers(RoutedPart):
     """The same for a head that is applied to every level of a pyramid: a decision a level, shared by all towers."""
 
     prefix = "head"

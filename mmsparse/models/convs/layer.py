@@ -1,0 +1,98 @@
+"""A stock convolution that is dense at the tiles that matter, and 1x1 everywhere else."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmsparse.ops import from_tiles, slow_fast_conv2d, sparse_conv2d, to_tiles
+from mmsparse.sparsity import take_paths
+
+if TYPE_CHECKING:
+    from mmsparse.models.convs import ConvRouter
+
+
+class RoutedConv2d(nn.Conv2d):
+    """A convolution evaluated where its router says; it takes over the parameters of a stock one.
+
+    Norm and activation behind it see the whole map, so batch and group statistics stay what they were.
+    """
+
+    def __init__(self, conv: nn.Conv2d, name: str, router: "ConvRouter") -> None:
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        super().__init__(*shape, bias=conv.bias is not None, device="meta")
+        self.weight, self.bias = conv.weight, conv.bias
+        self.name = name
+        self._router = (router,)  # no child: what is new lives under the module's `router` alone
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Notice a kernel that takes another's place, such as mmcv's ``fuse_conv_bn`` brings: the norm goes into it."""
+        before = self._parameters.get(name)
+        super().register_parameter(name, param)
+        if name == "weight" and "_router" in self.__dict__ and before is not None and param is not None:
+            self._router[0].fast_path(self.name).follow(before, param)
+
+    def forward(self, x: Tensor) -> Tensor:
+        router = self._router[0]
+        selection = router.selection_for(self.name, x)
+        if selection is None:
+            return super().forward(x)
+        tile, dense = router.tile, (self.weight, self.bias)
+        one_by_one = router.fast_path(self.name).effective(*dense)
+        if selection.gate is None:
+            return slow_fast_conv2d(
+                x, dense, one_by_one, selection.keep_idx, selection.rest_idx, tile, self.dilation[0]
+            )
+
+        def slow(_: Tensor, idx: Tensor) -> Tensor:
+            if len(idx) == selection.keep_mask.numel():  # a training that starts dense
+                return to_tiles(super(RoutedConv2d, self).forward(x), tile)
+            return sparse_conv2d(x, *dense, idx, tile, self.dilation[0])
+
+        def fast(tiles: Tensor, _: Tensor) -> Tensor:
+            rows = tiles.unflatten(1, (-1, self.in_channels))
+            return F.linear(rows, *one_by_one).flatten(1)
+
+        return from_tiles(take_paths(to_tiles(x, tile), selection, slow, fast, router.explore), x.shape, tile)
+
+
+class ConvFastPath(BaseModule):
+    """A 1x1 convolution. It starts as what the dense kernel does to a locally constant map, and learns the rest.
+
+    The kernel's sum is taken anew in each forward, so a dense checkpoint brings its own fast paths.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def effective(self, kernel: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weight (D, C) and bias, given those of the dense convolution."""
+        return kernel.sum(dim=(2, 3)) + self.weight, self.bias if bias is None else bias + self.bias
+
+    @torch.no_grad()
+    def follow(self, before: Tensor, after: Tensor) -> None:
+        """Scale the output channels by as much as those of the kernel were, if that is what was done to it.
+
+        A kernel that is no multiple of the one before is another network's: it brings its own fast path.
+        """
+        if before.shape != after.shape or before.is_meta or after.is_meta:
+            return
+        old, new = before.flatten(1).double(), after.flatten(1).double()
+        size = old.square().sum(dim=1)
+        factor = torch.where(size > 0, (old * new).sum(dim=1) / size, 1.0)
+        precision = torch.finfo(after.dtype)
+        if not torch.allclose(factor[:, None] * old, new, rtol=4 * precision.eps, atol=precision.tiny):
+            return
+        unknown = (size == 0) & (self.weight.ne(0).any(dim=1) | self.bias.ne(0))
+        if (factor != 1).any() and unknown.any():
+            raise RuntimeError(
+                f"A norm cannot be fused into a routed convolution whose kernel is zero in the output channels "
+                f"{unknown.nonzero().flatten().tolist()}: by how much to scale their fast paths is not known. Leave "
+                "the norms of this network as they are"
+            )
+        self.weight.mul_(factor[:, None])
+        self.bias.mul_(factor)

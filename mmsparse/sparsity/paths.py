@@ -1,0 +1,62 @@
+"""Rows of a map through the slow or the fast path, and back to a whole map."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .selection import Selection
+
+Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
+
+
+def take_paths(rows: Tensor, selection: Selection, slow: Path, fast: Path, explore: float = 1.0) -> Tensor:
+    """Send every row through the path its location was given: y = gate * slow(h) + (1 - gate) * fast(h).
+
+    The gate is hard, so only the active path is evaluated with gradients; training computes the very function that
+    evaluation does. What a gate's gradient needs besides, <dL/dy, slow - fast>, is the value of the path not taken.
+    It is computed without a graph, and for the expensive slow path on a random fraction of the rest if asked.
+
+    Args:
+        rows: (B * H * W, C).
+        selection: Which rows go slow.
+        slow: The expressive path.
+        fast: The light path.
+        explore: Fraction of the unselected rows whose slow value is computed for the gate's gradient (training
+            only). Their gradients are scaled by its inverse, so the expectation stays.
+    """
+    kept, rest = selection.split(rows)
+    slow_kept, fast_rest = slow(kept, selection.keep_idx), fast(rest, selection.rest_idx)
+    joined = selection.join(slow_kept, fast_rest)
+    if selection.gate is None or not selection.gate.requires_grad:
+        return joined
+    with torch.no_grad():
+        sample = torch.arange(len(rest), device=rows.device)
+        if explore < 1.0:
+            sample = torch.randperm(len(rest), device=rows.device)[: math.ceil(explore * len(rest))]
+        tried_idx = selection.rest_idx[sample]
+        gain_kept = slow_kept - fast(kept, selection.keep_idx)
+        gain_rest = (slow(rest[sample], tried_idx) - fast_rest[sample]) * (len(rest) / max(len(sample), 1))
+        gain = torch.cat([gain_kept, gain_rest.to(gain_kept.dtype)])
+        where = torch.cat([selection.keep_idx, tried_idx])
+    return _GateGradient.apply(joined, selection.gate, gain, where)
+
+
+class _GateGradient(torch.autograd.Function):
+    """Identity on the joined rows; gives the gates the gradient <dL/dy, slow - fast>."""
+
+    @staticmethod
+    def forward(ctx: Any, joined: Tensor, gate: Tensor, gain: Tensor, where: Tensor) -> Tensor:
+        ctx.save_for_backward(gain, where)
+        ctx.gate_shape = gate.shape
+        ctx.mark_dirty(joined)  # the very tensor, not a view, so that an activation behind may work in place
+        return joined
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        gain, where = ctx.saved_tensors
+        grad_gate = grad.new_zeros(grad.shape[0], dtype=torch.float32)
+        grad_gate[where] = (grad[where].float() * gain.float()).sum(dim=1)
+        return grad, grad_gate.view(ctx.gate_shape), None, None
