@@ -151,7 +151,7 @@ class SparsityHook(Hook):
         targets: dict[tuple, Tensor] = {}  # places of one stage share their cells
         loss = 0.0
         for d in decided:
-            cells = (d.selection.grid, d.selection.tiles)
+            cells = d.selection.geometry
             if cells not in targets:
                 targets[cells] = score_targets(samples, d.selection, size)
             loss = loss + score_loss(d.scores, targets[cells], d.valid)

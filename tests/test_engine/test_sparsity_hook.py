@@ -7,7 +7,7 @@ from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.engine.score_targets import score_targets
 from mmsparse.models import DynamicConvNeXt
-from mmsparse.sparsity import Selection
+from mmsparse.sparsity import Geometry, Selection
 
 
 class Toy(BaseModel):
@@ -148,7 +148,7 @@ def sample(**fields):
 
 
 def everywhere(high, wide):
-    return Selection((high, wide), torch.ones(1, high * wide, dtype=torch.bool))
+    return Selection(Geometry((high, wide)), torch.ones(1, high * wide, dtype=torch.bool))
 
 
 def test_score_targets_are_touched_cells_or_edges():

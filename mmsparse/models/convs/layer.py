@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsparse.ops import from_tiles, slow_fast_conv2d, sparse_conv2d, to_tiles
-from mmsparse.sparsity import take_paths
+from mmsparse.ops import slow_fast_conv2d
+from mmsparse.sparsity import Paths
 
 if TYPE_CHECKING:
     from mmsparse.models.convs import ConvRouter
@@ -39,23 +39,19 @@ class RoutedConv2d(nn.Conv2d):
         selection = router.selection_for(self.name, x)
         if selection is None:
             return super().forward(x)
-        tile, dense = router.tile, (self.weight, self.bias)
-        one_by_one = router.fast_path(self.name).effective(*dense)
-        if selection.gate is None:
-            return slow_fast_conv2d(
-                x, dense, one_by_one, selection.keep_idx, selection.rest_idx, tile, self.dilation[0]
-            )
-
-        def slow(_: Tensor, idx: Tensor) -> Tensor:
-            if len(idx) == selection.keep_mask.numel():  # a training that starts dense
-                return to_tiles(super(RoutedConv2d, self).forward(x), tile)
-            return sparse_conv2d(x, *dense, idx, tile, self.dilation[0])
-
-        def fast(tiles: Tensor, _: Tensor) -> Tensor:
-            rows = tiles.unflatten(1, (-1, self.in_channels))
-            return F.linear(rows, *one_by_one).flatten(1)
-
-        return from_tiles(take_paths(to_tiles(x, tile), selection, slow, fast, router.explore), x.shape, tile)
+        one_by_one = router.fast_path(self.name).effective(self.weight, self.bias)
+        if selection.gate is not None:
+            paths = Paths(selection, lambda rows: F.linear(rows, *one_by_one), router.explore)
+            return paths.conv(x, self.weight, self.bias, self.dilation[0])
+        return slow_fast_conv2d(
+            x,
+            (self.weight, self.bias),
+            one_by_one,
+            selection.keep_idx,
+            selection.rest_idx,
+            selection.geometry.tile,
+            self.dilation[0],
+        )
 
 
 class ConvFastPath(BaseModule):
