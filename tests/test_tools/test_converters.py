@@ -23,12 +23,9 @@ DEPTHS, CHANNELS = (1, 1, 4, 1), (4, 8, 16, 32)
 def convert(monkeypatch, capsys, tool, *args, code=0):
     path = f"{ROOT}/tools/model_converters/{tool}.py"
     monkeypatch.setattr(sys, "argv", [path, *map(str, args)])
-    if code:
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(path, run_name="__main__")
-        assert stopped.value.code == code
-    else:
+    with pytest.raises(SystemExit) as stopped:
         runpy.run_path(path, run_name="__main__")
+    assert stopped.value.code == code
     printed = capsys.readouterr()
     return printed.err if code else printed.out
 
