@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def summaries(files: dict[str, Path]) -> str:
     """The first line of each description, read and not imported."""
     width = max(map(len, files))
-    lines = {name: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0] for name, path in files.items()}
+    lines = {name: ast.get_docstring(ast.parse(path.read_bytes())).splitlines()[0] for name, path in files.items()}
     return "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
 
 
@@ -50,7 +50,7 @@ def run_command(name: str, prog: str | None = None, argv: Sequence[str] | None =
         try:
             command = import_module(f"mmsparse.cli.commands.{name.replace('-', '_')}")
         except ModuleNotFoundError as error:
-            env.require(*{error.name} & env.STACK.keys())
+            env.require(*{str(error.name).partition(".")[0]} & env.STACK.keys())
             raise
     return run_script(command.__doc__, command.add_arguments, command.run, prog, argv)
 

@@ -125,6 +125,11 @@ def test_a_mistake_is_one_sentence(argv, sentence, capsys):
     assert err.startswith(sentence) and err.count("\n") == 1 and out == ""
 
 
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "mmsparse", "trian"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("mmsparse: error: there is no command")
+
+
 @pytest.mark.parametrize("name", ["train", "misc/compare_scores", "demo"])
 def test_a_wrong_option_of_a_script_is_one_sentence(name):
     code, out, err = run_tool(name, *([DEMO] if name != "demo" else []), "--wrok-dir", "x")

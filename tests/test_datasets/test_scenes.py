@@ -259,6 +259,31 @@ def test_read_only_folder(tmp_path: Path, capsys: pytest.CaptureFixture, monkeyp
     assert "Permission denied" in message
 
 
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "mmsparse scenes: error: cannot write OUT: No space left on device",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; the same command continues"),
+    ],
+)
+def test_a_run_that_is_cut_off(
+    error: BaseException, status: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def cut_off(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(scenes_io.Path, "mkdir", cut_off)
+    with pytest.raises(SystemExit) as stop:
+        raise SystemExit(main(["scenes", str(tmp_path / "x"), "--images", "2", "--size", "64", "--seed", "0"]))
+    assert stop.value.code == status
+    assert capsys.readouterr().err == f"{message.replace('OUT', str(tmp_path / 'x'))}\n"
+
+
 def test_stock_datasets_read_it(tmp_path: Path) -> None:
     det = pytest.importorskip("mmdet.datasets")
     seg = pytest.importorskip("mmseg.datasets")
