@@ -21,8 +21,10 @@ from tqdm import tqdm
 from mmsparse import compat, sparsify
 from mmsparse.analysis import count_macs
 from mmsparse.calls import prepare_batch
+from mmsparse.cli.arguments import add_config_options
+from mmsparse.cli.building import build_model, build_plain
 from mmsparse.cli.data_files import check_dataset
-from mmsparse.cli.launch import add_config_options, build_model, build_plain, check_writable
+from mmsparse.cli.launch import check_writable
 from mmsparse.cli.mistakes import say_mistakes
 from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints

@@ -15,7 +15,7 @@ import mmsparse
 from mmsparse.analysis.focus import object_focus
 from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import find_deciders, record_selections
-from mmsparse.cli.launch import build_model, build_plain
+from mmsparse.cli.building import build_model, build_plain
 from mmsparse.engine import SparsityHook
 from mmsparse.sparsity import Geometry, num_keep, valid_units
 
