@@ -1,5 +1,6 @@
 """A teacher's late attention tells an early block which tokens will matter."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -7,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparse.apis import find_deciders
+from mmsparse.calls import Call
 from mmsparse.engine import TeacherHook
-from mmsparse.engine.sparsity_hook import check_loss_weights
+from mmsparse.engine.teacher_hook import Seen
 from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import HOOKS
 
@@ -30,18 +32,16 @@ class TokenDistillHook(TeacherHook):
 
     def __init__(self, token_weight: float = 1.0, blocks: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_loss_weights("TokenDistillHook", token_weight=token_weight)
+        self.set_weights(token_weight=token_weight)
         if type(blocks) is not int or blocks < 1:
             raise ValueError(
                 f"TokenDistillHook: expected argument `blocks` to be a positive whole number, but got {blocks!r}"
             )
-        self.token_weight = token_weight
         self.blocks = blocks
-        self._scores: list[Tensor] = []  # (B, N) of each place
         self._rows: list[Tensor] = []  # (B, N) of each block of the teacher
 
-    def attach(self, model: nn.Module) -> None:
-        super().attach(model)
+    def watch(self, model: nn.Module) -> list[Any]:
+        handles = super().watch(model)
         scorers = [decision.scorer for decision in find_deciders(model.backbone)]
         scorers = [scorer for scorer in scorers if isinstance(scorer, TokenImportanceScorer)]
         teacher = self.parts["backbone"]
@@ -53,12 +53,20 @@ class TokenDistillHook(TeacherHook):
                 f"{type(teacher).__name__} with {len(layers)} blocks"
             )
         extra = getattr(teacher, "num_extra_tokens", 0)
-        self._handles += [scorer.register_forward_hook(self._see_scores) for scorer in scorers]
-        self._handles += [layer.register_forward_pre_hook(self._reader(extra)) for layer in layers[-self.blocks :]]
+        handles += [scorer.register_forward_hook(self._see_scores) for scorer in scorers]
+        return handles + [layer.register_forward_pre_hook(self._reader(extra)) for layer in layers[-self.blocks :]]
+
+    def take(self, model: nn.Module) -> list[Any]:
+        self._rows = []  # blocks of a student that teaches itself were read, too
+        return super().take(model)
+
+    def _begin(self, backbone: nn.Module, args: tuple) -> None:
+        if backbone.training:
+            self.seen.append(_Seen(args[0]))
 
     def _see_scores(self, scorer: nn.Module, args: tuple, scores: Tensor) -> None:
-        if self._seen is not None:
-            self._scores.append(scores)
+        if self.seen:
+            self.seen[-1].scores.append(scores)
 
     def _reader(self, extra: int) -> Any:
         def read(layer: nn.Module, args: tuple) -> None:
@@ -67,18 +75,17 @@ class TokenDistillHook(TeacherHook):
 
         return read
 
-    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
-        scores, self._scores, self._rows = self._scores, [], []  # blocks of a student that teaches itself, too
-        losses = super()._add_losses(model, args, kwargs, output)
+    def losses(self, model: nn.Module, call: Call, seen: list[Any]) -> dict[str, Tensor]:
+        losses = super().losses(model, call, seen)
         rows, self._rows = self._rows, []
-        if losses is None:
-            return None
+        if not seen:
+            return losses
         if len(rows) != self.blocks:
             raise ValueError(
                 f"TokenDistillHook: argument `blocks`={self.blocks}: only {len(rows)} of the teacher's last blocks "
                 "attend to the whole picture, the others to windows. Take fewer"
             )
-        target = torch.stack(rows).mean(dim=0)
+        target, scores = torch.stack(rows).mean(dim=0), seen[-1].scores
         if scores[0].shape != target.shape:
             raise ValueError(
                 f"TokenDistillHook: argument `teacher`: it has {target.shape[1]} tokens where the student has "
@@ -87,3 +94,8 @@ class TokenDistillHook(TeacherHook):
         terms = [F.kl_div(one.float(), target, reduction="batchmean") for one in scores]
         losses["loss_distill_token"] = self.token_weight * sum(terms) / len(terms)
         return losses
+
+
+@dataclass
+class _Seen(Seen):
+    scores: list[Tensor] = field(default_factory=list)  # (B, N) of each place

@@ -64,7 +64,7 @@ def test_checkpoint_keys_do_not_change():
 def test_a_second_hook_is_refused():
     model = toy()
     SparsityHook().attach(model)
-    with pytest.raises(RuntimeError, match="another one collects from this model already"):
+    with pytest.raises(RuntimeError, match="^SparsityHook: a SparsityHook adds 'loss_sparsity' .* already"):
         SparsityHook(loss_weight=0.0).attach(model)
 
 
