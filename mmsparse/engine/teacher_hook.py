@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from mmsparse.apis import find_deciders
 from mmsparse.calls import Call, unwrapped
 from mmsparse.models.backbones.block_router import BlockRouter
 from mmsparse.registry import HOOKS
-from mmsparse.sparsity import Decider, Selection
+from mmsparse.sparsity import Decider
 from mmsparse.sparsity.losses import feature_distillation, logit_distillation
 
 from .loss_hook import LossHook
@@ -113,12 +112,10 @@ class TeacherHook(LossHook):
         self.parts = teacher_of(student, self.teacher, self.checkpoint)
         self._taps = [tap(parts, self.module, self.levels) for parts in (student, self.parts)]
         check_fit(student, self.parts, self._taps, f"{self.module}, levels {self.levels}")
-        return [
-            model.backbone.register_forward_pre_hook(self._begin),
-            self._taps[0].module.register_forward_hook(self._see_features),
-            *(decider.register_forward_hook(self._see_selection) for decider in _that_drop(model.backbone)),
-            *([model.head.register_forward_hook(self._see_logits)] if "head" in names else []),
-        ]
+        self._droppers = _that_drop(model.backbone)
+        watched = [self._taps[0].module, *self._droppers, *([model.head] if "head" in names else [])]
+        handles = [module.register_forward_hook(self._see) for module in watched]
+        return [model.backbone.register_forward_pre_hook(self._begin), *handles]
 
     def _names(self, model: nn.Module) -> list[str]:
         """The parts of the model that are run."""
@@ -136,43 +133,28 @@ class TeacherHook(LossHook):
 
     def _begin(self, backbone: nn.Module, args: tuple) -> None:
         if backbone.training:  # the teacher's own look is none
-            self.seen.append(Seen(args[0]))
+            self.seen.append({"pictures": args[0]})
 
-    def _see_features(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def _see(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """What a module gave, beside the pictures that the backbone was given."""
         if self.seen:
-            self.seen[-1].features = output
+            self.seen[-1][module] = output
 
-    def _see_selection(self, decision: Decider, args: tuple, selection: Selection | None) -> None:
-        if self.seen and selection is not None:
-            self.seen[-1].survivors = selection.keep_mask
-
-    def _see_logits(self, head: nn.Module, args: tuple, logits: Tensor) -> None:
-        if self.seen:
-            self.seen[-1].logits = logits
-
-    def losses(self, model: nn.Module, call: Call, looks: list[Any]) -> dict[str, Tensor]:
-        if not looks:
+    def losses(self, model: nn.Module, call: Call, seen: list[dict[Any, Any]]) -> dict[str, Tensor]:
+        if not seen:
             return {}
-        seen, losses = looks[-1], {}
-        features, logits = look(self.parts, self._taps[1], seen.pictures)
-        mine = self._taps[0].read(seen.features)
+        last, losses = seen[-1], {}
+        features, logits = look(self.parts, self._taps[1], last["pictures"])
+        mine = self._taps[0].read(last[self._taps[0].module])
+        selections = [last[decider] for decider in self._droppers if last.get(decider) is not None]
+        survivors = selections[-1].keep_mask if selections else None  # (B, N)
         with torch.autocast(device_type=features[0].device.type, enabled=False):
             if self.feature_weight:
-                terms = [_feature_loss(*pair, seen.survivors) for pair in zip(mine, features, strict=True)]
+                terms = [_feature_loss(*pair, survivors) for pair in zip(mine, features, strict=True)]
                 losses["loss_distill_feat"] = self.feature_weight * sum(terms) / len(terms)
             if logits is not None:
-                losses["loss_distill_cls"] = self.logit_weight * logit_distillation(seen.logits, logits)
+                losses["loss_distill_cls"] = self.logit_weight * logit_distillation(last[model.head], logits)
         return losses
-
-
-@dataclass
-class Seen:
-    """What a forward of the student's backbone showed, and what came behind it."""
-
-    pictures: Tensor
-    features: Any = None
-    survivors: Tensor | None = None  # (B, N)
-    logits: Tensor | None = None
 
 
 def _feature_loss(mine: Tensor, theirs: Tensor, survivors: Tensor | None) -> Tensor:

@@ -1,6 +1,5 @@
 """A teacher's late attention tells an early block which tokens will matter."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from mmsparse.apis import find_deciders
 from mmsparse.calls import Call
 from mmsparse.engine import TeacherHook
-from mmsparse.engine.teacher_hook import Seen
 from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import HOOKS
 
@@ -43,7 +41,7 @@ class TokenDistillHook(TeacherHook):
     def watch(self, model: nn.Module) -> list[Any]:
         handles = super().watch(model)
         scorers = [decision.scorer for decision in find_deciders(model.backbone)]
-        scorers = [scorer for scorer in scorers if isinstance(scorer, TokenImportanceScorer)]
+        self._scorers = scorers = [scorer for scorer in scorers if isinstance(scorer, TokenImportanceScorer)]
         teacher = self.parts["backbone"]
         layers = getattr(teacher, "layers", ())
         if not scorers or len(layers) < self.blocks:
@@ -52,30 +50,19 @@ class TokenDistillHook(TeacherHook):
                 f"{self.blocks} plain transformer blocks (argument `blocks`), but got {len(scorers)} such scorers and "
                 f"{type(teacher).__name__} with {len(layers)} blocks"
             )
-        extra = getattr(teacher, "num_extra_tokens", 0)
-        handles += [scorer.register_forward_hook(self._see_scores) for scorer in scorers]
-        return handles + [layer.register_forward_pre_hook(self._reader(extra)) for layer in layers[-self.blocks :]]
+        self._extra = getattr(teacher, "num_extra_tokens", 0)
+        handles += [scorer.register_forward_hook(self._see) for scorer in scorers]
+        return handles + [layer.register_forward_pre_hook(self._read) for layer in layers[-self.blocks :]]
 
     def take(self, model: nn.Module) -> list[Any]:
         self._rows = []  # blocks of a student that teaches itself were read, too
         return super().take(model)
 
-    def _begin(self, backbone: nn.Module, args: tuple) -> None:
-        if backbone.training:
-            self.seen.append(_Seen(args[0]))
+    def _read(self, layer: nn.Module, args: tuple) -> None:
+        attention = BlockAttention(args[0], layer.ln1, layer.attn.qkv, layer.attn.num_heads, self._extra)
+        self._rows.append(attention.class_row(None))
 
-    def _see_scores(self, scorer: nn.Module, args: tuple, scores: Tensor) -> None:
-        if self.seen:
-            self.seen[-1].scores.append(scores)
-
-    def _reader(self, extra: int) -> Any:
-        def read(layer: nn.Module, args: tuple) -> None:
-            attention = BlockAttention(args[0], layer.ln1, layer.attn.qkv, layer.attn.num_heads, extra)
-            self._rows.append(attention.class_row(None))
-
-        return read
-
-    def losses(self, model: nn.Module, call: Call, seen: list[Any]) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, call: Call, seen: list[dict[Any, Any]]) -> dict[str, Tensor]:
         losses = super().losses(model, call, seen)
         rows, self._rows = self._rows, []
         if not seen:
@@ -85,7 +72,8 @@ class TokenDistillHook(TeacherHook):
                 f"TokenDistillHook: argument `blocks`={self.blocks}: only {len(rows)} of the teacher's last blocks "
                 "attend to the whole picture, the others to windows. Take fewer"
             )
-        target, scores = torch.stack(rows).mean(dim=0), seen[-1].scores
+        target = torch.stack(rows).mean(dim=0)
+        scores = [seen[-1][scorer] for scorer in self._scorers]  # (B, N) of each place
         if scores[0].shape != target.shape:
             raise ValueError(
                 f"TokenDistillHook: argument `teacher`: it has {target.shape[1]} tokens where the student has "
@@ -94,8 +82,3 @@ class TokenDistillHook(TeacherHook):
         terms = [F.kl_div(one.float(), target, reduction="batchmean") for one in scores]
         losses["loss_distill_token"] = self.token_weight * sum(terms) / len(terms)
         return losses
-
-
-@dataclass
-class _Seen(Seen):
-    scores: list[Tensor] = field(default_factory=list)  # (B, N) of each place
