@@ -275,6 +275,17 @@ def test_the_first_stage_learns_the_attention():
     assert history[-1] < 0.3 * history[0]
 
 
+def test_losses_of_other_hooks_rest_in_the_first_stage():
+    model = Classifier().train()
+    TeacherHook("self", logit_weight=0.0).attach(model)
+    hook = ConnectivityHook(reconstruct=0.25)
+    hook.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    for progress, rests in ((0.0, True), (0.25, False)):
+        hook.set_progress(progress)
+        losses = model(torch.randn(2, 3, 96, 96), torch.arange(2), mode="loss")
+        assert (losses["loss_distill_feat"] == 0) == rests == (losses["loss_connectivity"] > 0)
+
+
 def test_what_nobody_collects_is_told():
     model = build(reconstructing=True).train()
     model(torch.randn(1, 3, 96, 96))
