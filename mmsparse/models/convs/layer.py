@@ -1,6 +1,6 @@
 """A stock convolution that is dense at the tiles that matter, and 1x1 everywhere else."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,19 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsparse.ops import slow_fast_conv2d
-from mmsparse.sparsity import Paths
+from mmsparse.sparsity import Paths, Selection
 
-if TYPE_CHECKING:
-    from mmsparse.models.convs import ConvRouter
+
+class Chooses(Protocol):
+    """What a convolution asks, by its name."""
+
+    explore: float
+
+    def selection_for(self, name: str, x: Tensor) -> Selection | None:
+        """Where it is evaluated densely; None means everywhere."""
+
+    def fast_path(self, name: str) -> "ConvFastPath":
+        """What it gives elsewhere."""
 
 
 class RoutedConv2d(nn.Conv2d):
@@ -20,7 +29,7 @@ class RoutedConv2d(nn.Conv2d):
     Norm and activation behind it see the whole map, so batch and group statistics stay what they were.
     """
 
-    def __init__(self, conv: nn.Conv2d, name: str, router: "ConvRouter") -> None:
+    def __init__(self, conv: nn.Conv2d, name: str, router: Chooses) -> None:
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         super().__init__(*shape, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
