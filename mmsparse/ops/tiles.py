@@ -31,6 +31,11 @@ def from_tiles(tiles: Tensor, shape: torch.Size, tile: int) -> Tensor:
     return x[:, :height, :width].permute(0, 3, 1, 2)
 
 
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Height and width of maps (B, C, H, W)."""
+    return x.shape[-2], x.shape[-1]
+
+
 def map_rows(x: Tensor) -> Tensor:
     """(B, C, H, W) as (B * H * W, C): a view of a map in channels-last memory, else a copy that is quick to read."""
     return x.permute(0, 2, 3, 1).flatten(0, 2).contiguous()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsparse.ops import from_tiles, slow_fast_conv2d, sparse_conv2d, to_tiles
+from mmsparse.ops import Rows, from_tiles, slow_fast_conv2d, sparse_conv2d, to_tiles
 from mmsparse.sparsity import take_paths
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ class RoutedConv2d(nn.Conv2d):
         tile, dense = router.tile, (self.weight, self.bias)
         one_by_one = router.fast_path(self.name).effective(*dense)
         if selection.gate is None:
-            return slow_fast_conv2d(
-                x, dense, one_by_one, selection.keep_idx, selection.rest_idx, tile, self.dilation[0]
-            )
+            return slow_fast_conv2d(x, dense, one_by_one, Rows.of(selection.keep_mask), tile, self.dilation[0])
 
         def slow(_: Tensor, idx: Tensor) -> Tensor:
             if len(idx) == selection.keep_mask.numel():  # a training that starts dense
