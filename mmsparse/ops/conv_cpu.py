@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .operator import OPERATORS
 from .sparse_conv import conv_tiles, reach
-from .tiles import map_rows, size_of, tile_grid, window
+from .tiles import as_map, map_rows, size_of, whole_grid, window
 
 LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
 
@@ -42,14 +42,3 @@ def fast_into(
     count = max(1, LARGE // sum(weight.shape))
     for part, where in zip(source.split(count), target.split(count), strict=True):
         out.index_copy_(0, where, F.linear(rows.index_select(0, part), weight, bias))
-
-
-def whole_grid(x: Tensor, tile: int) -> tuple[int, int]:
-    """The size of the map if its last tiles did not reach over the border."""
-    high, wide = tile_grid(size_of(x), tile)
-    return high * tile, wide * tile
-
-
-def as_map(out: Tensor, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """All locations of all tiles (B * height * width, D) of ``whole_grid`` as the map (B, D, H, W)."""
-    return out.view(len(x), *grid, out.shape[1])[:, : x.shape[-2], : x.shape[-1]].permute(0, 3, 1, 2)

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conv_cpu import as_map, whole_grid
 from .operator import OPERATORS
-from .tiles import map_rows, size_of
+from .tiles import as_map, map_rows, size_of, whole_grid
 
 HAS_TRITON = find_spec("triton") is not None
 

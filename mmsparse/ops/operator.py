@@ -41,14 +41,20 @@ class Operator:
     Args:
         name: In ``torch.ops.mmsparse``.
         plain: What it is, in plain PyTorch: a fully annotated function whose signature becomes the schema. No shape in
-            it depends on data. It runs where no kernel suits, and on fake tensors it says which shape comes out.
+            it depends on data. It runs where no kernel suits.
         flops: Twice the multiply-accumulates, from the arguments with shapes in place of tensors.
+        fake: What comes out without its values; by default the decomposition says it, which compilers may find long.
         backward: From the gradient, which arguments need theirs, and the arguments, to the gradient of each. By default
             the decomposition is run once more, so that nothing but the arguments is kept.
     """
 
     def __init__(
-        self, name: str, plain: Run, flops: Callable[..., int], backward: Callable[..., tuple[Any, ...]] | None = None
+        self,
+        name: str,
+        plain: Run,
+        flops: Callable[..., int],
+        fake: Run | None = None,
+        backward: Callable[..., tuple[Any, ...]] | None = None,
     ) -> None:
         self.name = name
         self.plain = plain
@@ -57,7 +63,7 @@ class Operator:
         _LIBRARY.define(torch.library.infer_schema(plain, mutates_args=(), op_name=name))
         _LIBRARY.impl(name, lambda *args: self._choose(None, args)(*args), "CompositeExplicitAutograd")
         full = f"mmsparse::{name}"
-        torch.library.register_fake(full, plain, lib=_LIBRARY)
+        torch.library.register_fake(full, fake or plain, lib=_LIBRARY)
         torch.library.register_autograd(full, self._differentiate, setup_context=self._keep, lib=_LIBRARY)
         packet = getattr(torch.ops.mmsparse, name)
         register_flop_formula(packet)(lambda *args, out_shape=None, **kwargs: flops(*args, **kwargs))

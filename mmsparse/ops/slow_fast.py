@@ -8,7 +8,7 @@ from torch import Tensor
 from .operator import Operator, cast_for_autocast
 from .rows import Rows, put_together
 from .sparse_conv import conv_tiles
-from .tiles import from_tiles, map_rows, size_of, window
+from .tiles import as_map, from_tiles, map_rows, size_of, whole_grid, window
 
 
 def slow_fast_conv2d(
@@ -55,4 +55,9 @@ def _flops(x: Any, weight: Any, bias: Any, fast: Any, fast_bias: Any, keep: Any,
     return 2 * others[1] ** 2 * (keep[0] * weight.numel() + rest[0] * fast.numel())
 
 
-_operator = Operator("slow_fast_conv2d", _plain, _flops)
+def _fake(x: Tensor, weight: Tensor, *others: Any) -> Tensor:
+    grid = whole_grid(x, others[-2])
+    return as_map(x.new_empty(x.shape[0] * grid[0] * grid[1], weight.shape[0]), x, grid)
+
+
+_operator = Operator("slow_fast_conv2d", _plain, _flops, _fake)

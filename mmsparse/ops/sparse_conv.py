@@ -124,4 +124,8 @@ def _backward(
     return of_rows, None, None, of_weight, of_bias, None, None, None, None
 
 
-_operator = Operator("sparse_conv2d", _plain, _flops, _backward)
+def _fake(rows: Tensor, height: int, width: int, weight: Tensor, bias: Any, idx: Tensor, tile: int, *_: Any) -> Tensor:
+    return rows.new_empty(idx.shape[0], tile**2 * weight.shape[0])
+
+
+_operator = Operator("sparse_conv2d", _plain, _flops, _fake, _backward)

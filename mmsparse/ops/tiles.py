@@ -41,6 +41,17 @@ def map_rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 
 
+def whole_grid(x: Tensor, tile: int) -> tuple[int, int]:
+    """The size of the map if its last tiles did not reach over the border."""
+    high, wide = tile_grid(size_of(x), tile)
+    return high * tile, wide * tile
+
+
+def as_map(out: Tensor, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """All locations of all tiles (B * height * width, D) of ``whole_grid`` as the map (B, D, H, W)."""
+    return out.view(len(x), *grid, out.shape[1])[:, : x.shape[-2], : x.shape[-1]].permute(0, 3, 1, 2)
+
+
 def window(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Tensor, Tensor]:
     """Where the locations of chosen tiles, each with a halo, are among the rows of maps of a size.
 
