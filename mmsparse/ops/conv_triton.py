@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .operator import OPERATORS
-from .tiles import as_map, map_rows, size_of, whole_grid
+from .tiles import empty_rows, map_rows, size_of
 
 HAS_TRITON = find_spec("triton") is not None
 
@@ -34,11 +34,10 @@ def _slow_fast_conv2d(
 ) -> Tensor:
     from .sparse_conv_triton import conv_into  # not before there is a GPU
 
-    rows, size, grid = map_rows(x), size_of(x), whole_grid(x, tile)
-    out = x.new_empty(len(x) * grid[0] * grid[1], len(weight))
+    rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     conv_into(out, rows, size, weight, bias, keep, tile, dilation, to_map=True)
     conv_into(out, rows, size, fast_weight[:, :, None, None], fast_bias, rest, tile, 1, to_map=True)
-    return as_map(out, x, grid)
+    return out
 
 
 def _suits_sparse(rows: Tensor, *args: Any) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .operator import OPERATORS
 
-LARGE = 1 << 20  # numbers of the rows of a block, hidden ones included
+LARGE = 1 << 21  # numbers of the rows of a block, hidden ones included
 FEWEST = 512  # rows of a block, however wide: each call packs the weights anew
 
 

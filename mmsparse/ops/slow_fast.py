@@ -8,7 +8,7 @@ from torch import Tensor
 from .operator import Operator, cast_for_autocast
 from .rows import Rows, put_together
 from .sparse_conv import conv_tiles
-from .tiles import as_map, from_tiles, map_rows, size_of, whole_grid, window
+from .tiles import as_map, empty_rows, map_rows, size_of, tile_rows, window
 
 
 def slow_fast_conv2d(
@@ -29,7 +29,8 @@ def slow_fast_conv2d(
         tile: Locations along a side of a tile.
         dilation: Of the kernel.
     """
-    return _operator(*cast_for_autocast(x, *slow, *fast), *tiles, tile, dilation)
+    rows = _operator(*cast_for_autocast(x, *slow, *fast), *tiles, tile, dilation)
+    return as_map(rows, x.shape, tile)
 
 
 def _plain(
@@ -44,10 +45,11 @@ def _plain(
     tile: int,
     dilation: int,
 ) -> Tensor:
+    # rows (B * height * width, D) of the map, enlarged to whole tiles: a view of them is torch's to follow
     rows, size = map_rows(x), size_of(x)
     kept = conv_tiles(rows, size, weight, bias, keep, tile, dilation)
     others = F.linear(rows.index_select(0, window(size, rest, tile, 0)[0]), fast_weight, fast_bias)
-    return from_tiles(put_together(kept, others.view(-1, tile**2 * weight.shape[0]), inverse), x.shape, tile)
+    return tile_rows(put_together(kept, others.view(-1, tile**2 * weight.shape[0]), inverse), x.shape, tile)
 
 
 def _flops(x: Any, weight: Any, bias: Any, fast: Any, fast_bias: Any, keep: Any, rest: Any, *others: Any) -> int:
@@ -56,8 +58,7 @@ def _flops(x: Any, weight: Any, bias: Any, fast: Any, fast_bias: Any, keep: Any,
 
 
 def _fake(x: Tensor, weight: Tensor, *others: Any) -> Tensor:
-    grid = whole_grid(x, others[-2])
-    return as_map(x.new_empty(x.shape[0] * grid[0] * grid[1], weight.shape[0]), x, grid)
+    return empty_rows(x, others[-2], weight.shape[0])
 
 
 _operator = Operator("slow_fast_conv2d", _plain, _flops, _fake)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import conv_cpu
 from .operator import OPERATORS
-from .tiles import as_map, map_rows, size_of, whole_grid, window
+from .tiles import empty_rows, map_rows, size_of, whole_grid, window
 
 TILE = 4
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # let rounding errors grow 5-fold, the usual 0, 1, -1, 2, -2 11-fold
@@ -100,13 +100,12 @@ def _slow_fast_conv2d(
     tile: int,
     dilation: int,
 ) -> Tensor:
-    rows, grid = map_rows(x), whole_grid(x, tile)
-    out = x.new_empty(len(x) * grid[0] * grid[1], len(weight))
-    where = window(grid, keep, tile, 0)[0].view(-1, tile**2).t()
-    for part, kept in conv_tiles(rows, size_of(x), weight, bias, keep):
+    rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
+    where = window(whole_grid(size, tile), keep, tile, 0)[0].view(-1, tile**2).t()
+    for part, kept in conv_tiles(rows, size, weight, bias, keep):
         out.index_copy_(0, where[:, part].reshape(-1), kept.view(-1, len(weight)))
-    conv_cpu.fast_into(out, rows, x, fast_weight, fast_bias, rest, tile)
-    return as_map(out, x, grid)
+    conv_cpu.fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)
+    return out
 
 
 def _suits_rows(rows: Tensor, height: int, width: int, weight: Tensor, *args: Any) -> bool:

@@ -270,6 +270,16 @@ def test_winograd_is_for_single_precision_alone():
     assert chosen(groups=2)[1] == "plain"
 
 
+def test_an_activation_may_work_in_place():
+    """As behind a stock convolution, with gradients or without."""
+    case, tensors, _ = one_of("slow_fast_conv2d")
+    x = tensors[0].requires_grad_()
+    expected = case.run(x, *tensors[1:]).relu()
+    actual = case.run(x, *tensors[1:]).relu_()
+    assert torch.equal(actual, expected)
+    assert torch.equal(*(torch.autograd.grad(out.sum(), x)[0] for out in (actual, expected)))
+
+
 def test_training_keeps_the_map_alone():
     """Patches of 36 values to 16 would be 2.25 maps."""
     x, weight, bias = (torch.randn(s, requires_grad=True) for s in ((2, 6, 64, 64), (12, 6, 3, 3), (12,)))
