@@ -11,6 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 Run = Callable[..., Tensor]
 
 OPERATORS: dict[str, "Operator"] = {}  # by name
+SAYS_IT_EXPORTS = hasattr(torch.compiler, "is_exporting")  # from 2.7 on; before, exporters see the operator
 _LIBRARY = torch.library.Library("mmsparse", "FRAGMENT")
 
 
@@ -59,6 +60,7 @@ class Operator:
         self.name = name
         self.plain = plain
         self.kernels = [Kernel("plain", None, plain, lambda *args: True)]
+        self._devices: set[str] = set()
         self._backward = backward or self._recompute
         _LIBRARY.define(torch.library.infer_schema(plain, mutates_args=(), op_name=name))
         _LIBRARY.impl(name, lambda *args: self._choose(None, args)(*args), "CompositeExplicitAutograd")
@@ -79,7 +81,8 @@ class Operator:
         """Register a kernel for a device, such as "cpu" or "cuda": among those that suit, the last one runs."""
 
         def register(run: Run) -> Run:
-            if all(kernel.device != device for kernel in self.kernels):
+            if device not in self._devices:
+                self._devices.add(device)
                 _LIBRARY.impl(self.name, lambda *args: self._choose(device, args)(*args), device.upper())
             self.kernels.append(Kernel(name or run.__name__, device, run, suits))
             return run
@@ -108,12 +111,9 @@ class Operator:
 
 
 def _looked_at() -> bool:
-    """Whether a tracer or an exporter is. From torch 2.7 on it says so, also where it compiles."""
-    if torch.jit.is_tracing():
-        return True
-    return hasattr(torch.compiler, "is_exporting") and (
-        torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
-    )
+    """Whether a tracer or an exporter is. (Where it compiles, torch says that it exports.)"""
+    exporting = SAYS_IT_EXPORTS and torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    return exporting or torch.jit.is_tracing()
 
 
 def cast_for_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
