@@ -14,9 +14,7 @@ PAGES = sorted(DOCS.glob("add_*.md"))
 def blocks_of(page: Path) -> list[str]:
     """Its fenced Python, each with as many lines before it as on the page, so that errors name the right one."""
     text, fence = page.read_text(), re.compile(r"^```python\n(.*?)^```", re.M | re.S)
-    return [
-        "\n" * text[: m.start(1)].count("\n") + m[1] for m in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S)
-    ]
+    return ["\n" * text[: m.start(1)].count("\n") + m[1] for m in fence.finditer(text)]
 
 
 @pytest.fixture(autouse=True)

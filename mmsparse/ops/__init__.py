@@ -1,7 +1,7 @@
 """Operators on chosen locations. Tensors in, tensors out; nothing here decides anything."""
 
 from .attention import Groups, attention_rows
-from .feed_forward import FeedForward, NormLinear, slow_fast_ffn
+from .feed_forward import FeedForward, NormLinear, activation_name, slow_fast_ffn
 from .operator import OPERATORS, Kernel, Operator
 from .rows import Rows
 from .slow_fast import slow_fast_conv2d
@@ -18,6 +18,7 @@ __all__ = [
     "NormLinear",
     "Operator",
     "Rows",
+    "activation_name",
     "attention_rows",
     "conv_cpu",
     "conv_triton",

@@ -18,13 +18,13 @@ class Groups:
     """Which packed rows are a group, where not each so many rows in turn are one.
 
     Args:
-        table: (G, m) row numbers of each group, its own first, then anything.
+        rows: (G, m) row numbers of each group, its own first, then anything.
         counts: (G,) how many of them are its own.
-        places: (R,) where each row is in the flat table.
+        places: (R,) where each row is in them, flat.
         padding: (G,) how many padded cells each window has, which are keys; None outside of windows.
     """
 
-    table: Tensor
+    rows: Tensor
     counts: Tensor
     places: Tensor
     padding: Tensor | None = None
@@ -43,17 +43,17 @@ class Groups:
         starts = counts.cumsum(0) - counts
         width = int(counts.max()) if len(counts) else 0
         columns = torch.arange(width, device=number.device)
-        table = order[(starts[:, None] + columns).clamp(max=max(len(number) - 1, 0))]
+        rows = order[(starts[:, None] + columns).clamp(max=max(len(number) - 1, 0))]
         of_sorted = torch.arange(len(number), device=number.device) - starts[group[order]] + group[order] * width
         places = torch.empty_like(order).index_copy_(0, order, of_sorted)
         if padding is not None and total is None:
             padding = padding[present]
-        return cls(table, counts, places, padding)
+        return cls(rows, counts, places, padding)
 
     @property
     def own(self) -> Tensor:
         """Boolean (G, m)."""
-        return torch.arange(self.table.shape[1], device=self.table.device) < self.counts[:, None]
+        return torch.arange(self.rows.shape[1], device=self.rows.device) < self.counts[:, None]
 
 
 def attention_rows(
@@ -75,10 +75,10 @@ def attention_rows(
         padded: Key and value (1, 2 * C) of every padded cell, where groups are windows that have some.
     """
     asked = groups if asked is None else asked
-    asking, places = (None, None) if isinstance(groups, int) else (groups.table, groups.places)
+    asking, places = (None, None) if isinstance(groups, int) else (groups.rows, groups.places)
     table = bias = None
     if isinstance(asked, Groups):
-        table = asked.table
+        table = asked.rows
         bias = torch.where(asked.own, 0.0, HIDDEN).to(query.dtype)
         if padded is not None and asked.padding is not None:
             # All padded cells of a window are one key, as often as they are.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .operator import Operator
 from .rows import Rows, put_together
@@ -111,6 +111,13 @@ def _plain(
         others = F.layer_norm(rows.index_select(0, rest), rows.shape[1:], fast_norm_weight, fast_norm_bias, fast_eps)
         others = F.linear(others, fast_weight, fast_bias)
     return put_together(kept, others, inverse)
+
+
+def activation_name(layer: nn.Module) -> str | None:
+    """What ``FeedForward.activation`` says of a layer; None if it is none of them."""
+    if type(layer) is nn.GELU:
+        return "gelu" if layer.approximate == "none" else "gelu_tanh"
+    return {nn.ReLU: "relu", nn.SiLU: "silu"}.get(type(layer))
 
 
 def activate(hidden: Tensor, activation: str) -> Tensor:

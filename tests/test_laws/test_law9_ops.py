@@ -8,11 +8,14 @@ from operands import CASES, DTYPES, LAYOUTS, SIGMAS, Case, differences, growth, 
 from mmsparse.analysis import count_macs
 from mmsparse.ops import (
     OPERATORS,
+    FeedForward,
     Rows,
+    activation_name,
     conv_cpu,
     feed_forward_cpu,
     from_tiles,
     slow_fast_conv2d,
+    slow_fast_ffn,
     sparse_conv2d,
     sparse_conv2d_reference,
     tile_grid,
@@ -290,10 +293,9 @@ def test_training_keeps_the_map_alone():
 
 
 def test_an_activation_nobody_knows():
-    case = next(case for case in CASES["slow_fast_ffn"]())
-    from mmsparse.ops import FeedForward, slow_fast_ffn
-
-    x, *layers = case.tensors[:5]
+    x, *layers = one_of("slow_fast_ffn")[1][:5]
+    known = [torch.nn.GELU(), torch.nn.GELU("tanh"), torch.nn.ReLU(inplace=True), torch.nn.SiLU(), torch.nn.Tanh()]
+    assert [activation_name(layer) for layer in known] == ["gelu", "gelu_tanh", "relu", "silu", None]
     slow = FeedForward(layers[:2], 1e-6, layers[2:], layers[2:], "tanh")
     with pytest.raises(ValueError, match="`activation` to be one of .*'silu'.*got 'tanh'"):
         slow_fast_ffn(x, Rows.of(torch.ones(len(x), dtype=torch.bool)), slow, None)
