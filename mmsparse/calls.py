@@ -1,7 +1,7 @@
 """A call of an OpenMMLab model: its batch, its mode, and the real sizes of its pictures."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -47,7 +47,7 @@ class _PaddingWatch:
     """Forward hooks that tell a call the real sizes of its pictures. They hold nothing."""
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        inputs, samples = batch_of(args, kwargs)
+        inputs, samples, _ = call_of(args, kwargs)
         if isinstance(inputs, Mapping) and isinstance(samples, Mapping):  # a batch for each branch of a training
             batches = [
                 valid.Batch(pictures, _real_sizes(pictures, samples.get(name))) for name, pictures in inputs.items()
@@ -88,12 +88,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def mode_of(args: tuple, kwargs: Mapping[str, Any]) -> str:
-    """The mode of a call of a model's forward: 'loss', 'predict' or 'tensor'."""
-    return kwargs.get("mode", args[2] if len(args) > 2 else "tensor")
+class Call(NamedTuple):
+    """What a model's forward was given."""
+
+    inputs: Any
+    samples: Any
+    mode: str  # 'loss', 'predict' or 'tensor'
 
 
-def batch_of(args: tuple, kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The inputs and data samples of a call of a model's forward, however they were passed."""
-    inputs = kwargs.get("inputs", args[0] if args else None)
-    return inputs, kwargs.get("data_samples", args[1] if len(args) > 1 else None)
+def call_of(args: tuple, kwargs: Mapping[str, Any]) -> Call:
+    """A call of a model's forward, however its arguments were passed."""
+    given = {**dict(zip(("inputs", "data_samples", "mode"), args, strict=False)), **kwargs}
+    return Call(given.get("inputs"), given.get("data_samples"), given.get("mode", "tensor"))

@@ -4,7 +4,7 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
 
-from mmsparse.cli.launch import random_pictures
+from mmsparse.cli.building import random_pictures
 
 BACKBONE = dict(
     type="mmsparse.DynamicConvNeXt",

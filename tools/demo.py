@@ -3,6 +3,7 @@
 import argparse
 import io
 import logging
+import sys
 import time
 import warnings
 from contextlib import redirect_stdout
@@ -19,8 +20,9 @@ from tqdm import tqdm
 from mmsparse.analysis.focus import object_focus
 from mmsparse.analysis.report import picture_macs, time_beside_dense
 from mmsparse.calls import prepare_batch
-from mmsparse.cli.launch import build_model, prepare_work_dir, read_pictures
-from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.cli.building import build_model, read_pictures
+from mmsparse.cli.launch import prepare_work_dir
+from mmsparse.cli.main import run_script
 from mmsparse.configs import read_config
 from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
 from mmsparse.visualization.panels import draw_predictions
@@ -48,18 +50,15 @@ class ProgressBar(Hook):
         self.bar.close()
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="work_dirs/demo", help="everything is written here")
     parser.add_argument("--images", type=int, default=2000, help="training pictures to generate")
     parser.add_argument("--warm-iters", type=int, default=600, help="dense start that all variants share")
     parser.add_argument("--iters", type=int, default=600, help="iterations of each variant after it")
     parser.add_argument("--pictures", type=int, default=6, help="held-out pictures to draw")
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     out = Path(args.out)
     started = time.perf_counter()
@@ -192,5 +191,4 @@ def report(model: torch.nn.Module, control: torch.nn.Module, pictures: list[dict
 
 
 if __name__ == "__main__":
-    with say_mistakes():
-        main()
+    sys.exit(run_script(__doc__, add_arguments, run))

@@ -1,61 +1,8 @@
-"""Train a detector, segmenter or classifier from its config."""
+"""``mmsparse train`` as a script."""
 
-import argparse
-import os
+import sys
 
-from mmsparse.cli.launch import (
-    add_config_options,
-    add_launcher,
-    build_runner,
-    choose_start,
-    close_process_group,
-    prepare_work_dir,
-    use_amp,
-)
-from mmsparse.cli.mistakes import say_mistakes
-from mmsparse.cli.preflight import check_training
-from mmsparse.configs import read_config
-from mmsparse.trust import add_trust, trust_checkpoints
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file; its default_scope says which library trains")
-    parser.add_argument("--work-dir", help="where logs and checkpoints go; default ./work_dirs/<config name>")
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (bfloat16 on a CPU)")
-    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size")
-    parser.add_argument("--resume", nargs="?", const="auto", help="resume from a checkpoint, or from the latest one")
-    parser.add_argument("--load-from", help="start from the weights of a checkpoint, for example the dense twin's")
-    parser.add_argument("--no-validate", action="store_true", help="do not evaluate while training")
-    add_trust(parser)
-    add_config_options(parser)
-    add_launcher(parser)
-    args = parser.parse_args()
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    return args
-
-
-def train(args: argparse.Namespace) -> None:
-    trust_checkpoints(args.trust_checkpoint)
-    cfg = read_config(args.config, args.cfg_options, args.launcher)
-    prepare_work_dir(cfg, args.work_dir, args.config)
-    if args.amp:
-        use_amp(cfg)
-    if args.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
-            raise ValueError(f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}")
-        cfg.auto_scale_lr.enable = True
-    if args.no_validate:
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    choose_start(cfg, args.resume, args.load_from)
-    if cfg.get("randomness", {}).get("seed") is not None:
-        hook = dict(type="mmsparse.SeedHook", seed=cfg.randomness.seed)  # a resumed run draws what it would have drawn
-        cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
-    built = check_training(cfg)
-    build_runner(cfg, built).train()
-
+from mmsparse.cli.main import run_command
 
 if __name__ == "__main__":
-    with say_mistakes():
-        train(parse_args())
-    close_process_group()
+    sys.exit(run_command("train"))

@@ -1,16 +1,25 @@
-"""How every tool ends when its user made a mistake: one sentence, exit status 2."""
+"""How every command ends when its user made a mistake: one sentence, exit status 2."""
 
+import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from mmsparse.mistakes import is_mistake
 
 
+class Parser(argparse.ArgumentParser):
+    """Refuses as our own checks do, and does not print its usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. {self.prog} --help says more")
+
+
 @contextmanager
-def say_mistakes() -> Iterator[None]:
-    """Around a tool's main: what our own checks refuse, and files that cannot be used, end in a sentence on stderr.
+def say_mistakes(prog: str | None = None) -> Iterator[None]:
+    """Around a command's work: what our own checks refuse, and files that cannot be used, end in a sentence on stderr.
 
     Everything else is a bug, of ours or of a library, and keeps its traceback.
     """
@@ -25,5 +34,5 @@ def say_mistakes() -> Iterator[None]:
             raise
     else:
         return
-    print(f"{Path(sys.argv[0]).name}: error: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"{prog or Path(sys.argv[0]).name}: error: {' '.join(sentence.split())}", file=sys.stderr)
     raise SystemExit(2)

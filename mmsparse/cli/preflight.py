@@ -13,8 +13,8 @@ from torch import nn
 from mmsparse.apis import find_deciders, set_keep_ratio
 from mmsparse.calls import ignore_padding
 from mmsparse.checkpoints import COMPUTED, check_weights, read_checkpoint, weights_of
+from mmsparse.cli.building import Built, build_seeded
 from mmsparse.cli.data_files import check_data
-from mmsparse.cli.launch import Built, build_seeded
 from mmsparse.engine.optim_constructor import check_groups
 from mmsparse.registry import build_hooks
 from mmsparse.sparsity import new_prefixes

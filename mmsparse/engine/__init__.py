@@ -6,6 +6,7 @@ require("mmengine", "mmcv")
 
 from .cpu_amp import CpuAmpOptimWrapper  # noqa: E402
 from .elastic_hook import ElasticHook  # noqa: E402
+from .loss_hook import Collecting, LossHook  # noqa: E402
 from .optim_constructor import SparsityOptimWrapperConstructor  # noqa: E402
 from .seed_hook import SeedHook  # noqa: E402
 from .sparsity_hook import SparsityHook  # noqa: E402
@@ -14,8 +15,10 @@ from .thresholds import AveragedThresholdsHook, share_thresholds  # noqa: E402
 
 __all__ = [
     "AveragedThresholdsHook",
+    "Collecting",
     "CpuAmpOptimWrapper",
     "ElasticHook",
+    "LossHook",
     "SeedHook",
     "SparsityHook",
     "SparsityOptimWrapperConstructor",

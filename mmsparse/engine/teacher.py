@@ -1,100 +1,69 @@
-"""Dense networks that teach: which parts of a model are run, where features are read, and how it is asked."""
+"""Who teaches: a student's twin, its own weights, or another network."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 
-from mmsparse.apis import dense_twin
+from mmsparse.apis import pop_aux
+from mmsparse.checkpoints import check_checkpoint, load_weights
 from mmsparse.configs import read_config, without_pretrained
 
-
-@dataclass
-class Tap:
-    """Where features are read, and how they become rows (B, N, C)."""
-
-    module: nn.Module
-    levels: Sequence[int]
-    extra: int = 0  # tokens that are no positions
-    finish: Callable[[Tensor], Tensor] = field(default=lambda features: features)
-
-    def read(self, output: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        maps = output if isinstance(output, list | tuple) else (output,)
-        if any(not -len(maps) <= level < len(maps) for level in self.levels):
-            raise ValueError(
-                f"TeacherHook: argument `levels`: got {tuple(self.levels)}, but {type(self.module).__name__} gives "
-                f"{len(maps)} output(s); allowed are {-len(maps)} to {len(maps) - 1}"
-            )
-        return [self._rows(self.finish(maps[level])) for level in self.levels]
-
-    def _rows(self, features: Tensor) -> Tensor:
-        if features.dim() == 4:
-            return features.flatten(2).transpose(1, 2)
-        return features[:, self.extra :] if features.dim() == 3 else features.unsqueeze(1)
+Teacher = str | dict[str, Any]
 
 
-def tap(parts: nn.ModuleDict, module: str, levels: tuple[int, ...]) -> Tap:
-    """Where to read the outputs of a module; for a classifier's backbone that pools, the map before the pooling."""
-    backbone = parts["backbone"]
-    extra = getattr(backbone, "num_extra_tokens", 0)
-    if module == "backbone" and levels == (-1,):
-        if getattr(backbone, "gap_before_final_norm", False):
-            return _before_pooling(backbone)
-        if getattr(backbone, "out_type", "featmap") in ("cls_token", "avg_featmap") and backbone.final_norm:
-            return Tap(backbone.ln1, levels, extra)
-    try:
-        return Tap(parts.get_submodule(module), levels, extra)
-    except AttributeError as error:
-        raise ValueError(f"TeacherHook: argument `module`: there is no {module!r} ({error})") from error
-
-
-def _before_pooling(backbone: nn.Module) -> Tap:
-    """ConvNeXt's last map, for a classifier that pools before the last norm."""
-    last = max(backbone.out_indices)
-    block = len(backbone.stages[last]) - 1
-    router = getattr(backbone, "router", None)
-    if router is not None and (last, block) in router.routed:
-        raise ValueError(
-            f"TeacherHook: the last block (stage {last}, block {block}) is routed, so the map before the pooling "
-            "cannot be read. Set gap_before_final_norm=False in the backbone, or leave the last stage dense"
+def check_teacher(teacher: Teacher, checkpoint: str | None) -> None:
+    if not (isinstance(teacher, str) or (isinstance(teacher, dict) and "type" in teacher)):
+        raise TypeError(
+            "TeacherHook: expected argument `teacher` to be 'twin', 'self', a config file or a model's config dict "
+            f"with the key 'type', but got {teacher!r}"
         )
-    return Tap(backbone.stages[last][block], (-1,), finish=getattr(backbone, f"norm{last}"))
+    if teacher == "self" and checkpoint is not None:
+        raise ValueError(
+            f"TeacherHook: argument `checkpoint`: with teacher='self' the student's own weights teach, but got "
+            f"{checkpoint!r}. Remove it, or use teacher='twin'"
+        )
+    if teacher not in ("twin", "self"):
+        if isinstance(teacher, str):
+            _check_config(teacher)
+        if checkpoint is None:
+            raise ValueError(
+                f"TeacherHook: the teacher {teacher if isinstance(teacher, str) else teacher['type']!r} has no "
+                "weights; name its `checkpoint`"
+            )
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
 
 
-@torch.no_grad()
-def look(parts: nn.ModuleDict, at: Tap, pictures: Tensor) -> tuple[list[Tensor], Tensor | None]:
-    """Features and logits of the dense network."""
-    seen: list[Any] = []
-    handle = at.module.register_forward_hook(lambda module, args, output: seen.append(output))
-    try:
-        with _evaluating(parts), dense_twin(parts):
-            features = parts["backbone"](pictures)
-            if "neck" in parts:
-                features = parts["neck"](features)
-            logits = parts["head"](features) if "head" in parts else None
-            if not seen:
-                raise ValueError(f"TeacherHook: argument `module`: {type(at.module).__name__} is not run by itself")
-            return at.read(seen[-1]), logits
-    finally:
-        handle.remove()
+def _check_config(path: str) -> None:
+    reason = ""
+    if "::" in path:
+        try:
+            read_config(path)
+        except Exception as error:  # mmengine has no error of its own for a name that it does not find
+            reason = f" ({' '.join(str(error).split())})"
+    if reason or not ("::" in path or Path(path).is_file()):
+        raise ValueError(
+            "TeacherHook: expected argument `teacher` to be 'twin', 'self', a config file or lib::config, but got "
+            f"{path!r}{reason}"
+        )
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, then as it was. Not by ``eval()``: what a class does there is not undone."""
-    were = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in were:
-            module.training = False
-        yield
-    finally:
-        for module, training in were:
-            module.training = training
+def teacher_of(student: nn.ModuleDict, teacher: Teacher, checkpoint: str | None) -> nn.ModuleDict:
+    """The same parts of the network that teaches, frozen; the student's own stay as they are."""
+    if teacher == "self":
+        return student
+    if teacher == "twin":
+        pop_aux(student)  # what waits there has a graph and cannot be copied
+        parts = copy.deepcopy(student)
+    else:
+        parts = parts_of(_build(teacher), list(student), "argument `teacher`")
+    if checkpoint is not None:
+        load_weights(parts, checkpoint)
+    return parts.requires_grad_(False).to(next(student.parameters()).device)
 
 
 def parts_of(model: nn.Module, names: Sequence[str], owner: str) -> nn.ModuleDict:
@@ -105,7 +74,7 @@ def parts_of(model: nn.Module, names: Sequence[str], owner: str) -> nn.ModuleDic
     return nn.ModuleDict({name: getattr(model, name) for name in names})
 
 
-def build_teacher(teacher: str | dict[str, Any]) -> nn.Module:
+def _build(teacher: Teacher) -> nn.Module:
     scope = None
     if isinstance(teacher, str):
         cfg = read_config(teacher)

@@ -1,35 +1,30 @@
 """A dense teacher beside the student: its features and logits become two losses more, and nothing of it is saved."""
 
-import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
-from mmsparse.apis import find_deciders, pop_aux
-from mmsparse.calls import mode_of, unwrapped
-from mmsparse.checkpoints import check_checkpoint, load_weights
-from mmsparse.configs import read_config
+from mmsparse.apis import find_deciders
+from mmsparse.calls import Call, unwrapped
 from mmsparse.models.backbones.block_router import BlockRouter
 from mmsparse.registry import HOOKS
-from mmsparse.sparsity import Decider, Selection
+from mmsparse.sparsity import Decider
 from mmsparse.sparsity.losses import feature_distillation, logit_distillation
 
-from .sparsity_hook import check_loss_weights
-from .teacher import build_teacher, is_classifier, look, parts_of, tap
+from .loss_hook import LossHook
+from .taps import check_fit, look, tap
+from .teacher import Teacher, check_teacher, is_classifier, parts_of, teacher_of
 
 SAVED = "teacher_state_dict"  # a checkpoint's key
 
 
 @HOOKS.register_module()
-class TeacherHook(Hook):
+class TeacherHook(LossHook):
     """Adds ``loss_distill_feat`` and, for mmpretrain's classifiers, ``loss_distill_cls`` to a model's losses.
 
     The teacher is no part of the model: not of its state dict, its EMA or its optimizer. It sees the pictures that the
@@ -52,29 +47,33 @@ class TeacherHook(Hook):
             paper; where a backbone drops tokens for good, only those that survive.
     """
 
-    priority = "NORMAL"
+    name = "loss_distill"
 
     def __init__(
         self,
-        teacher: str | dict[str, Any] = "twin",
+        teacher: Teacher = "twin",
         checkpoint: str | None = None,
         feature_weight: float = 0.5,
         logit_weight: float = 0.5,
         levels: Sequence[int] = (-1,),
         module: str = "backbone",
     ) -> None:
-        _check(teacher, checkpoint, levels, module)
-        check_loss_weights("TeacherHook", feature_weight=feature_weight, logit_weight=logit_weight)
+        check_teacher(teacher, checkpoint)
+        if not isinstance(levels, Sequence) or not levels or not all(type(level) is int for level in levels):
+            raise TypeError(
+                f"TeacherHook: expected argument `levels` to be whole numbers such as (-1,), but got {levels!r}"
+            )
+        if module.split(".")[0] not in ("backbone", "neck"):
+            raise ValueError(
+                f"TeacherHook: expected argument `module` to begin with 'backbone' or 'neck', but got {module!r}"
+            )
+        super().__init__(feature_weight=feature_weight, logit_weight=logit_weight)
         self.teacher = teacher
         self.checkpoint = checkpoint
-        self.feature_weight = feature_weight
-        self.logit_weight = logit_weight
         self.levels = tuple(levels)
         self.module = module
         self.parts: nn.ModuleDict | None = None  # the teacher
-        self._handles: list[Any] = []
         self._resumed: dict[str, Tensor] | None = None
-        self._seen: _Seen | None = None
 
     @property
     def in_checkpoints(self) -> bool:
@@ -103,36 +102,20 @@ class TeacherHook(Hook):
                 "pretrained init_cfg or the hook's `checkpoint`",
                 stacklevel=2,
             )
-        self.attach(model)
+        super().before_train(runner)
         if resumed:
             self.parts.load_state_dict(weights)
 
-    def after_train(self, runner: Runner) -> None:
-        self._detach()
-
-    def attach(self, model: nn.Module) -> None:
-        """Teach a model whose ``forward(..., mode='loss')`` returns a dict of losses."""
-        self._detach()
-        if any(isinstance(getattr(hook, "__self__", None), TeacherHook) for hook in model._forward_hooks.values()):
-            raise RuntimeError("TeacherHook: another one teaches this model already. Keep one, or build the model anew")
+    def watch(self, model: nn.Module) -> list[Any]:
         names = self._names(model)
         student = parts_of(model, names, "the model")
-        self.parts = self._build(student)
+        self.parts = teacher_of(student, self.teacher, self.checkpoint)
         self._taps = [tap(parts, self.module, self.levels) for parts in (student, self.parts)]
-        self._check_fit(student)
-        backbone = model.backbone
-        self._handles = [
-            backbone.register_forward_pre_hook(self._begin),
-            self._taps[0].module.register_forward_hook(self._see_features),
-            *(d.register_forward_hook(self._see_selection) for d in _that_drop(backbone)),
-            model.register_forward_hook(self._add_losses, with_kwargs=True),
-        ]
-        if "head" in names:
-            self._handles.append(model.head.register_forward_hook(self._see_logits))
-
-    def _detach(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        check_fit(student, self.parts, self._taps, f"{self.module}, levels {self.levels}")
+        self._droppers = _that_drop(model.backbone)
+        watched = [self._taps[0].module, *self._droppers, *([model.head] if "head" in names else [])]
+        handles = [module.register_forward_hook(self._see) for module in watched]
+        return [model.backbone.register_forward_pre_hook(self._begin), *handles]
 
     def _names(self, model: nn.Module) -> list[str]:
         """The parts of the model that are run."""
@@ -148,83 +131,30 @@ class TeacherHook(Hook):
         neck = self.module.startswith("neck") or (head and getattr(model, "neck", None) is not None)
         return ["backbone", *(["neck"] if neck else []), *(["head"] if head else [])]
 
-    def _build(self, student: nn.ModuleDict) -> nn.ModuleDict:
-        if self.teacher == "self":
-            return student
-        if self.teacher == "twin":
-            pop_aux(student)  # what waits there has a graph and cannot be copied
-            parts = copy.deepcopy(student)
-        else:
-            parts = parts_of(build_teacher(self.teacher), list(student), "argument `teacher`")
-        if self.checkpoint is not None:
-            load_weights(parts, self.checkpoint)
-        return parts.requires_grad_(False).to(next(student.parameters()).device)
-
-    def _check_fit(self, student: nn.ModuleDict) -> None:
-        """Show both a blank picture, so that what does not fit is said before training begins."""
-        first = next(m for m in student["backbone"].modules() if isinstance(m, nn.Conv2d))
-        picture = first.weight.new_zeros(1, first.in_channels, 128, 128)
-        (mine, my_logits), (theirs, logits) = (
-            look(parts, at, picture) for parts, at in zip((student, self.parts), self._taps, strict=True)
-        )
-        pairs = [*zip(mine, theirs, strict=True), *([] if logits is None else [(my_logits, logits)])]
-        for one, other in pairs:
-            if one.shape != other.shape:
-                raise ValueError(
-                    f"TeacherHook: argument `teacher` does not fit the student: for a picture of 128x128 the student "
-                    f"gives {_say(one)}, the teacher {_say(other)} ({self.module}, levels {self.levels}). Take "
-                    "a teacher of the same widths, strides and classes, or other levels"
-                )
-
     def _begin(self, backbone: nn.Module, args: tuple) -> None:
         if backbone.training:  # the teacher's own look is none
-            self._seen = _Seen(args[0])
+            self.seen.append({"pictures": args[0]})
 
-    def _see_features(self, module: nn.Module, args: tuple, output: Any) -> None:
-        if self._seen is not None:
-            self._seen.features = output
+    def _see(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """What a module gave, beside the pictures that the backbone was given."""
+        if self.seen:
+            self.seen[-1][module] = output
 
-    def _see_selection(self, decision: Decider, args: tuple, selection: Selection | None) -> None:
-        if self._seen is not None and selection is not None:
-            self._seen.survivors = selection.keep_mask
-
-    def _see_logits(self, head: nn.Module, args: tuple, logits: Tensor) -> None:
-        if self._seen is not None:
-            self._seen.logits = logits
-
-    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
-        seen, self._seen = self._seen, None
-        mode = mode_of(args, kwargs)
-        if mode != "loss" or seen is None:
-            return None
-        features, logits = look(self.parts, self._taps[1], seen.pictures)
-        mine = self._taps[0].read(seen.features)
-        losses = dict(output)
+    def losses(self, model: nn.Module, call: Call, seen: list[dict[Any, Any]]) -> dict[str, Tensor]:
+        if not seen:
+            return {}
+        last, losses = seen[-1], {}
+        features, logits = look(self.parts, self._taps[1], last["pictures"])
+        mine = self._taps[0].read(last[self._taps[0].module])
+        selections = [last[decider] for decider in self._droppers if last.get(decider) is not None]
+        survivors = selections[-1].keep_mask if selections else None  # (B, N)
         with torch.autocast(device_type=features[0].device.type, enabled=False):
             if self.feature_weight:
-                terms = [_feature_loss(*pair, seen.survivors) for pair in zip(mine, features, strict=True)]
+                terms = [_feature_loss(*pair, survivors) for pair in zip(mine, features, strict=True)]
                 losses["loss_distill_feat"] = self.feature_weight * sum(terms) / len(terms)
             if logits is not None:
-                losses["loss_distill_cls"] = self.logit_weight * logit_distillation(seen.logits, logits)
+                losses["loss_distill_cls"] = self.logit_weight * logit_distillation(last[model.head], logits)
         return losses
-
-
-@dataclass
-class _Seen:
-    """What the student's last forward showed."""
-
-    pictures: Tensor
-    features: Any = None
-    survivors: Tensor | None = None  # (B, N)
-    logits: Tensor | None = None
-
-
-def _say(output: Tensor) -> str:
-    return (
-        f"{output.shape[1]} positions x {output.shape[2]} channels"
-        if output.dim() == 3
-        else f"{output.shape[1]} logits"
-    )
 
 
 def _feature_loss(mine: Tensor, theirs: Tensor, survivors: Tensor | None) -> Tensor:
@@ -237,51 +167,6 @@ def _that_drop(backbone: nn.Module) -> list[Decider]:
     """The decisions of a backbone whose dropped tokens never return."""
     cumulative = any(module.cumulative for module in backbone.modules() if isinstance(module, BlockRouter))
     return find_deciders(backbone) if cumulative else []
-
-
-def _check(teacher: Any, checkpoint: str | None, levels: Any, module: str) -> None:
-    if not (isinstance(teacher, str) or (isinstance(teacher, dict) and "type" in teacher)):
-        raise TypeError(
-            "TeacherHook: expected argument `teacher` to be 'twin', 'self', a config file or a model's config dict "
-            f"with the key 'type', but got {teacher!r}"
-        )
-    if teacher == "self" and checkpoint is not None:
-        raise ValueError(
-            f"TeacherHook: argument `checkpoint`: with teacher='self' the student's own weights teach, but got "
-            f"{checkpoint!r}. Remove it, or use teacher='twin'"
-        )
-    path = teacher if isinstance(teacher, str) and teacher not in ("twin", "self") else None
-    if path is not None:
-        _check_config(path)
-    if teacher not in ("twin", "self") and checkpoint is None:
-        raise ValueError(
-            f"TeacherHook: the teacher {teacher if isinstance(teacher, str) else teacher['type']!r} has no weights; "
-            "name its `checkpoint`"
-        )
-    if checkpoint is not None:
-        check_checkpoint(checkpoint)
-    if not isinstance(levels, Sequence) or not levels or not all(type(level) is int for level in levels):
-        raise TypeError(
-            f"TeacherHook: expected argument `levels` to be whole numbers such as (-1,), but got {levels!r}"
-        )
-    if module.split(".")[0] not in ("backbone", "neck"):
-        raise ValueError(
-            f"TeacherHook: expected argument `module` to begin with 'backbone' or 'neck', but got {module!r}"
-        )
-
-
-def _check_config(path: str) -> None:
-    reason = ""
-    if "::" in path:
-        try:
-            read_config(path)
-        except Exception as error:  # mmengine has no error of its own for a name that it does not find
-            reason = f" ({' '.join(str(error).split())})"
-    if reason or not ("::" in path or Path(path).is_file()):
-        raise ValueError(
-            "TeacherHook: expected argument `teacher` to be 'twin', 'self', a config file or lib::config, but got "
-            f"{path!r}{reason}"
-        )
 
 
 def _has_source(runner: Runner, model: nn.Module) -> bool:

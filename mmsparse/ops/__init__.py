@@ -3,7 +3,7 @@
 from .attention import Groups, attention_rows
 from .feed_forward import FeedForward, NormLinear, activation_name, slow_fast_ffn
 from .operator import OPERATORS, Kernel, Operator
-from .rows import Rows
+from .rows import Rows, inverse_of
 from .slow_fast import slow_fast_conv2d
 from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
 from .tiles import from_tiles, tile_grid, to_tiles
@@ -24,6 +24,7 @@ __all__ = [
     "conv_triton",
     "feed_forward_cpu",
     "from_tiles",
+    "inverse_of",
     "slow_fast_conv2d",
     "slow_fast_ffn",
     "sparse_conv2d",

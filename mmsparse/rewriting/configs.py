@@ -1,13 +1,14 @@
 """A dense config in, its dynamic twin out: what ``mmsparse.sparsify`` does to a config of any OpenMMLab library."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmsparse.rewriting.parts import Part, check_part, kind_name, route_parts, scoped_kind
+from .families import REFUSED, ROUTED, Part
+from .parts import kind_name, make_dynamic, route_parts, scoped_kind
 
 STOCK_CONSTRUCTORS = (
     "DefaultOptimWrapperConstructor",
@@ -104,11 +105,8 @@ def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], opti
             raise
         print_log(f"The backbone stays dense. {error}", "current")
         return
-    family, translate = SUPPORTED[backbone.kind]
-    translate(backbone)
-    backbone.cfg.type = f"mmsparse.{family}"
-    backbone.cfg.sparsity = dict(keep_ratio=keep_ratio, **sparsity)
-    check_part(backbone.cfg, backbone.path, cfg.get("default_scope"))
+    arguments = dict(keep_ratio=keep_ratio, **sparsity)
+    make_dynamic(backbone, ROUTED["backbone"][backbone.kind], arguments, cfg.get("default_scope"))
 
 
 def find_backbone(cfg: Config) -> Part:
@@ -116,10 +114,10 @@ def find_backbone(cfg: Config) -> Part:
     if not isinstance(cfg.get("model"), dict):
         raise ValueError(f"sparsify: expected argument `cfg` to have a dict `model`, but it has {sorted(cfg.keys())}")
     found = list(_backbones(cfg.model, "model", cfg.get("default_scope")))
-    fitting = [backbone for backbone in found if backbone.kind in SUPPORTED]
+    fitting = [backbone for backbone in found if backbone.kind in ROUTED["backbone"]]
     if len(fitting) == 1:
         return fitting[0]
-    allowed = f"Supported are {', '.join(SUPPORTED)}"
+    allowed = f"Supported are {', '.join(ROUTED['backbone'])}"
     if fitting:
         places = " and ".join(f"{b.path} ({b.kind})" for b in fitting)
         raise ValueError(f"sparsify: the model has several backbones, {places}. Change the type of one by hand")
@@ -183,67 +181,3 @@ def _check_arguments(cfg: Config) -> None:
 
     build_hooks(cfg.custom_hooks, "sparsify: ")
     check_groups(cfg)
-
-
-def _keep(backbone: Part) -> None:
-    """The dynamic class takes the arguments of the stock class as they are."""
-
-
-def _from_mmseg_vit(backbone: Part) -> None:
-    """The arguments of mmseg's VisionTransformer -> those of mmpretrain's."""
-    cfg, path = backbone.cfg, backbone.path
-    given = {key: cfg.pop(key) for key in list(cfg.keys()) if key != "type"}
-    for name, (allowed, why) in VIT_ONLY_IN_MMSEG.items():
-        if given.pop(name, allowed) != allowed:
-            raise ValueError(f"sparsify: {path} is mmseg.VisionTransformer with `{name}`: {why}")
-    width = given.pop("embed_dims", 768)
-    cfg.arch = dict(
-        embed_dims=width,
-        num_layers=given.pop("num_layers", 12),
-        num_heads=given.pop("num_heads", 12),
-        feedforward_channels=given.pop("mlp_ratio", 4) * width,
-    )
-    norm = given.setdefault("norm_cfg", dict(type="LN"))
-    indices = given.pop("out_indices", -1)
-    cfg.out_indices = list(indices) if isinstance(indices, Sequence) else [indices]
-    cfg.out_type = "featmap"
-    cfg.patch_cfg = dict(bias=given.pop("patch_bias", False))
-    if "patch_pad" in given:
-        cfg.patch_cfg.padding = given.pop("patch_pad")
-    if given.pop("patch_norm", False):
-        cfg.patch_cfg.norm_cfg = norm
-    cfg.layer_cfgs = {name: given.pop(name) for name in ("attn_drop_rate", "act_cfg", "num_fcs") if name in given}
-    given.pop("norm_eval", None)  # of batch norms, of which a ViT has none
-    given.setdefault("final_norm", False)
-    # a segmenter hands its own `pretrained` down to a backbone that knows the word
-    checkpoint = given.pop("pretrained", None) or backbone.parent.get("pretrained")
-    if backbone.parent.get("pretrained"):
-        backbone.parent.pretrained = None
-    if checkpoint:
-        given["init_cfg"] = dict(type="Pretrained", checkpoint=checkpoint)
-    cfg.update(given)
-
-
-# name: (the value that means nothing special, what its absence in mmpretrain's class means)
-VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
-    "output_cls_token": (False, "its head wants the class token beside each map, and mmsparse.DynamicViT returns maps"),
-    "out_origin": (False, "its first output is the patch embedding, which mmsparse.DynamicViT does not return"),
-    "qkv_bias": (True, "its output projection has no bias then either, unlike that of mmsparse.DynamicViT"),
-    "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
-}
-SUPPORTED: dict[str, tuple[str, Callable[[Part], None]]] = {
-    "mmpretrain.ConvNeXt": ("DynamicConvNeXt", _keep),
-    "mmdet.SwinTransformer": ("DynamicSwin", _keep),
-    "mmseg.SwinTransformer": ("DynamicSwin", _keep),
-    "mmpretrain.VisionTransformer": ("DynamicViT", _keep),
-    "mmseg.VisionTransformer": ("DynamicViT", _from_mmseg_vit),
-}
-REFUSED = {
-    "mmpretrain.SwinTransformer": (
-        "its arguments are not those of mmdet's and mmseg's class, which mmsparse.DynamicSwin takes; its weights fit, "
-        "with shift_one_window=False"
-    ),
-    "mmseg.BEiT": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
-    "mmseg.MAE": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
-    **{f"mmsparse.{family}": "it is dynamic already" for family in ("DynamicConvNeXt", "DynamicSwin", "DynamicViT")},
-}

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,17 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from mmsparse.mistakes import OURS, is_mistake, raised_by
 
+from .families import ROUTED, Family, Part
+
 KEYS = {"neck": ("neck",), "head": ("rpn_head", "bbox_head", "decode_head")}  # RoI and auxiliary heads stay dense
-
-
-@dataclass(frozen=True)
-class Part:
-    """A backbone, neck or head of a config: where it is, what it is, and the model that holds it."""
-
-    path: str
-    kind: str  # the scoped class name
-    cfg: ConfigDict
-    parent: ConfigDict
 
 
 def kind_name(kind: Any) -> str:
@@ -39,16 +30,21 @@ def scoped_kind(cfg: ConfigDict, scope: str | None) -> str:
 def route_parts(model: ConfigDict, which: str, scope: str | None, sparsity: Mapping[str, Any]) -> None:
     """Make the ``neck`` or the heads (``head``) of a model's config dynamic, or say in a sentence why not."""
     found = list(_parts(model, which, scope))
-    fitting = [part for part in found if part.kind in SUPPORTED[which]]
+    fitting = [part for part in found if part.kind in ROUTED[which]]
     if not fitting:
         what = ", ".join(f"{part.path} is {part.kind}" for part in found) or f"the model has no {which}"
-        raise ValueError(f"sparsify: argument `{which}`: {what}. Supported are {', '.join(SUPPORTED[which])}")
+        raise ValueError(f"sparsify: argument `{which}`: {what}. Supported are {', '.join(ROUTED[which])}")
     for part in fitting:
-        if part.kind == "mmseg.FPN":
-            _check_mmseg_fpn(part)
-        part.cfg.type = f"mmsparse.{SUPPORTED[which][part.kind]}"
-        part.cfg.sparsity = dict(sparsity)
-        check_part(part.cfg, part.path, scope)
+        make_dynamic(part, ROUTED[which][part.kind], sparsity, scope)
+
+
+def make_dynamic(part: Part, family: Family, sparsity: Mapping[str, Any], scope: str | None) -> None:
+    """Make a part of a config the routed class of its family."""
+    name, translate = family
+    translate(part)
+    part.cfg.type = f"mmsparse.{name}"
+    part.cfg.sparsity = dict(sparsity)
+    check_part(part.cfg, part.path, scope)
 
 
 def check_part(cfg: ConfigDict, path: str, scope: str | None) -> None:
@@ -79,7 +75,7 @@ class _WithoutWeights(TorchFunctionMode):
 
 def parts_to_route(model: ConfigDict, scope: str | None) -> dict[str, bool]:
     """Whether ``neck`` and ``head`` of a model's config can be routed."""
-    return {which: any(p.kind in known for p in _parts(model, which, scope)) for which, known in SUPPORTED.items()}
+    return {which: any(part.kind in ROUTED[which] for part in _parts(model, which, scope)) for which in KEYS}
 
 
 def _parts(model: ConfigDict, which: str, scope: str | None) -> Iterator[Part]:
@@ -90,33 +86,3 @@ def _parts(model: ConfigDict, which: str, scope: str | None) -> Iterator[Part]:
             if isinstance(cfg, dict):
                 path = f"model.{key}" if value is cfg else f"model.{key}.{index}"
                 yield Part(path, scoped_kind(cfg, scope), cfg, model)
-
-
-def _check_mmseg_fpn(part: Part) -> None:
-    """mmdet's class, which ours extends, means something else by these arguments."""
-    part.cfg.pop("extra_convs_on_inputs", None)
-    for name, same in (("end_level", -1), ("add_extra_convs", False)):
-        if part.cfg.get(name, same) != same:
-            raise ValueError(
-                f"sparsify: argument `neck`: {part.path} is mmseg.FPN with {name}={part.cfg[name]}, which means "
-                "something else to mmsparse.DynamicFPN (mmdet's). Write the neck by hand"
-            )
-
-
-SUPPORTED = {
-    "neck": {
-        "mmdet.FPN": "DynamicFPN",
-        "mmdet.PAFPN": "DynamicPAFPN",
-        "mmdet.ChannelMapper": "DynamicChannelMapper",
-        "mmseg.FPN": "DynamicFPN",
-    },
-    "head": {
-        "mmdet.RPNHead": "DynamicRPNHead",
-        "mmdet.RetinaHead": "DynamicRetinaHead",
-        "mmdet.FCOSHead": "DynamicFCOSHead",
-        "mmdet.ATSSHead": "DynamicATSSHead",
-        "mmdet.GFLHead": "DynamicGFLHead",
-        "mmseg.UPerHead": "DynamicUPerHead",
-        "mmseg.FPNHead": "DynamicFPNHead",
-    },
-}

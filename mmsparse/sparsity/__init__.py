@@ -6,9 +6,10 @@ from .dials import Dial, Tunable, budgets
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
 from .new_parts import NewPart, new_prefixes
-from .paths import Path, take_paths
+from .paths import Path, Paths, take_paths
 from .scorers import (
     AttentionScorer,
+    Context,
     FeatureNormScorer,
     KeyNormScorer,
     LocalGlobalScorer,
@@ -17,17 +18,20 @@ from .scorers import (
     Scorer,
     SharedScorer,
 )
-from .selection import Selection, Tiles
+from .selection import Geometry, Selection
 from .selectors import GumbelSelector, Selector, ThresholdSelector, TopKSelector
-from .valid import Valid, real_sizes, valid_locations
+from .units import unit_features
+from .valid import Valid, real_sizes, valid_units
 
 __all__ = [
     "AttentionScorer",
     "Aux",
+    "Context",
     "Decider",
     "Dial",
     "FastPath",
     "FeatureNormScorer",
+    "Geometry",
     "GumbelSelector",
     "IdentityFastPath",
     "KeyNormScorer",
@@ -36,6 +40,7 @@ __all__ = [
     "MLPScorer",
     "NewPart",
     "Path",
+    "Paths",
     "RandomScorer",
     "Router",
     "Scorer",
@@ -43,7 +48,6 @@ __all__ = [
     "Selector",
     "SharedScorer",
     "ThresholdSelector",
-    "Tiles",
     "TopKSelector",
     "Tunable",
     "Valid",
@@ -57,5 +61,6 @@ __all__ = [
     "router_keys",
     "score_loss",
     "take_paths",
-    "valid_locations",
+    "unit_features",
+    "valid_units",
 ]

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from .budget import anneal
 from .dials import Dial, Tunable
 from .gain import GATE, WAYS, gain_gate
-from .selection import Selection, Tiles
+from .scorers import Context
+from .selection import Geometry, Selection
 from .selectors import BURIED
-from .valid import Valid
+from .valid import Valid, valid_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,23 +76,21 @@ class Decider(Dial):
     def forward(
         self,
         tokens: Tensor,
-        grid: tuple[int, int],
+        geometry: Geometry,
         before: Selection | None = None,
         attention: Any = None,
-        valid: Valid | None = None,
-        tiles: Tiles | None = None,
     ) -> Selection | None:
         """Decide for a map; None means that everything stays on the dense path.
 
+        Where the map is padded, what is beyond the pictures is never slow, unless all is.
+
         Args:
-            tokens: (B, N, C).
-            grid: Height and width, N = height * width.
+            tokens: (B, N, C), of each unit.
+            geometry: What the N units are.
             before: What the place before it selected, if anything.
             attention: The attention of the block to come, for scorers that read it (``scorers.Attention``).
-            valid: The locations that count, where the map is padded; the others are never slow, unless all are.
-            tiles: What the tokens are, where they are not the locations of a map.
         """
-        selection = self._decide(tokens, grid, before, attention, valid, tiles)
+        selection = self._decide(tokens, geometry, before if self.cumulative else None, attention)
         for record in _RECORDS.get() if selection is not None else ():
             if self in record.decisions:
                 record.taken.append((self.name, selection))
@@ -100,35 +99,28 @@ class Decider(Dial):
     def _decide(
         self,
         tokens: Tensor,
-        grid: tuple[int, int],
+        geometry: Geometry,
         before: Selection | None,
         attention: Any,
-        valid: Valid | None,
-        tiles: Tiles | None,
     ) -> Selection | None:
-        before = before if self.cumulative else None
-        extra: dict[str, Any] = {}
+        if not self.training and self.keep_ratio >= 1.0:
+            return before
+        valid = valid_units(geometry, tokens)
         if self.scorer.reads_attention:
-            extra["attention"] = replace(attention, graph=not self.detach)
-        if self.scorer.reads_grid:
-            extra.update(grid=grid, valid=valid)
+            attention = replace(attention, graph=not self.detach)
+        context = Context(geometry, _alive(before, valid), valid, attention)
         if not self.training:
-            if self.keep_ratio >= 1.0:
-                return before
-            if before is not None and before.common_count is not None and not extra:
+            if before is not None and before.common_count is not None and self.scorer.scores_any:
                 scores = self._score_survivors(tokens, before)
             else:
-                scores = self.scorer(tokens, **extra, **_alive(before, valid))
-            return replace(self.selector(scores, grid, self.keep_ratio, before=before, valid=valid), tiles=tiles)
-        keep_ratio = anneal(self.keep_ratio, self.progress)
-        alive = _alive(before, valid)
-        scores = self.scorer(tokens.detach() if self.detach else tokens, **extra, **alive)
-        noise = 1.0 - self.progress
-        selection = self.selector(scores, grid, keep_ratio, noise=noise, before=before, valid=valid)
-        selection = replace(selection, tiles=tiles)
+                scores = self.scorer(tokens, context)
+            return self.selector(scores, geometry, self.keep_ratio, before=before, valid=valid)
+        keep_ratio, noise = anneal(self.keep_ratio, self.progress), 1.0 - self.progress
+        scores = self.scorer(tokens.detach() if self.detach else tokens, context)
+        selection = self.selector(scores, geometry, keep_ratio, noise=noise, before=before, valid=valid)
         regression = None
         if self.learn != GATE and scores.requires_grad:
-            gate, regression = gain_gate(scores, selection.keep_mask, self.learn, **alive)
+            gate, regression = gain_gate(scores, selection.keep_mask, self.learn, context.alive)
             selection = replace(selection, gate=gate).within(before)
         if torch.is_grad_enabled():
             counts = None if valid is None else valid.mask
@@ -139,7 +131,7 @@ class Decider(Dial):
         """Score only what is left: as many in every image."""
         batch, locations, channels = tokens.shape
         left = tokens.flatten(0, 1).index_select(0, before.keep_idx).view(batch, before.common_count, channels)
-        scores = self.scorer(left).float().flatten()
+        scores = self.scorer(left, Context()).float().flatten()
         everywhere = scores.new_full((batch * locations,), BURIED)
         return everywhere.index_copy(0, before.keep_idx, scores).view(batch, locations)
 
@@ -220,7 +212,7 @@ def router_keys(router: type[Router]) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def _alive(before: Selection | None, valid: Valid | None) -> dict[str, Tensor]:
+def _alive(before: Selection | None, valid: Valid | None) -> Tensor | None:
     if before is None:
-        return {} if valid is None else dict(alive=valid.mask)
-    return dict(alive=before.keep_mask if valid is None else before.keep_mask & valid.mask)
+        return None if valid is None else valid.mask
+    return before.keep_mask if valid is None else before.keep_mask & valid.mask

@@ -8,7 +8,7 @@ from mmsparse.registry import MODELS
 
 
 class FastPath(BaseModule):
-    """Base class. ``macs(n)`` is the arithmetic for n rows."""
+    """Base class."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -16,9 +16,6 @@ class FastPath(BaseModule):
 
     def forward(self, rows: Tensor) -> Tensor:
         raise NotImplementedError
-
-    def macs(self, rows: int) -> int:
-        return 0
 
 
 @MODELS.register_module()
@@ -41,9 +38,6 @@ class LinearFastPath(FastPath):
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.linear(self.norm(rows))
-
-    def macs(self, rows: int) -> int:
-        return rows * self.linear.weight.numel()
 
 
 @MODELS.register_module()

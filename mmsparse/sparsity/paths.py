@@ -2,14 +2,52 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from mmsparse.ops import from_tiles, sparse_conv2d, to_tiles
 
 from .selection import Selection
 
 Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """The fast path of a layer, and which units take the slow one instead.
+
+    Args:
+        selection: Which units do.
+        fast: From rows (R, C) to (R, D).
+        explore: Fraction of the other units whose slow value informs the scorer in training.
+    """
+
+    selection: Selection
+    fast: Callable[[Tensor], Tensor]
+    explore: float = 1.0
+
+    def take(self, rows: Tensor, slow: Path) -> Tensor:
+        """Rows (B * N, C) through a slow path on rows, or the fast one."""
+        return take_paths(rows, self.selection, slow, lambda rest, _: self.fast(rest), self.explore)
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
+        """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location."""
+        tile, everything = self.selection.geometry.tile, self.selection.keep_mask.numel()
+
+        def slow(_: Tensor, idx: Tensor) -> Tensor:
+            if len(idx) == everything:  # a training that starts dense
+                reach = dilation * (weight.shape[-1] // 2)
+                return to_tiles(F.conv2d(x, weight, bias, padding=reach, dilation=dilation), tile)
+            return sparse_conv2d(x, weight, bias, idx, tile, dilation)
+
+        def fast(tiles: Tensor, _: Tensor) -> Tensor:
+            return self.fast(tiles.unflatten(1, (-1, x.shape[1]))).flatten(1)
+
+        return from_tiles(take_paths(to_tiles(x, tile), self.selection, slow, fast, self.explore), x.shape, tile)
 
 
 def take_paths(rows: Tensor, selection: Selection, slow: Path, fast: Path, explore: float = 1.0) -> Tensor:

@@ -3,6 +3,7 @@
 A score is a logit: the probability of the slow path is its sigmoid, the slow path is preferred where it is high.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,6 +11,9 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
+
+from .selection import Geometry
+from .valid import Valid
 
 
 class Attention(Protocol):
@@ -25,19 +29,38 @@ class Attention(Protocol):
         """What each location gets from all in its window (of the block's own), (B, N); 1 on average."""
 
 
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a scorer may look at besides the features of each unit.
+
+    Args:
+        geometry: What the units are; None where only some of them are scored.
+        alive: Boolean (B, N), the units that count: real ones that no place before has dropped for good. None: all.
+        valid: The units that hold a real pixel, where maps are padded. None: all do.
+        attention: The attention of the block to come; None where there is none.
+    """
+
+    geometry: Geometry | None = None
+    alive: Tensor | None = None
+    valid: Valid | None = None
+    attention: Attention | None = None
+
+
+ALL = Context()
+
+
 class Scorer(BaseModule):
-    """Base class. ``macs(n)`` is the arithmetic for the n locations of one map.
+    """Base class.
 
     Attributes:
         index: Number of the place it serves, set by the router; scores that read no features differ by it.
-        reads_attention: Whether ``forward`` takes ``attention`` and ``macs`` the number of compared pairs, too.
-        reads_grid: Whether ``forward`` takes ``grid``, the map's height and width, and ``valid``, the locations of it
-            that hold a real pixel (None: all), too.
+        reads_attention: Whether it reads the context's attention.
+        scores_any: Whether it can score some of the units without the others, where those were dropped for good.
     """
 
     index = 0
     reads_attention = False
-    reads_grid = False
+    scores_any = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -49,12 +72,9 @@ class Scorer(BaseModule):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
-        """Score tokens (B, N, C); where some are dropped for good, the context is of those ``alive`` (B, N)."""
+    def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
+        """Score the units, (B, N), by their features (B, N, C)."""
         raise NotImplementedError
-
-    def macs(self, locations: int) -> int:
-        return 0
 
 
 @MODELS.register_module()
@@ -87,18 +107,13 @@ class LocalGlobalScorer(Scorer):
         )
         self.init_weights()
 
-    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
-        local, context = self.embed(tokens).chunk(2, dim=-1)
+    def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
+        local, everywhere = self.embed(tokens).chunk(2, dim=-1)
         # The first layer of the head is linear: apply its context half once per image, not once per location.
         first, half = self.head[0], self.hidden // 2
-        shared = nn.functional.linear(mean_of_alive(context, alive), first.weight[:, half:], first.bias)
+        shared = nn.functional.linear(mean_of_alive(everywhere, context.alive), first.weight[:, half:], first.bias)
         hidden = nn.functional.linear(local, first.weight[:, :half]) + shared
         return self.head[1:](hidden).squeeze(-1)
-
-    def macs(self, locations: int) -> int:
-        h = self.hidden
-        per_location = self.channels * h + (h // 2) * (h // 2) + (h // 2) * (h // 4) + h // 4
-        return locations * per_location + (h // 2) * (h // 2)
 
 
 @MODELS.register_module()
@@ -120,19 +135,16 @@ class MLPScorer(Scorer):
         )
         self.init_weights()
 
-    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
         return self.layers(tokens).squeeze(-1)
-
-    def macs(self, locations: int) -> int:
-        return locations * (self.channels + 1) * self.hidden
 
 
 @MODELS.register_module()
 class FeatureNormScorer(Scorer):
     """The L2 norm of the features, standardised within each image. No parameters, no training."""
 
-    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
-        return standardised(tokens.float().norm(dim=-1), alive)
+    def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
+        return standardised(tokens.float().norm(dim=-1), context.alive)
 
 
 @MODELS.register_module()
@@ -140,12 +152,10 @@ class KeyNormScorer(Scorer):
     """The L2 norm of the keys of the block to come, standardised within each image. No training; transformers only."""
 
     reads_attention = True
+    scores_any = False
 
-    def forward(self, tokens: Tensor, attention: Attention, alive: Tensor | None = None) -> Tensor:
-        return standardised(attention.keys().float().norm(dim=-1), alive)
-
-    def macs(self, locations: int, pairs: int) -> int:
-        return locations * self.channels**2
+    def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
+        return standardised(context.attention.keys().float().norm(dim=-1), context.alive)
 
 
 @MODELS.register_module()
@@ -160,6 +170,7 @@ class AttentionScorer(Scorer):
 
     KINDS = ("class", "column")
     reads_attention = True
+    scores_any = False
 
     def __init__(self, channels: int, kind: str = "class") -> None:
         super().__init__(channels)
@@ -167,17 +178,13 @@ class AttentionScorer(Scorer):
             raise ValueError(f"AttentionScorer: expected argument `kind` to be one of {self.KINDS}, but got {kind!r}")
         self.kind = kind
 
-    def forward(self, tokens: Tensor, attention: Attention, alive: Tensor | None = None) -> Tensor:
-        return standardised(self.mass(attention, alive).float().clamp_min(1e-12).log(), alive)
+    def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
+        return standardised(self.mass(context).float().clamp_min(1e-12).log(), context.alive)
 
-    def mass(self, attention: Attention, alive: Tensor | None) -> Tensor:
+    def mass(self, context: Context) -> Tensor:
         """How much attention each location gets, (B, N)."""
-        return attention.class_row(alive) if self.kind == "class" else attention.column_mass(alive)
-
-    def macs(self, locations: int, pairs: int) -> int:
-        if self.kind == "column":
-            return 2 * locations * self.channels**2 + pairs * self.channels
-        return (locations + 1) * self.channels**2 + locations * self.channels
+        read = context.attention.class_row if self.kind == "class" else context.attention.column_mass
+        return read(context.alive)
 
 
 @MODELS.register_module()
@@ -188,11 +195,11 @@ class RandomScorer(Scorer):
     count alone, so that results are reproducible and independent of batch mates and their padding.
     """
 
-    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
         batch, locations, _ = tokens.shape
         if self.training:
             return torch.randn(batch, locations, device=tokens.device)
-        if alive is None:
+        if (alive := context.alive) is None:
             return self._draw(locations).to(tokens.device).expand(batch, locations)
         drawn = torch.cat([self._draw(count) for count in alive.sum(dim=1).tolist()])
         return drawn.new_zeros(batch, locations, device=tokens.device).masked_scatter_(alive, drawn.to(tokens.device))
@@ -211,7 +218,7 @@ class SharedScorer(Scorer):
 
     def __init__(self, body: Scorer, channels: int) -> None:
         super().__init__(channels)
-        if body.reads_attention or body.reads_grid:
+        if not body.scores_any:
             raise ValueError(f"Argument `share_scorer`: a {type(body).__name__} has nothing to share. Remove it")
         self.adapt = nn.Linear(channels, body.channels) if channels != body.channels else nn.Identity()
         self._shared = (body,)  # no child: its parameters are in the state dict once
@@ -221,12 +228,8 @@ class SharedScorer(Scorer):
     def body(self) -> Scorer:
         return self._shared[0]
 
-    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
-        return self.body(self.adapt(tokens), alive)
-
-    def macs(self, locations: int) -> int:
-        own = self.channels * self.body.channels if isinstance(self.adapt, nn.Linear) else 0
-        return locations * own + self.body.macs(locations)
+    def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
+        return self.body(self.adapt(tokens), context)
 
 
 def mean_of_alive(tokens: Tensor, alive: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which locations of a map take the slow path: the only thing that travels between rooms."""
+"""Which units of a map take the slow path: the only thing that travels between rooms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,72 +11,80 @@ from mmsparse.ops import tile_grid
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """The tiles that a map is cut into; the last of a row or column may reach over the border.
+class Geometry:
+    """What a decision is about: the units of a map, each a location or a tile.
 
     Args:
         size: Height and width of the map.
-        side: Locations along a side of a tile.
+        tile: Locations along a side of a unit; the last of a row or column may reach over the border.
+        extra: Number of tokens in front of the map's, which are units, too.
     """
 
     size: tuple[int, int]
-    side: int
+    tile: int = 1
+    extra: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:
-        """How many there are, along the height and the width."""
-        return tile_grid(self.size, self.side)
+        """How many units the map has, along the height and the width."""
+        return tile_grid(self.size, self.tile)
+
+    @property
+    def units(self) -> int:
+        return self.extra + self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """A decision for every location of a batch of maps, or for every tile of them.
+    """A decision for every unit of a batch of maps.
 
-    Flat row numbers into (B * H * W) make batches, per-image budgets and every grid size the same code.
+    Flat row numbers into (B * N) make batches, per-image budgets and every geometry the same code.
 
     Args:
-        grid: Height and width of the map.
-        keep_mask: Boolean (B, H * W), True where the slow path is taken.
-        gate: Straight-through (B, H * W) of the same values while training, None otherwise.
+        geometry: What the N units are.
+        keep_mask: Boolean (B, N), True where the slow path is taken.
+        gate: Straight-through (B, N) of the same values while training, None otherwise.
         count: Number of True entries of every image, or of each if they differ. Known beforehand, no device sync.
-        tiles: What the cells of the grid are, if they are not the locations of the map.
     """
 
-    grid: tuple[int, int]
+    geometry: Geometry
     keep_mask: Tensor
     gate: Tensor | None = None
     count: int | tuple[int, ...] | None = None
-    tiles: Tiles | None = None
 
     def __post_init__(self) -> None:
-        locations = self.grid[0] * self.grid[1]
-        if self.keep_mask.dim() != 2 or self.keep_mask.shape[1] != locations or self.keep_mask.dtype != torch.bool:
+        mask, units = self.keep_mask, self.geometry.units
+        if mask.dim() != 2 or mask.shape[1] != units or mask.dtype != torch.bool:
             raise ValueError(
-                f"Expected argument `keep_mask` to be bool of shape (B, {locations}) for the grid {self.grid}, "
-                f"but got {self.keep_mask.dtype} of shape {tuple(self.keep_mask.shape)}"
+                f"Expected argument `keep_mask` to be bool of shape (B, {units}) for {self.geometry}, "
+                f"but got {mask.dtype} of shape {tuple(mask.shape)}"
             )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.geometry.grid
 
     @cached_property
     def keep_idx(self) -> Tensor:
-        """Flat row numbers of the slow locations, ascending."""
+        """Flat row numbers of the slow units, ascending."""
         return _true_positions(self.keep_mask.flatten(), self._total)
 
     @cached_property
     def rest_idx(self) -> Tensor:
-        """Flat row numbers of the fast locations, ascending."""
+        """Flat row numbers of the fast units, ascending."""
         total = None if self._total is None else self.keep_mask.numel() - self._total
         return _true_positions(~self.keep_mask.flatten(), total)
 
     @cached_property
     def num_keep(self) -> list[int]:
-        """Number of slow locations of each image."""
+        """Number of slow units of each image."""
         if self.count is None:
             return self.keep_mask.sum(dim=1).tolist()
         return list(self.count) if isinstance(self.count, tuple) else [self.count] * self.keep_mask.shape[0]
 
     @property
     def common_count(self) -> int | None:
-        """Number of slow locations of every image if it is the same one, known beforehand."""
+        """Number of slow units of every image if it is the same one, known beforehand."""
         return None if isinstance(self.count, tuple) else self.count
 
     @property
@@ -84,36 +92,35 @@ class Selection:
         return sum(self.count) if isinstance(self.count, tuple) else self.count and self.count * len(self.keep_mask)
 
     def edges(self, picture: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Where the cells begin on a picture of a height and width, along both, and where the last ones end.
+        """Where the units begin on a picture of a height and width, along both, and where the last ones end.
 
         A map covers its picture; tiles stand at their stride, and what reaches over the border is cut off.
         """
-        tiles = self.tiles or Tiles(self.grid, 1)
 
         def along(axis: int) -> Tensor:
-            begins = torch.arange(tiles.grid[axis] + 1, device=self.keep_mask.device) * tiles.side
-            return begins.clamp(max=tiles.size[axis]) * picture[axis] / tiles.size[axis]  # exact where it is whole
+            length = self.geometry.size[axis]
+            begins = torch.arange(self.grid[axis] + 1, device=self.keep_mask.device) * self.geometry.tile
+            return begins.clamp(max=length) * picture[axis] / length  # exact where it is whole
 
         return along(0), along(1)
 
     def on_picture(self, picture: Sequence[int], index: int = 0) -> Tensor:
-        """Which pixels of a picture lie in slow cells, (height, width); ``index`` is its number in the batch."""
+        """Which pixels of a picture lie in slow units, (height, width); ``index`` is its number in the batch."""
         pixels = [torch.arange(side, device=self.keep_mask.device) + 0.5 for side in picture]
         rows, columns = (
             torch.searchsorted(edges[1:-1], middle) for edges, middle in zip(self.edges(picture), pixels, strict=True)
         )
-        return self.keep_mask[index].view(self.grid)[rows][:, columns]
+        return self.keep_mask[index, self.geometry.extra :].view(self.grid)[rows][:, columns]
 
     def with_extra(self, count: int) -> "Selection":
-        """For tokens that follow so many extra ones (a class token), which are always slow; the grid becomes a row."""
+        """For tokens that follow so many extra ones (a class token), which are always slow."""
         if count == 0:
             return self
         ones = self.keep_mask.new_ones(len(self.keep_mask), count)
-        mask = torch.cat([ones, self.keep_mask], dim=1)
         gate = None if self.gate is None else torch.cat([ones.to(self.gate), self.gate], dim=1)
         own = self.count
         both = tuple(n + count for n in own) if isinstance(own, tuple) else own if own is None else own + count
-        return Selection((1, mask.shape[1]), mask, gate, both)
+        return Selection(replace(self.geometry, extra=count), torch.cat([ones, self.keep_mask], dim=1), gate, both)
 
     def within(self, before: "Selection | None") -> "Selection":
         """Only what an earlier selection kept too: what it dropped never returns."""
@@ -132,7 +139,7 @@ class Selection:
         return replace(self, keep_mask=self.keep_mask & before.keep_mask, gate=gate, count=count)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Pack the rows (B * H * W, C) of both paths, each in memory order."""
+        """Pack the rows (B * N, C) of both paths, each in memory order."""
         return rows.index_select(0, self.keep_idx), rows.index_select(0, self.rest_idx)
 
     def join(self, kept: Tensor, rest: Tensor) -> Tensor:

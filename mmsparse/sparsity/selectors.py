@@ -11,7 +11,7 @@ from mmsparse.registry import MODELS
 
 from .budget import num_keep
 from .gain import GATE, STAKE
-from .selection import Selection
+from .selection import Geometry, Selection
 from .valid import Valid
 
 BURIED = torch.finfo(torch.float32).min  # score of a location that may not be chosen
@@ -43,7 +43,7 @@ class Selector(BaseModule):
     def forward(
         self,
         scores: Tensor,
-        grid: tuple[int, int],
+        geometry: Geometry,
         keep_ratio: float,
         noise: float = 1.0,
         before: Selection | None = None,
@@ -53,7 +53,7 @@ class Selector(BaseModule):
 
         Args:
             scores: (B, N) logits.
-            grid: Height and width, N = height * width.
+            geometry: What the N units are.
             keep_ratio: Budget, the fraction of locations on the slow path.
             noise: Scale of the exploration noise of selectors that anneal it; used in training only.
             before: Choose only among what it kept.
@@ -74,9 +74,9 @@ class Selector(BaseModule):
         else:
             mask, logits, count = self.decide(scores, keep_ratio, valid)
         if not self.training:
-            return Selection(grid, mask, count=count).within(before)
+            return Selection(geometry, mask, count=count).within(before)
         soft = torch.sigmoid(logits / self.tau)
-        return Selection(grid, mask, gate=mask + (soft - soft.detach()), count=count).within(before)
+        return Selection(geometry, mask, gate=mask + (soft - soft.detach()), count=count).within(before)
 
     def observe(self, scores: Tensor, valid: Valid | None) -> None:
         """Look at scores before it is decided; in training, unless it watches."""

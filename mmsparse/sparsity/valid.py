@@ -13,12 +13,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .selection import Geometry
+
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Valid:
-    """The locations of a batch of maps that hold a real pixel.
+    """The units of a batch of maps that hold a real pixel.
 
     Args:
         mask: Boolean (B, N).
@@ -97,29 +99,28 @@ def read(pictures: Tensor) -> None:
         _CALL.set(replace(call, whole=size == call.padded))
 
 
-def valid_locations(size: Size, tokens: Tensor, tile: int = 1) -> Valid | None:
-    """What is valid of the maps of a size, cut into tiles; None if all is.
+def valid_units(geometry: Geometry, tokens: Tensor) -> Valid | None:
+    """Which units of maps are valid, those that hold a valid location; None if all are.
 
     Sizes of maps are taken to be proportional to the pictures', which is exact where strides divide the padded size.
 
     Args:
-        size: Height and width of the maps.
+        geometry: What the units are.
         tokens: Anything on their device, with their batch in the first dimension.
-        tile: Locations along a side of a tile; one is valid if a location in it is.
     """
     call = _CALL.get()
     if call is None or not call.whole or call.sizes is None or len(tokens) != len(call.sizes):
         return None
-    key = (size, tile, tokens.device)
+    key = (geometry, tokens.device)
     if key not in call.found:
-        call.found[key] = _valid(call, size, tokens.device, tile)
+        call.found[key] = _valid(call, geometry, tokens.device)
     return call.found[key]
 
 
-def _valid(call: _Call, size: Size, device: torch.device, tile: int) -> Valid | None:
+def _valid(call: _Call, geometry: Geometry, device: torch.device) -> Valid | None:
     def end(axis: int, real: int) -> int:
         """How many tiles of an axis hold a real pixel."""
-        return math.ceil(math.ceil(real * size[axis] / call.padded[axis]) / tile)
+        return math.ceil(math.ceil(real * geometry.size[axis] / call.padded[axis]) / geometry.tile)
 
     grid = [end(axis, call.padded[axis]) for axis in (0, 1)]
     ends = [[end(axis, real[axis]) for axis in (0, 1)] for real in call.sizes]

@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmsparse import compat, sparsify
+from mmsparse.analysis import count_macs
 from mmsparse.calls import prepare_batch
+from mmsparse.cli.arguments import add_config_options
+from mmsparse.cli.building import build_model, build_plain
 from mmsparse.cli.data_files import check_dataset
-from mmsparse.cli.launch import add_config_options, build_model, build_plain, check_writable
+from mmsparse.cli.launch import check_writable
 from mmsparse.cli.mistakes import say_mistakes
 from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
@@ -236,7 +239,12 @@ def _write_config(path: str, options: dict[str, Any] | None, out: Path) -> None:
 def describe_cut(dense: nn.Module, slim: nn.Module, masks: SlimMasks) -> str:
     """Arithmetic of the backbones at the masks' own size of pictures."""
     height, width = (side * masks.patch_size for side in masks.grid)
-    before, left = dense.macs(height, width), slim.macs(height, width)
+
+    def macs(backbone: nn.Module) -> int:
+        picture = torch.zeros(1, 3, height, width, device=next(backbone.parameters()).device)
+        return count_macs(backbone.eval(), lambda: backbone(picture)).total
+
+    before, left = macs(dense), macs(slim)
     return (
         f"backbone, {height}x{width}: {before / 1e9:.4f} GMACs dense, {left / 1e9:.4f} slimmed, "
         f"{100 * (1 - left / before):.1f} % less"

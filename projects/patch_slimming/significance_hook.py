@@ -1,11 +1,9 @@
 """The dynamic variant: scorers learn to tell beforehand how significant the tokens of a picture will be."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from mmsparse.calls import batch_of, mode_of
+from mmsparse.calls import Call
 from mmsparse.engine import SparsityHook
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Aux
@@ -30,10 +28,9 @@ class SignificanceHook(SparsityHook):
     def __init__(self, loss_weight: float = 1.0, anneal: tuple[float, float] | None = None) -> None:
         super().__init__(loss_weight=loss_weight, anneal=anneal)
 
-    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
-        if torch.is_grad_enabled() and mode_of(args, kwargs) == "loss":
-            self._targets = regression_targets(model.backbone, batch_of(args, kwargs)[0])
-        return super()._add_losses(model, args, kwargs, output)
+    def losses(self, model: nn.Module, call: Call, decided: list[Aux]) -> dict[str, Tensor]:
+        self._targets = regression_targets(model.backbone, call.inputs)
+        return super().losses(model, call, decided)
 
     def _of_place(self, decided: Aux) -> Tensor:
         target = self._targets[int(decided.name.removeprefix("b"))].to(decided.scores.device)

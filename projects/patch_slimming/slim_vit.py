@@ -14,7 +14,7 @@ from mmsparse.models import DynamicViT
 from mmsparse.models.backbones.arguments import bind
 from mmsparse.models.backbones.block_router import ENTERING
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import Scorer, Selection, TopKSelector, Valid
+from mmsparse.sparsity import Context, Scorer, Selection, TopKSelector
 
 from .masks import SlimMasks
 
@@ -83,16 +83,15 @@ class MaskScorer(Scorer):
         masks: The file.
     """
 
-    reads_grid = True
+    scores_any = False
 
     def __init__(self, channels: int, masks: str) -> None:
         super().__init__(channels)
         self.masks = masks
         self._file = _read(masks, Path(masks).stat().st_mtime)
 
-    def forward(
-        self, tokens: Tensor, grid: tuple[int, int], valid: Valid | None = None, alive: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        grid, valid = context.geometry.grid, context.valid
         if valid is None:
             return self._scores(grid).to(tokens.device).expand(len(tokens), -1, -1).flatten(1)
         scores = torch.zeros(len(tokens), *grid)

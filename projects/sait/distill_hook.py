@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparse.apis import find_deciders
+from mmsparse.calls import Call
 from mmsparse.engine import TeacherHook
-from mmsparse.engine.sparsity_hook import check_loss_weights
 from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import HOOKS
 
@@ -30,20 +30,18 @@ class TokenDistillHook(TeacherHook):
 
     def __init__(self, token_weight: float = 1.0, blocks: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_loss_weights("TokenDistillHook", token_weight=token_weight)
+        self.set_weights(token_weight=token_weight)
         if type(blocks) is not int or blocks < 1:
             raise ValueError(
                 f"TokenDistillHook: expected argument `blocks` to be a positive whole number, but got {blocks!r}"
             )
-        self.token_weight = token_weight
         self.blocks = blocks
-        self._scores: list[Tensor] = []  # (B, N) of each place
         self._rows: list[Tensor] = []  # (B, N) of each block of the teacher
 
-    def attach(self, model: nn.Module) -> None:
-        super().attach(model)
+    def watch(self, model: nn.Module) -> list[Any]:
+        handles = super().watch(model)
         scorers = [decision.scorer for decision in find_deciders(model.backbone)]
-        scorers = [scorer for scorer in scorers if isinstance(scorer, TokenImportanceScorer)]
+        self._scorers = scorers = [scorer for scorer in scorers if isinstance(scorer, TokenImportanceScorer)]
         teacher = self.parts["backbone"]
         layers = getattr(teacher, "layers", ())
         if not scorers or len(layers) < self.blocks:
@@ -52,33 +50,30 @@ class TokenDistillHook(TeacherHook):
                 f"{self.blocks} plain transformer blocks (argument `blocks`), but got {len(scorers)} such scorers and "
                 f"{type(teacher).__name__} with {len(layers)} blocks"
             )
-        extra = getattr(teacher, "num_extra_tokens", 0)
-        self._handles += [scorer.register_forward_hook(self._see_scores) for scorer in scorers]
-        self._handles += [layer.register_forward_pre_hook(self._reader(extra)) for layer in layers[-self.blocks :]]
+        self._extra = getattr(teacher, "num_extra_tokens", 0)
+        handles += [scorer.register_forward_hook(self._see) for scorer in scorers]
+        return handles + [layer.register_forward_pre_hook(self._read) for layer in layers[-self.blocks :]]
 
-    def _see_scores(self, scorer: nn.Module, args: tuple, scores: Tensor) -> None:
-        if self._seen is not None:
-            self._scores.append(scores)
+    def take(self, model: nn.Module) -> list[Any]:
+        self._rows = []  # blocks of a student that teaches itself were read, too
+        return super().take(model)
 
-    def _reader(self, extra: int) -> Any:
-        def read(layer: nn.Module, args: tuple) -> None:
-            attention = BlockAttention(args[0], layer.ln1, layer.attn.qkv, layer.attn.num_heads, extra)
-            self._rows.append(attention.class_row(None))
+    def _read(self, layer: nn.Module, args: tuple) -> None:
+        attention = BlockAttention(args[0], layer.ln1, layer.attn.qkv, layer.attn.num_heads, self._extra)
+        self._rows.append(attention.class_row(None))
 
-        return read
-
-    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
-        scores, self._scores, self._rows = self._scores, [], []  # blocks of a student that teaches itself, too
-        losses = super()._add_losses(model, args, kwargs, output)
+    def losses(self, model: nn.Module, call: Call, seen: list[dict[Any, Any]]) -> dict[str, Tensor]:
+        losses = super().losses(model, call, seen)
         rows, self._rows = self._rows, []
-        if losses is None:
-            return None
+        if not seen:
+            return losses
         if len(rows) != self.blocks:
             raise ValueError(
                 f"TokenDistillHook: argument `blocks`={self.blocks}: only {len(rows)} of the teacher's last blocks "
                 "attend to the whole picture, the others to windows. Take fewer"
             )
         target = torch.stack(rows).mean(dim=0)
+        scores = [seen[-1][scorer] for scorer in self._scorers]  # (B, N) of each place
         if scores[0].shape != target.shape:
             raise ValueError(
                 f"TokenDistillHook: argument `teacher`: it has {target.shape[1]} tokens where the student has "

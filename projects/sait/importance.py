@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import AttentionScorer, TopKSelector, Valid
+from mmsparse.sparsity import AttentionScorer, Context, TopKSelector, Valid
 
 Count = int | tuple[int, ...] | None
 
@@ -21,10 +21,10 @@ class TokenImportanceScorer(AttentionScorer):
     def __init__(self, channels: int, kind: str = "column") -> None:
         super().__init__(channels, kind)
 
-    def forward(self, tokens: Tensor, attention: object, alive: Tensor | None = None) -> Tensor:
-        mass = self.mass(attention, alive).float().clamp_min(1e-12)
-        if alive is not None:
-            mass = mass * alive
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        mass = self.mass(context).float().clamp_min(1e-12)
+        if context.alive is not None:
+            mass = mass * context.alive
         return (mass / mass.sum(dim=1, keepdim=True)).clamp_min(1e-12).log()
 
 

@@ -98,31 +98,6 @@ class ConnectivityPredictor(Dial):
     def seen(self, query: Tensor, key: Tensor, tokens: Tokens, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._masks(query, key, tokens, allowed)
 
-    def macs(self, tokens: int, grid: Grid, zeros: bool = True) -> int:
-        """Multiply-accumulates for one map of which so many tokens are there, the predictor's among them.
-
-        Args:
-            tokens: The extra ones too.
-            grid: Of the map.
-            zeros: Whether products with zeros of the basis count. They are computed; the paper's count has few.
-        """
-        shape = self.shape
-        if shape.threshold is not None or (shape.tile > 1 and -1 in Tiles(grid, shape.tile).members()):
-            raise ValueError(
-                "SparsifinerViT: with `threshold`, or tiles that do not fill the map, the arithmetic depends on the "
-                "picture; count a real one"
-            )
-        queries, dims, rank = tokens - shape.extra, shape.head_dims, shape.rank
-        basis = self._basis(grid, None)
-        guess = queries * shape.coefficients * (tokens if shape.tile == 1 else basis.shape[1])
-        if not zeros:
-            guess = round(guess * basis.count_nonzero().item() / basis.numel())
-        keys = min(self.num_keys(grid), tokens)
-        if shape.tile > 1:
-            keys = shape.extra + shape.tile**2 * Tiles(grid, shape.tile).count(keys - shape.extra)
-        reduced = tokens * dims * rank + (2 * dims + 1) * rank * shape.channels + queries * dims * rank
-        return shape.heads * (reduced + guess + 2 * dims * (queries * keys + shape.extra * tokens))
-
     def _coefficients(
         self, query: Tensor, key: Tensor, grid: Grid, numbers: Tensor | None = None, there: Tensor | None = None
     ) -> Tensor:

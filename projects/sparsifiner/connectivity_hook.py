@@ -3,20 +3,19 @@
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmsparse.calls import mode_of, unwrapped
-from mmsparse.engine.sparsity_hook import check_loss_weights
+from mmsparse.calls import Call, call_of, unwrapped
+from mmsparse.engine import Collecting, LossHook
 from mmsparse.registry import HOOKS
 
 from .sparsifiner_vit import Connectivity
 
 
 @HOOKS.register_module()
-class ConnectivityHook(Hook):
+class ConnectivityHook(LossHook):
     """Trains a :class:`SparsifinerViT`, under any head.
 
     In the first stage its predictors learn to guess its own attention by ``loss_connectivity`` and all else rests; in
@@ -30,53 +29,45 @@ class ConnectivityHook(Hook):
             The released code sums over pictures, too, at a weight of 0.01 and 168 pictures a GPU.
     """
 
+    name = "loss_connectivity"
     priority = "LOW"  # behind the hooks that add losses, which are held back in the first stage
 
     def __init__(self, reconstruct: float = 0.1, loss_weight: float = 1.68) -> None:
-        check_loss_weights("ConnectivityHook", loss_weight=loss_weight)
+        super().__init__(loss_weight=loss_weight)
         if isinstance(reconstruct, bool) or not isinstance(reconstruct, int | float) or not 0.0 <= reconstruct <= 1.0:
             raise ValueError(
                 "ConnectivityHook: expected argument `reconstruct` to be a fraction of the training in [0, 1], but got "
                 f"{reconstruct!r}"
             )
         self.reconstruct = reconstruct
-        self.loss_weight = loss_weight
 
     def before_train(self, runner: Runner) -> None:
-        model = unwrapped(runner.model)
-        wrapper = runner.optim_wrapper
-        if not hasattr(wrapper, "optimizer"):
+        if not hasattr(runner.optim_wrapper, "optimizer"):
             raise ValueError("ConnectivityHook: expected one optimizer, but this training has several. Use one")
-        self.attach(model, wrapper.optimizer)
+        self.attach(unwrapped(runner.model), runner.optim_wrapper.optimizer)
 
     def attach(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Add losses to a model whose ``forward(..., mode='loss')`` returns a dict of them; hold steps back."""
+        """Add to the losses of a model, and hold steps back."""
+        super().attach(model)
+        self._handles.append(optimizer.register_step_pre_hook(self._hold))
+
+    def watch(self, model: nn.Module) -> list[Any]:
         self._parts = _parts_of(model)
-        if any(part.collected for part in self._parts):
-            raise RuntimeError("ConnectivityHook: another one teaches this model already. Keep one")
         mine = {id(parameter) for part in self._parts for parameter in part.parameters()}
         self._groups = [[p for p in model.parameters() if (id(p) in mine) == new] for new in (False, True)]
-        self._handles = [
-            model.register_forward_hook(self._add_losses, with_kwargs=True),
-            optimizer.register_step_pre_hook(self._hold),
-        ]
-        for part in self._parts:
-            part.collected = True
+        return [Collecting(self._parts), model.register_forward_hook(self._hold_losses, with_kwargs=True)]
+
+    def take(self, model: nn.Module) -> list[Tensor]:
+        return [error for part in self._parts for error in part.pop_errors()]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        super().before_train_iter(runner, batch_idx, data_batch)
         self.set_progress(runner.iter / runner.max_iters)
 
     def set_progress(self, progress: float) -> None:
         """How much of the training is over, from 0 to 1."""
         for part in self._parts:
             part.reconstructing = progress < self.reconstruct
-            part.pop_errors()  # what a forward outside of a training step has left
-
-    def after_train(self, runner: Runner) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for part in self._parts:
-            part.collected = False
 
     @property
     def _reconstructing(self) -> bool:
@@ -87,19 +78,20 @@ class ConnectivityHook(Hook):
         for parameter in self._groups[0 if self._reconstructing else 1]:
             parameter.grad = None
 
-    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
-        errors = [error for part in self._parts for error in part.pop_errors()]
-        mode = mode_of(args, kwargs)
-        if mode != "loss" or not torch.is_grad_enabled():
+    def _hold_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict | None:
+        """In the first stage, what other hooks have added included."""
+        if call_of(args, kwargs).mode != "loss" or not torch.is_grad_enabled() or not self._reconstructing:
             return None
+        return {name: _times_zero(value) if "loss" in name else value for name, value in output.items()}
+
+    def losses(self, model: nn.Module, call: Call, errors: list[Tensor]) -> dict[str, Tensor]:
         if not self._reconstructing:
-            return {**output, "loss_connectivity": 0.0 * sum(p.sum() for p in self._groups[1])}
+            return {self.name: 0.0 * sum(p.sum() for p in self._groups[1])}
         if not errors:
             raise RuntimeError(
                 "ConnectivityHook: no predictor was asked in a training step. Are all keep ratios of `connectivity` 1?"
             )
-        held = {name: _times_zero(value) if "loss" in name else value for name, value in output.items()}
-        return {**held, "loss_connectivity": self.loss_weight * sum(errors) / len(errors)}
+        return {self.name: self.loss_weight * sum(errors) / len(errors)}
 
 
 def _times_zero(loss: Tensor | list[Tensor]) -> Any:

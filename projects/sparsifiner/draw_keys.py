@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmsparse.calls import predict, prepare_batch
-from mmsparse.cli.launch import add_config_options, build_model, check_writable, read_test_set
+from mmsparse.cli.arguments import add_config_options
+from mmsparse.cli.building import build_model, read_test_set
+from mmsparse.cli.launch import check_writable
 from mmsparse.cli.mistakes import say_mistakes
 from mmsparse.configs import read_config
 from mmsparse.models.backbones.routed_attention import Tokens

@@ -159,12 +159,6 @@ class SparsifinerViT(DynamicViT):
             return None
         return self._connected(i)
 
-    def _mixing_macs(self, i: int, tokens: int, pairs: int, grid: Grid) -> int:
-        predictor = self._connected(i)
-        if predictor is None:
-            return super()._mixing_macs(i, tokens, pairs, grid)
-        return predictor.macs(tokens, grid)
-
     def _dense(self, i: int, x: Tensor, grid: Grid) -> Tensor:
         self._reconstruct(i, x, grid)
         return super()._dense(i, x, grid)

@@ -5,50 +5,34 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmsparse.apis import find_deciders
-from mmsparse.calls import mode_of, unwrapped
-from mmsparse.engine.sparsity_hook import check_loss_weights
+from mmsparse.calls import Call
+from mmsparse.engine import LossHook
 from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import HOOKS
 from mmsparse.sparsity import Decider, Selection
 
 
-class DecisionLossHook(Hook):
+class DecisionLossHook(LossHook):
     """Adds a mean over places of something that is computed when each decides."""
 
-    name = ""
-    priority = "NORMAL"
-
     def __init__(self, weight: float) -> None:
-        check_loss_weights(type(self).__name__, weight=weight)
-        self.weight = weight
-        self._terms: list[Tensor] = []
+        super().__init__(weight=weight)
         self._scores: Tensor | None = None
-        self._handles: list[Any] = []
 
-    def before_train(self, runner: Runner) -> None:
-        self.attach(unwrapped(runner.model))
-
-    def after_train(self, runner: Runner) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def attach(self, model: nn.Module) -> None:
-        """Add to a model whose ``forward(..., mode='loss')`` returns a dict of losses."""
+    def watch(self, model: nn.Module) -> list[Any]:
         decisions = find_deciders(model.backbone)
         if not decisions:
             raise ValueError(
                 f"{type(self).__name__}: {type(model.backbone).__name__} decides nothing. Give it `sparsity`, or "
                 "remove the hook"
             )
-        for decision in decisions:
-            self._handles.append(decision.scorer.register_forward_hook(self._see_scores))
-            self._handles.append(decision.register_forward_hook(self._see, with_kwargs=True))
-        self._handles.append(model.register_forward_hook(self._add_losses, with_kwargs=True))
+        return [
+            *(decision.scorer.register_forward_hook(self._see_scores) for decision in decisions),
+            *(decision.register_forward_hook(self._see, with_kwargs=True) for decision in decisions),
+        ]
 
     def term(self, scores: Tensor, selection: Selection, attention: BlockAttention | None) -> Tensor:
         """Of one place; there is no attention in a backbone without."""
@@ -60,14 +44,10 @@ class DecisionLossHook(Hook):
     def _see(self, decision: Decider, args: tuple, kwargs: dict[str, Any], selection: Selection | None) -> None:
         scores, self._scores = self._scores, None
         if decision.training and selection is not None and torch.is_grad_enabled():
-            self._terms.append(self.term(scores, selection, kwargs.get("attention")))
+            self.seen.append(self.term(scores, selection, kwargs.get("attention")))
 
-    def _add_losses(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> dict[str, Any] | None:
-        terms, self._terms = self._terms, []
-        mode = mode_of(args, kwargs)
-        if mode != "loss" or not terms:
-            return None
-        return {**output, self.name: self.weight * sum(terms) / len(terms)}
+    def losses(self, model: nn.Module, call: Call, terms: list[Tensor]) -> dict[str, Tensor]:
+        return {self.name: self.weight * sum(terms) / len(terms)} if terms else {}
 
 
 @HOOKS.register_module()

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from mmsparse.apis import record_selections
 from mmsparse.calls import predict, prepare_batch
-from mmsparse.cli.launch import add_config_options, add_keep_ratio, build_model, read_keep_ratio, read_pictures
+from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.building import build_model, read_pictures
 from mmsparse.cli.mistakes import say_mistakes
 from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints

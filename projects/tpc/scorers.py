@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparse.models.backbones.block_attention import BlockAttention
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import Scorer
+from mmsparse.sparsity import Context, Scorer
 from mmsparse.sparsity.scorers import mean_of_alive
 
 
@@ -35,18 +34,14 @@ class PropagationScorer(Scorer):
             self.again = nn.Linear(self.hidden, 1)
         self.init_weights()
 
-    def forward(self, tokens: Tensor, alive: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
         normed = self.norm(tokens)
-        hidden = F.gelu(self.local(normed) + self.context(mean_of_alive(normed, alive)))
+        hidden = F.gelu(self.local(normed) + self.context(mean_of_alive(normed, context.alive)))
         broken = F.logsigmoid(self.pause(hidden).float())  # log b
         if self.restart:
             broken = broken + F.logsigmoid(-self.again(hidden).float())
         broken = broken.clamp_max(-1e-6).squeeze(-1)
         return torch.log(-torch.expm1(broken)) - broken
-
-    def macs(self, locations: int) -> int:
-        outputs = 2 if self.restart else 1
-        return locations * self.hidden * (self.channels + outputs) + self.channels * self.hidden
 
 
 @MODELS.register_module()
@@ -54,12 +49,11 @@ class IdleScorer(Scorer):
     """IdleViT's: the class token's scaled logits in the block to come, averaged over heads."""
 
     reads_attention = True
+    scores_any = False
 
-    def forward(self, tokens: Tensor, attention: BlockAttention, alive: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        attention, alive = context.attention, context.alive
         if not attention.extra:
             raise ValueError("IdleScorer: the backbone has no class token. Use AttentionScorer, or with_cls_token=True")
         logits = attention.logits(slice(1), slice(attention.extra, None)).detach().mean(dim=1).squeeze(1)
         return logits if alive is None else logits.masked_fill(~alive, torch.finfo(logits.dtype).min)
-
-    def macs(self, locations: int, pairs: int) -> int:
-        return (locations + 1) * self.channels**2 + locations * self.channels

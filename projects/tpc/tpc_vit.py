@@ -42,12 +42,6 @@ class TPCViT(DynamicViT):
         super().__init__(*args, **kwargs)
         self.stabiliser = None if self.router is None else Stabiliser(self.embed_dims)
 
-    def macs(self, height: int, width: int) -> int:
-        if self.stabiliser is None:
-            return super().macs(height, width)
-        stride = self.patch_embed.projection.stride[0]
-        return super().macs(height, width) + -(-height // stride) * -(-width // stride) * self.stabiliser.weight.numel()
-
     def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         x, grid = super()._embed(x)
         if self.stabiliser is None:

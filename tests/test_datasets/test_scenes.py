@@ -1,14 +1,13 @@
 """Generated scenes: the same bytes always, annotations that say what is seen, and nothing given away by colour."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
+from mmsparse.cli.main import main
 from mmsparse.datasets import scenes_io
 from mmsparse.datasets.scenes import CLASSES, OBJECT_SIZES, PALETTE, SEG_CLASSES, Scene, render_scene
 from mmsparse.datasets.scenes_io import ScenesArgs, coco_dict, picture_record, polygons, run_lengths, write_scenes
@@ -25,14 +24,6 @@ def scenes() -> list[Scene]:
 
 def all_files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def load_tool() -> ModuleType:
-    path = Path(__file__).parents[2] / "tools" / "dataset_converters" / "make_scenes.py"
-    spec = importlib.util.spec_from_file_location("make_scenes", path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
 
 
 def test_a_picture_depends_on_its_arguments_alone(scenes: list[Scene]) -> None:
@@ -223,9 +214,8 @@ def test_a_lost_picture_is_made_again(tmp_path: Path) -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    main = load_tool().main
     out = tmp_path / "scenes"
-    command = [str(out), "--images", "6", "--size", "64", "--seed", "1"]
+    command = ["scenes", str(out), "--images", "6", "--size", "64", "--seed", "1"]
 
     def refused(argv: list[str]) -> str:
         with pytest.raises(SystemExit) as stop:
@@ -252,8 +242,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "'images'" in refused([*command, "--images", "0"])
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").write_text("mine")
-    assert "another folder" in refused([str(tmp_path / "foreign"), *command[1:], "--overwrite"])
-    assert "cannot write" in refused([str(tmp_path / "foreign" / "thesis.txt" / "x"), *command[1:]])
+    assert "another folder" in refused(["scenes", str(tmp_path / "foreign"), *command[2:], "--overwrite"])
+    assert "cannot write" in refused(["scenes", str(tmp_path / "foreign" / "thesis.txt" / "x"), *command[2:]])
 
 
 def test_read_only_folder(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,11 +252,36 @@ def test_read_only_folder(tmp_path: Path, capsys: pytest.CaptureFixture, monkeyp
 
     monkeypatch.setattr(Path, "mkdir", denied)
     with pytest.raises(SystemExit):
-        load_tool().main([str(tmp_path / "x"), "--images", "2", "--size", "64", "--seed", "0"])
+        main(["scenes", str(tmp_path / "x"), "--images", "2", "--size", "64", "--seed", "0"])
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "cannot write" in message
     assert "Permission denied" in message
+
+
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "mmsparse scenes: error: cannot write OUT: No space left on device",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; the same command continues"),
+    ],
+)
+def test_a_run_that_is_cut_off(
+    error: BaseException, status: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def cut_off(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(scenes_io.Path, "mkdir", cut_off)
+    with pytest.raises(SystemExit) as stop:
+        raise SystemExit(main(["scenes", str(tmp_path / "x"), "--images", "2", "--size", "64", "--seed", "0"]))
+    assert stop.value.code == status
+    assert capsys.readouterr().err == f"{message.replace('OUT', str(tmp_path / 'x'))}\n"
 
 
 def test_stock_datasets_read_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.engine.score_targets import score_targets
 from mmsparse.models import DynamicConvNeXt
-from mmsparse.sparsity import Selection
+from mmsparse.sparsity import Geometry, Selection
 
 
 class Toy(BaseModel):
@@ -64,7 +64,7 @@ def test_checkpoint_keys_do_not_change():
 def test_a_second_hook_is_refused():
     model = toy()
     SparsityHook().attach(model)
-    with pytest.raises(RuntimeError, match="another one collects from this model already"):
+    with pytest.raises(RuntimeError, match="^SparsityHook: a SparsityHook adds 'loss_sparsity' .* already"):
         SparsityHook(loss_weight=0.0).attach(model)
 
 
@@ -108,8 +108,12 @@ def test_other_modes_are_left_alone():
         assert torch.equal(found, model.backbone(x)[0])
 
 
-def test_forgotten_hook():
-    model = toy()
+@pytest.mark.parametrize("trained", [False, True])
+def test_forgotten_hook(trained):
+    model, hook = toy(), SparsityHook()
+    if trained:  # it collects no longer
+        hook.attach(model)
+        hook.after_train(None)
     model(torch.randn(1, 3, 64, 64), mode="loss")
     with pytest.raises(RuntimeError, match="mmsparse.SparsityHook"):
         model(torch.randn(1, 3, 64, 64), mode="loss")
@@ -148,7 +152,7 @@ def sample(**fields):
 
 
 def everywhere(high, wide):
-    return Selection((high, wide), torch.ones(1, high * wide, dtype=torch.bool))
+    return Selection(Geometry((high, wide)), torch.ones(1, high * wide, dtype=torch.bool))
 
 
 def test_score_targets_are_touched_cells_or_edges():

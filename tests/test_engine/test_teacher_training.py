@@ -120,7 +120,7 @@ def test_resuming_without_a_teacher_is_refused(tmp_path):
 
 def test_one_teacher_a_training(tmp_path):
     """A second one would overwrite the first one's losses; after the training another may come."""
-    with pytest.raises(RuntimeError, match="another one teaches this model already"):
+    with pytest.raises(RuntimeError, match="a TeacherHook adds 'loss_distill' .* already"):
         train(tmp_path / "two", silent(), TeacherHook(), custom=[TeacherHook("self")])
     _, runner = train(tmp_path, silent(), TeacherHook("self"), iters=3)
     TeacherHook("self").attach(runner.model)

@@ -71,7 +71,7 @@ def test_levels_and_module():
         with torch.no_grad():
             pairs = list(zip(read(model), read(twin), strict=True))
             expected = 0.5 * sum((a - b).square().mean() for a, b in pairs) / len(pairs)
-            torch.testing.assert_close(model(x, mode="loss")["loss_distill_feat"], expected)
+        torch.testing.assert_close(model(x, mode="loss")["loss_distill_feat"], expected)
 
 
 def test_classifier_that_pools_compares_all_positions_and_logits():

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmsparse.apis import find_deciders, set_keep_ratio
 from mmsparse.engine import AveragedThresholdsHook, SparsityHook, share_thresholds
 from mmsparse.models import DynamicSwin
-from mmsparse.sparsity import ThresholdSelector
+from mmsparse.sparsity import Geometry, ThresholdSelector
 
 ARCH = dict(depths=[1, 1, 4, 1], channels=[8, 16, 32, 64])
 
@@ -79,15 +79,15 @@ def test_a_rank_may_look_more_often(tmp_path):
 def share(rank):
     """Two places: both ranks have seen scores at the first, rank 1 alone at the second."""
     first, second, third = places = nn.ModuleList(ThresholdSelector() for _ in range(3)).train()
-    first(torch.arange(65.0).view(1, 65) + 10 * rank, (5, 13), 0.5)
+    first(torch.arange(65.0).view(1, 65) + 10 * rank, Geometry((5, 13)), 0.5)
     if rank == 1:
         for _ in range(2):
-            second(torch.arange(65.0).view(1, 65), (5, 13), 0.5)
+            second(torch.arange(65.0).view(1, 65), Geometry((5, 13)), 0.5)
     share_thresholds(places)
     assert torch.equal(first.quantiles, torch.arange(65.0) + 5) and first.num_updates == 1
     assert torch.equal(second.quantiles, torch.arange(65.0)) and second.num_updates == 1 + rank
     assert not third.quantiles.any() and third.num_updates == 0
-    second(torch.full((1, 65), 100.0), (5, 13), 0.5)  # one step of many, on the rank that had none as well
+    second(torch.full((1, 65), 100.0), Geometry((5, 13)), 0.5)  # one step of many, on the rank that had none as well
     assert second.quantiles[0] == 2.0
 
 

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmsparse.apis import get_keep_ratio, record_selections
-from mmsparse.cli.launch import build_plain
+from mmsparse.cli.building import build_plain
 
 CONFIGS = Path(__file__).parents[2] / "configs/imagenet"
 MICRO = {

@@ -33,6 +33,28 @@ for name, given in arguments.items():
 """
 
 
+COMMANDS = """
+import sys
+from mmsparse import env
+from mmsparse.cli.main import main
+sys.modules["mmengine"] = None
+env.installed = lambda dist: None
+for argv in (["train", "config.py"], ["scenes", "--help"], ["env"]):
+    try:
+        print(argv[0], main(argv))
+    except SystemExit as ended:
+        print(argv[0], ended.code)
+"""
+
+
+def test_commands_say_what_is_missing_and_the_others_work():
+    done = subprocess.run([sys.executable, "-c", COMMANDS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.startswith("mmsparse train: error: Not installed: mmengine. Install one stack: pip install")
+    assert done.stderr.count("\n") == 1
+    assert {"train 2", "scenes 0", "env 1", "mmengine     missing"} <= set(done.stdout.splitlines())
+
+
 def run_without(*hidden):
     done = subprocess.run([sys.executable, "-c", WITHOUT, *hidden], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -52,7 +74,7 @@ def test_what_extends_a_missing_library_says_so(hidden):
         assert told["DynamicSwin"] == "DynamicSwin"
 
 
-@pytest.mark.parametrize("room, module", [(heads, "detection"), (heads, "segmentation"), (necks, "routed_necks")])
+@pytest.mark.parametrize("room, module", [(heads, "detection"), (heads, "segmentation"), (necks, "pyramids")])
 def test_an_import_error_of_our_own_is_heard(room, module, monkeypatch):
     monkeypatch.setitem(sys.modules, f"{room.__name__}.{module}", None)
     with pytest.raises(ImportError, match=module):

@@ -15,9 +15,9 @@ import mmsparse
 from mmsparse.analysis.focus import object_focus
 from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import find_deciders, record_selections
-from mmsparse.cli.launch import build_model, build_plain
+from mmsparse.cli.building import build_model, build_plain
 from mmsparse.engine import SparsityHook
-from mmsparse.sparsity import num_keep, valid_locations
+from mmsparse.sparsity import Geometry, num_keep, valid_units
 
 SMALL, MIDDLE, LARGE, PADDED = (70, 100), (50, 130), (128, 150), (128, 160)
 
@@ -145,13 +145,13 @@ def test_it_is_over_when_the_forward_is(monkeypatch):
     model = build_model(DETECTOR)
 
     def fail(*_):
-        assert valid_locations((16, 20), torch.zeros(2)) is not None
+        assert valid_units(Geometry((16, 20)), torch.zeros(2)) is not None
         raise KeyError("in the head")
 
     monkeypatch.setattr(model.bbox_head, "forward_single", fail)
     with pytest.raises(KeyError):
         model.test_step(pictures(DETECTOR, SMALL, LARGE))
-    assert valid_locations((16, 20), torch.zeros(2)) is None
+    assert valid_units(Geometry((16, 20)), torch.zeros(2)) is None
 
 
 def test_copies_watch_for_themselves():

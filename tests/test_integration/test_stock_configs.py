@@ -9,7 +9,7 @@ from scenes import CLASSES, at
 
 from mmsparse.apis import set_keep_ratio
 from mmsparse.calls import predict, prepare_batch
-from mmsparse.cli.launch import random_pictures
+from mmsparse.cli.building import random_pictures
 from mmsparse.configs import read_config
 
 STOCK = {

@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor, nn
 
 from mmsparse.apis import find_deciders
-from mmsparse.sparsity import Selection
+from mmsparse.sparsity import Geometry, Selection
 
 
 def replay(monkeypatch: pytest.MonkeyPatch, model: nn.Module, selections: list[Selection]) -> None:
@@ -17,8 +17,8 @@ def replay(monkeypatch: pytest.MonkeyPatch, model: nn.Module, selections: list[S
 
 
 def _again(
-    scores: Tensor, grid: tuple[int, int], *_: Any, chosen: Selection, before: Selection | None = None, **__: Any
+    scores: Tensor, geometry: Geometry, *_: Any, chosen: Selection, before: Selection | None = None, **__: Any
 ) -> Selection:
     mask, soft = chosen.keep_mask.to(scores.device), scores.float().sigmoid()
     gate = mask + (soft - soft.detach()) if scores.requires_grad else None
-    return Selection(grid, mask, gate, chosen.count).within(before)
+    return Selection(geometry, mask, gate, chosen.count).within(before)

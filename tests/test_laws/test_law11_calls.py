@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import mmsparse
 from mmsparse.apis import get_keep_ratio, record_selections
-from mmsparse.cli.launch import build_model
+from mmsparse.cli.building import build_model
 from mmsparse.models import DynamicSwin
 
 

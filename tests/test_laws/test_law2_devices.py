@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_deciders, record_selections
-from mmsparse.cli.launch import build_plain, random_pictures
+from mmsparse.cli.building import build_plain, random_pictures
 from mmsparse.configs import read_config
 
 DETECTOR = ROOT / "configs/demo/atss_dynamic-convnext-nano_whole-m60_fpn_finetune_scenes.py"

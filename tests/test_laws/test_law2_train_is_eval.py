@@ -23,7 +23,7 @@ def test_same_selection_same_maps(network, selector, explore, monkeypatch):
     model.eval()
     for counts in (None, count_of):  # found out in the forward, or known beforehand
         for decision, selection in zip(find_deciders(model), selections, strict=True):
-            frozen = Selection(selection.grid, selection.keep_mask, count=counts and counts(selection))
+            frozen = Selection(selection.geometry, selection.keep_mask, count=counts and counts(selection))
             monkeypatch.setattr(decision, "forward", lambda *_, frozen=frozen, **__: frozen)
         with torch.no_grad():
             for a, b in zip(trained, model(x), strict=True):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmsparse.sparsity import Selection, TopKSelector
+from mmsparse.sparsity import Geometry, Selection, TopKSelector
 from mmsparse.sparsity.selection import by_counting
 
 GRIDS = [(1, 1), (3, 5), (14, 14)]
@@ -13,7 +13,7 @@ GRIDS = [(1, 1), (3, 5), (14, 14)]
 @pytest.mark.parametrize("grid", GRIDS)
 def test_split_join(grid, ratio):
     n = grid[0] * grid[1]
-    selection = Selection(grid, torch.rand(3, n) < ratio)
+    selection = Selection(Geometry(grid), torch.rand(3, n) < ratio)
     rows = torch.randn(3 * n, 7)
     kept, rest = selection.split(rows)
     assert torch.equal(selection.join(kept, rest), rows)
@@ -27,7 +27,7 @@ def test_split_join(grid, ratio):
 
 @pytest.mark.parametrize("ratio, expected", [(0.7, 137), (0.5, 98), (0.7 - 0.4, 59), (1e-6, 0), (0.5 / 196, 1)])
 def test_exact_counts(ratio, expected):
-    selection = TopKSelector().eval()(torch.randn(4, 196), (14, 14), ratio)
+    selection = TopKSelector().eval()(torch.randn(4, 196), Geometry((14, 14)), ratio)
     assert selection.num_keep == [expected] * 4
     assert selection.keep_mask.sum(1).tolist() == [expected] * 4
     assert len(selection.keep_idx) == 4 * expected and len(selection.rest_idx) == 4 * (196 - expected)
@@ -45,12 +45,12 @@ def test_rows_are_found_by_counting_on_other_devices(ratio, monkeypatch):
         raise NotImplementedError
 
     monkeypatch.setattr(torch, "nonzero_static", refuse)
-    elsewhere = Selection((5, 7), mask.to("meta"), count=count)  # has no values, so nobody can wait for them
+    elsewhere = Selection(Geometry((5, 7)), mask.to("meta"), count=count)  # has no values, so nobody can wait for them
     assert elsewhere.keep_idx.shape == rows.shape and elsewhere.rest_idx.shape == (105 - len(rows),)
 
 
 def test_join_gradients_reach_both_paths():
-    selection = Selection((2, 3), torch.tensor([[True, False, True, False, False, True]]))
+    selection = Selection(Geometry((2, 3)), torch.tensor([[True, False, True, False, False, True]]))
     kept, rest = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
     weight = torch.arange(12.0).view(6, 2)
     (selection.join(kept, rest) * weight).sum().backward()

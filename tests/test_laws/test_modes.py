@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from networks import BACKBONES, LIGHT, ids, swin, vit_windows
+from networks import BACKBONES, LIGHT, ids
 from replay import replay
 
 from mmsparse import pop_aux
@@ -98,9 +98,3 @@ def test_a_copy_after_a_step_is_independent(network):
     twin = copy.deepcopy(model)
     run(twin, torch.randn(1, 3, 64, 96))
     assert pop_aux(model) == []
-
-
-@pytest.mark.parametrize("network", [swin("micro", skip_windows=True), vit_windows()], ids=ids)
-def test_no_closed_form_where_the_picture_decides(network):
-    with pytest.raises(ValueError, match="depends on the picture; count a real one"):
-        network.dynamic(sparsity=network.everywhere).macs(96, 96)

@@ -123,11 +123,11 @@ TINY = ((1, 1, 2, 1), (4, 8, 16, 32))
     "convert, state, message",
     [
         (convert_dense, lambda: {"conv1.weight": torch.ones(1)}, "unknown layout, with keys such as .*conv1.weight"),
-        (convert_dense, lambda: official.convnext((1, 1, 4, 1), TINY[1], 1), "use dynamicvit_to_mmsparse.py"),
+        (convert_dense, lambda: official.convnext((1, 1, 4, 1), TINY[1], 1), "use `mmsparse convert-dynamicvit`"),
         (convert_dense, lambda: {**official.vit(64, 2), "dist_token": torch.ones(1)}, "distilled DeiT"),
         (convert_dense, lambda: convert_dense(official.convnext(*TINY)).weights, "already have the OpenMMLab layout"),
         (convert_dense, lambda: convert_dense(official.vit(64, 2)).weights, "already have the OpenMMLab layout"),
-        (convert_dynamicvit, lambda: official.convnext(*TINY), "for dense ones use dense_to_mmsparse.py"),
+        (convert_dynamicvit, lambda: official.convnext(*TINY), "for dense ones use `mmsparse convert-dense`"),
         (convert_dynamicvit, lambda: {"aux_head.weight": torch.ones(1)}, "LV-ViT"),
         (
             convert_dynamicvit,

@@ -18,7 +18,7 @@ from mmsparse.models.backbones.routed_attention import (
     masked_attention,
     packed_attention,
 )
-from mmsparse.sparsity import Selection
+from mmsparse.sparsity import Context, Geometry, Selection
 from mmsparse.sparsity.scorers import standardised
 
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
@@ -129,7 +129,7 @@ def test_packed_tokens_see_a_pattern_by_their_own_numbers(selector, monkeypatch)
     model.eval()
     for decision in find_deciders(model):
         selection = next(chosen)
-        frozen = Selection(selection.grid, selection.keep_mask, count=selection.count)
+        frozen = Selection(selection.geometry, selection.keep_mask, count=selection.count)
         monkeypatch.setattr(decision, "forward", lambda *_, frozen=frozen, **__: frozen)
     with torch.no_grad():
         (evaluated,) = model(x)
@@ -231,10 +231,10 @@ def test_survivors_are_scored_as_if_alone():
         torch.nn.init.normal_(parameter, std=0.3)
     decision.selector.register_forward_pre_hook(lambda selector, args: given.append(args[0]))
     tokens = torch.randn(2, 36, 48) + 2 * torch.randn(2, 1, 48)
-    before = find_deciders(model)[0](tokens, (6, 6))
-    decision(tokens, (6, 6), before=before)
+    before = find_deciders(model)[0](tokens, Geometry((6, 6)))
+    decision(tokens, Geometry((6, 6)), before=before)
     here = before.keep_mask
-    expected = decision.scorer(tokens, alive=here)
+    expected = decision.scorer(tokens, Context(alive=here))
     torch.testing.assert_close(given[0][here], expected[here])
     assert not given[0][~here].isclose(expected[~here]).any() and expected[here].std() > 0.1
 
@@ -260,7 +260,7 @@ def test_class_and_column_attention_are_those_of_the_block():
     model = build(sparsity=dict(scorer=dict(type="AttentionScorer"), keep_ratio=0.5)).eval()
     seen = {}
     model.router.decisions["0_1"].scorer.register_forward_hook(
-        lambda scorer, args, kwargs, scores: seen.update(kwargs, scores=scores), with_kwargs=True
+        lambda scorer, args, scores: seen.update(attention=args[1].attention, scores=scores)
     )
     inputs = []
     model.layers[0].register_forward_hook(lambda layer, args, output: inputs.append(output))
@@ -307,7 +307,7 @@ def test_stochastic_depth_drops_images_not_windows():
 
 
 def keep_all(batch):
-    return Selection((6, 6), torch.ones(batch, 36, dtype=torch.bool))
+    return Selection(Geometry((6, 6)), torch.ones(batch, 36, dtype=torch.bool))
 
 
 def test_a_norm_before_the_layers_loads_from_mmseg():
@@ -330,7 +330,6 @@ def test_frozen_blocks_and_cumulative_gates_train():
 
 def test_attributes():
     model = build(out_indices=[1, -1], sparsity={})
-    assert model.out_channels == (48, 48) and model.out_strides == (16, 16)
     assert model.router.places == ((0, 1), (0, 2), (0, 3))
     assert model.get_layer_depth("backbone.layers.2.ln1.weight", "backbone.") == (3, 6)
     assert model.get_layer_depth("backbone.router.decisions.0_1.scorer.head.0.weight", "backbone.") == (5, 6)

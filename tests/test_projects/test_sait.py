@@ -15,6 +15,7 @@ from mmsparse import set_keep_ratio
 from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.models import DynamicViT
+from mmsparse.sparsity import Geometry
 from projects.sait import ImportanceSelector, TokenDistillHook
 
 CONFIG = "projects/sait/configs/sait-vit-nano_fcn_scenes.py"
@@ -68,7 +69,7 @@ def test_importance_is_the_attention_that_tokens_get(kind):
 @pytest.mark.parametrize("mass", [0.3, 0.75, 1.0])
 def test_mass_keeps_the_smallest_set(mass):
     scores = torch.randn(3, 6).mul(2).log_softmax(dim=1)
-    mask = ImportanceSelector(mass).eval()(scores, (2, 3), 0.5).keep_mask
+    mask = ImportanceSelector(mass).eval()(scores, Geometry((2, 3)), 0.5).keep_mask
     for row, kept in zip(scores.exp().tolist(), mask.tolist(), strict=True):
         enough = [
             set(chosen)
@@ -84,8 +85,8 @@ def test_mass_keeps_the_smallest_set(mass):
 def test_an_empty_picture_and_a_crowded_one_differ_in_count():
     """Importance in one corner, and everywhere."""
     scores = torch.stack([torch.linspace(0, -20, 16), torch.zeros(16)]).log_softmax(dim=1)
-    assert ImportanceSelector(0.8).eval()(scores, (4, 4), 0.5).num_keep == [2, 13]
-    assert ImportanceSelector().eval()(scores, (4, 4), 0.5).num_keep == [8, 8]
+    assert ImportanceSelector(0.8).eval()(scores, Geometry((4, 4)), 0.5).num_keep == [2, 13]
+    assert ImportanceSelector().eval()(scores, Geometry((4, 4)), 0.5).num_keep == [8, 8]
 
 
 def test_selections_do_not_teach_the_scores():

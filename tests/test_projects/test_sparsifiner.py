@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from commands import tool
+from counting import macs_of
 from mmengine.registry import PARAM_SCHEDULERS
 from mmpretrain.models import VisionTransformer
 from scenes import options
 
-from mmsparse.analysis import count_macs
 from mmsparse.apis import dense_twin, get_keep_ratio, set_keep_ratio
 from mmsparse.configs import read_config
 from mmsparse.engine.teacher_hook import TeacherHook
@@ -188,29 +188,28 @@ def test_predictors_are_freed_of_the_class_token_and_refuse_another_grid():
 FIGURE = {0.1: 111.4e6, 0.3: 183.6e6, 0.5: 254.2e6}
 
 
+def attention_macs(predictor, tokens, zeros):
+    """The predictor's arithmetic and that of its sparse attention; of products with zeros of the basis none count."""
+    shape, grid = predictor.shape, predictor.shape.grid
+    queries, dims, rank = tokens - shape.extra, shape.head_dims, shape.rank
+    guess = queries * shape.coefficients * tokens
+    if not zeros:
+        basis = predictor._basis(grid, None)
+        guess = round(guess * basis.count_nonzero().item() / basis.numel())
+    reduced = tokens * dims * rank + (2 * dims + 1) * rank * shape.channels + queries * dims * rank
+    return shape.heads * (reduced + guess + 2 * dims * (queries * predictor.num_keys(grid) + shape.extra * tokens))
+
+
 @pytest.mark.parametrize("keep_ratio", FIGURE)
 def test_macs_of_attention_are_the_papers(keep_ratio):
     """With zeros of the untrained basis not counted; nobody published how the paper counts."""
     model = SparsifinerViT(arch="deit-small", connectivity=dict(keep_ratio=keep_ratio))
     predictors = model.predictor.dials
-    counted = sum(predictor.macs(197, (14, 14), zeros=False) for predictor in predictors)
+    counted = sum(attention_macs(predictor, 197, zeros=False) for predictor in predictors)
     assert counted == pytest.approx(FIGURE[keep_ratio], rel=0.02)
-    with_zeros = sum(predictor.macs(197, (14, 14)) for predictor in predictors)
-    dense = SparsifinerViT(arch="deit-small").macs(224, 224) - 12 * 2 * 197**2 * 384
-    assert model.macs(224, 224) == dense + with_zeros
-
-
-@pytest.mark.parametrize("size", [(96, 96), (112, 64)])
-@pytest.mark.parametrize("setting", ["class-token", "no-class-token", "tiles-no-class-token", "tokens"])
-def test_closed_form_is_what_runs(setting, size):
-    more = dict(connectivity=dict(tile=2)) if "tiles" in setting else SETTINGS[setting]
-    model = build(**more).eval()
-    x = torch.randn(1, 3, *size)
-    if "tiles" in setting and size == (112, 64):
-        with pytest.raises(ValueError, match="tiles that do not fill the map.* count a real one"):
-            model.macs(*size)
-        return
-    assert model.macs(*size) == count_macs(model, lambda: model(x)).total
+    with_zeros = sum(attention_macs(predictor, 197, zeros=True) for predictor in predictors)
+    dense = macs_of(SparsifinerViT(arch="deit-small"), 224, 224) - 12 * 2 * 197**2 * 384
+    assert macs_of(model, 224, 224) == dense + with_zeros
 
 
 class Classifier(torch.nn.Module):
@@ -274,6 +273,17 @@ def test_the_first_stage_learns_the_attention():
     torch.testing.assert_close(loss, expected)
     history = [step(model, optimizer)[0]["loss_connectivity"].item() for _ in range(60)]
     assert history[-1] < 0.3 * history[0]
+
+
+def test_losses_of_other_hooks_rest_in_the_first_stage():
+    model = Classifier().train()
+    TeacherHook("self", logit_weight=0.0).attach(model)
+    hook = ConnectivityHook(reconstruct=0.25)
+    hook.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    for progress, rests in ((0.0, True), (0.25, False)):
+        hook.set_progress(progress)
+        losses = model(torch.randn(2, 3, 96, 96), torch.arange(2), mode="loss")
+        assert (losses["loss_distill_feat"] == 0) == rests == (losses["loss_connectivity"] > 0)
 
 
 def test_what_nobody_collects_is_told():

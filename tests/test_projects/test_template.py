@@ -7,6 +7,7 @@ import torch
 from commands import tool
 from scenes import make, options
 
+from mmsparse.sparsity import Context
 from projects.template import SurpriseScorer
 
 CONFIG = "projects/template/configs/atss_surprise-convnext-mini_k50_scenes.py"
@@ -17,7 +18,7 @@ def test_by_hand():
     distances = torch.tensor([5 / 3, 5 / 3, 10 / 3])
     torch.testing.assert_close(SurpriseScorer(2)(tokens), distances[None] / (20 / 9) - 1.0)
     alive = torch.tensor([[True, False, True]])
-    assert SurpriseScorer(2)(tokens, alive)[0, 0].item() == pytest.approx(0.0, abs=1e-6)  # both as far
+    assert SurpriseScorer(2)(tokens, Context(alive=alive))[0, 0].item() == pytest.approx(0.0, abs=1e-6)  # both as far
 
 
 def test_trains_and_evaluates(tmp_path):

@@ -5,14 +5,15 @@ import re
 import pytest
 import torch
 from commands import tool
+from counting import macs_of
 from mmengine.model import BaseModel
 from mmpretrain.models import VisionTransformer
 from scenes import make, options
 
-from mmsparse.analysis import count_macs
 from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
+from mmsparse.sparsity import Context
 from projects.tpc import PropagationScorer, SmoothDecisionsHook, TokenCutHook, TPCViT
 from projects.tpc.losses import roughness, token_cut
 from projects.tpc.returns import returning, roughness_of
@@ -49,7 +50,7 @@ def test_the_score_is_the_log_odds_of_not_breaking(restart):
     if restart:
         torch.nn.init.normal_(scorer.again.weight)
         broken = broken * (1 - scorer.again(hidden).sigmoid().squeeze(-1))
-    torch.testing.assert_close(scorer(tokens).sigmoid(), 1 - broken)
+    torch.testing.assert_close(scorer(tokens, Context()).sigmoid(), 1 - broken)
 
 
 def test_scores_stay_finite():
@@ -57,7 +58,7 @@ def test_scores_stay_finite():
     for bias in (-200.0, 200.0):
         torch.nn.init.constant_(scorer.pause.bias, bias)
         torch.nn.init.constant_(scorer.again.bias, -bias)
-        assert scorer(torch.randn(1, 3, 8)).isfinite().all()
+        assert scorer(torch.randn(1, 3, 8), Context()).isfinite().all()
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -94,7 +95,7 @@ def test_the_stabiliser_begins_at_nothing_and_is_counted():
     torch.testing.assert_close(model(x), plain(x), rtol=0, atol=0)
     stock = VisionTransformer(**MICRO)
     assert stock.state_dict().keys() <= model.state_dict().keys()
-    assert model.macs(64, 64) == count_macs(model, lambda: model(x)).total == plain.macs(64, 64) + 16 * 48 * 9
+    assert macs_of(model, 64, 64) == macs_of(plain, 64, 64) + 16 * 48 * 9
 
 
 def test_roughness_and_cut_by_hand():

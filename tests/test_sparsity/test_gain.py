@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmsparse.models import DynamicConvNeXt, DynamicFPN
-from mmsparse.sparsity import Decider, LocalGlobalScorer, RandomScorer, Selection, TopKSelector, take_paths
+from mmsparse.sparsity import Decider, Geometry, LocalGlobalScorer, RandomScorer, Selection, TopKSelector, take_paths
 from mmsparse.sparsity.gain import GAIN, STAKE, gain_gate, gain_target
 
 
@@ -81,7 +81,11 @@ def test_tried_samples_count_as_what_they_are():
         scores = torch.zeros(1, 400, requires_grad=True)
         gate, zero = gain_gate(scores, keep_mask, GAIN)
         out = take_paths(
-            rows, Selection((20, 20), keep_mask, gate), lambda r, i: -worth[i], lambda r, i: 0 * worth[i], explore
+            rows,
+            Selection(Geometry((20, 20)), keep_mask, gate),
+            lambda r, i: -worth[i],
+            lambda r, i: 0 * worth[i],
+            explore,
         )
         (out.sum() + zero).backward()
         found.append(-scores.grad[0] * (scores.grad[0] != 0).sum())  # the targets
@@ -99,7 +103,7 @@ def test_a_scorer_learns_where_the_slow_path_pays(progress):
     optimizer = torch.optim.Adam(place.parameters(), lr=1e-2)
     for _ in range(60):
         tokens = torch.randn(4, 64, 8)
-        selection = place(tokens, (8, 8))
+        selection = place(tokens, Geometry((8, 8)))
         rows = tokens.flatten(0, 1)
         out = take_paths(rows, selection, lambda r, _: r[:, :1].tanh(), lambda r, _: torch.zeros_like(r[:, :1]))
         (decided,) = place.pop_aux()
@@ -109,7 +113,7 @@ def test_a_scorer_learns_where_the_slow_path_pays(progress):
     place.eval()
     tokens = torch.randn(4, 64, 8)
     worth = tokens[..., 0].tanh()
-    bought = worth[place(tokens, (8, 8)).keep_mask].mean()
+    bought = worth[place(tokens, Geometry((8, 8))).keep_mask].mean()
     assert bought > 0.85 * worth.topk(16, dim=1).values.mean()  # chance buys nothing
 
 
@@ -123,6 +127,6 @@ def test_what_needs_the_ratio_loss_is_refused():
 def test_scores_that_cannot_learn_stay_as_they_are():
     place = Decider("p", RandomScorer(8), TopKSelector(), learn=GAIN).train()
     place.keep_ratio = 0.5
-    place(torch.randn(2, 16, 8), (4, 4))
+    place(torch.randn(2, 16, 8), Geometry((4, 4)))
     (decided,) = place.pop_aux()
     assert decided.regression is None and not decided.selection.gate.requires_grad

@@ -10,7 +10,7 @@ from mmsparse.analysis.focus import object_focus
 from mmsparse.apis import pop_aux, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.models import DynamicRPNHead
-from mmsparse.sparsity import Selection, score_loss
+from mmsparse.sparsity import Geometry, Selection, score_loss
 from mmsparse.visualization import slow_share
 
 STRIDE, TILE = 8, 4
@@ -40,7 +40,7 @@ def test_cells_begin_and_end_at_whole_pixels_where_they_should():
     """Rounding would let an edge reach into a pixel beside it, or out of the picture."""
     for size in (7, 11, 13, 47, 61):
         for picture in range(size, 700, 3):
-            selection = Selection((size, size), torch.ones(1, size * size, dtype=torch.bool))
+            selection = Selection(Geometry((size, size)), torch.ones(1, size * size, dtype=torch.bool))
             cells = torch.arange(size + 1)
             for edges in selection.edges((picture, picture)):
                 assert torch.equal(edges.floor().long(), cells * picture // size)

@@ -11,6 +11,7 @@ from mmsparse.registry import MODELS
 from mmsparse.sparsity import (
     Decider,
     FastPath,
+    Geometry,
     GumbelSelector,
     LocalGlobalScorer,
     MLPScorer,
@@ -31,7 +32,7 @@ def case(explore=1.0):
     mask = logits > 0.3
     soft = logits.sigmoid()
     weight = torch.randn(40, 6, dtype=torch.float64)
-    return slow, fast, rows, logits, Selection((4, 5), mask, gate=mask + (soft - soft.detach())), weight
+    return slow, fast, rows, logits, Selection(Geometry((4, 5)), mask, gate=mask + (soft - soft.detach())), weight
 
 
 def gradients(y, slow, fast, rows, logits, weight):
@@ -70,7 +71,7 @@ def test_exploring_a_part_is_unbiased():
 
 def test_slow_path_sees_only_its_rows_in_evaluation():
     rows, seen = torch.randn(12, 3), []
-    selection = Selection((3, 4), torch.tensor([[True] * 5 + [False] * 7]))
+    selection = Selection(Geometry((3, 4)), torch.tensor([[True] * 5 + [False] * 7]))
 
     def slow(packed, idx):
         seen.append(idx.tolist())
@@ -90,22 +91,22 @@ def decision(**kwargs):
 def test_forgotten_hook_is_named_at_the_second_training_step():
     place = decision().train()
     tokens = torch.randn(1, 6, 8)
-    place(tokens, (2, 3))
+    place(tokens, Geometry((2, 3)))
     with pytest.raises(RuntimeError, match=r"'s0b0'.*custom_hooks=\[dict\(type='mmsparse.SparsityHook'\)\]"):
-        place(tokens, (2, 3))
+        place(tokens, Geometry((2, 3)))
     assert len(place.pop_aux()) == 1 and place.pop_aux() == []
-    place(tokens, (2, 3))
+    place(tokens, Geometry((2, 3)))
     place.eval()
-    place(tokens, (2, 3))  # evaluation leaves nothing and needs no hook
+    place(tokens, Geometry((2, 3)))  # evaluation leaves nothing and needs no hook
     with torch.no_grad():
-        place.train()(tokens, (2, 3))
+        place.train()(tokens, Geometry((2, 3)))
     assert len(place.pop_aux()) == 1
 
 
 def test_scorers_read_detached_features_unless_asked():
     for detach in (True, False):
         tokens = torch.randn(1, 6, 8, requires_grad=True)
-        selection = decision(detach=detach).train()(tokens, (2, 3))
+        selection = decision(detach=detach).train()(tokens, Geometry((2, 3)))
         (selection.gate * torch.randn(1, 6)).sum().backward()
         assert (tokens.grad is None) == detach
 
@@ -116,13 +117,13 @@ def test_training_starts_dense_and_ends_at_the_budget():
     counts = []
     for progress in (0.0, 0.5, 1.0):
         place.progress = progress
-        counts.append(place(torch.randn(2, 20, 8), (4, 5)).num_keep)
+        counts.append(place(torch.randn(2, 20, 8), Geometry((4, 5))).num_keep)
     assert counts == [[20, 20], [15, 15], [10, 10]]
 
 
 def test_gumbel_draws_with_the_probability_of_its_score():
     scores = torch.tensor([[-1.5, 0.0, 2.0]]).expand(4000, 3)
-    mask = GumbelSelector().train()(scores, (1, 3), 0.5, noise=0.0).keep_mask.float().mean(0)
+    mask = GumbelSelector().train()(scores, Geometry((1, 3)), 0.5, noise=0.0).keep_mask.float().mean(0)
     torch.testing.assert_close(mask, torch.sigmoid(scores[0]), rtol=0, atol=0.03)
 
 
@@ -238,7 +239,7 @@ def test_a_class_that_takes_any_key_is_given_it():
 
 
 class Brightness(Scorer):
-    def forward(self, tokens, alive=None):
+    def forward(self, tokens, context):
         return tokens.mean(-1)
 
 
@@ -255,26 +256,26 @@ def test_classes_of_ones_own():
     parts = dict(scorer=dict(type=Brightness), selector=dict(type=FirstOnes), fast_path=dict(type=Halving))
     router = BlockRouter([4], [16], [(0, 1)], **parts).eval()
     tokens = torch.arange(4.0).view(1, 4, 1).expand(1, 4, 16)
-    assert router.decide(0, 1, tokens, (2, 2)).keep_mask.tolist() == [[False, True, True, True]]  # 0.7 of 4
-    assert router.fast_path(0, 1)(torch.ones(1, 16), None).tolist() == [[-0.5] * 16]
+    assert router.decide(0, 1, tokens, Geometry((2, 2))).keep_mask.tolist() == [[False, True, True, True]]  # 0.7 of 4
+    assert router.fast_paths["0_1"](torch.ones(1, 16)).tolist() == [[-0.5] * 16]
     with pytest.raises(ValueError, match="`scorer` .*but got <class '.*Halving'>"):
         BlockRouter([4], [16], [(0, 1)], scorer=dict(type=Halving))
 
 
 def test_what_was_dropped_takes_nothing_of_the_budget():
-    before = Selection((2, 3), torch.tensor([[True, False, True, True, True, False]]), count=4)
+    before = Selection(Geometry((2, 3)), torch.tensor([[True, False, True, True, True, False]]), count=4)
     scores = torch.tensor([[0.1, 9.0, 0.4, 0.3, 0.2, 8.0]])
-    after = TopKSelector().eval()(scores, (2, 3), 0.5, before=before)
+    after = TopKSelector().eval()(scores, Geometry((2, 3)), 0.5, before=before)
     assert after.keep_mask.tolist() == [[False, False, True, True, True, False]] and after.count == 3
-    training = TopKSelector().train()(scores.requires_grad_(), (2, 3), 0.5, noise=0.0, before=before)
+    training = TopKSelector().train()(scores.requires_grad_(), Geometry((2, 3)), 0.5, noise=0.0, before=before)
     assert torch.equal(training.keep_mask, after.keep_mask)
 
 
 def test_a_late_gate_passes_its_gradient_to_the_early_one():
     """Cumulative gates multiply, so that what happens to a dropped location teaches the place that dropped it."""
-    first = GumbelSelector().train()(torch.zeros(1, 64, requires_grad=True), (8, 8), 0.5, noise=0.0)
+    first = GumbelSelector().train()(torch.zeros(1, 64, requires_grad=True), Geometry((8, 8)), 0.5, noise=0.0)
     scores = torch.zeros(1, 64, requires_grad=True)
-    second = GumbelSelector().train()(scores, (8, 8), 0.5, noise=0.0, before=first)
+    second = GumbelSelector().train()(scores, Geometry((8, 8)), 0.5, noise=0.0, before=first)
     assert not (second.keep_mask & ~first.keep_mask).any()
     (grad,) = torch.autograd.grad(second.gate.sum(), first.gate)
     assert grad[~first.keep_mask].any()  # where the second would have kept it
@@ -283,10 +284,10 @@ def test_a_late_gate_passes_its_gradient_to_the_early_one():
 
 def test_extra_tokens_are_always_slow():
     mask = torch.tensor([[True, False, True], [False, False, True]])
-    extended = Selection((1, 3), mask, gate=mask.float()).with_extra(2)
+    extended = Selection(Geometry((1, 3)), mask, gate=mask.float()).with_extra(2)
     assert extended.keep_mask.tolist() == [[True, True, True, False, True], [True, True, False, False, True]]
     assert extended.gate.tolist() == extended.keep_mask.float().tolist()
-    assert Selection((1, 3), mask).with_extra(0).grid == (1, 3)
+    assert Selection(Geometry((1, 3)), mask).with_extra(0).grid == (1, 3)
 
 
 def test_a_hierarchy_cannot_be_cumulative():
@@ -312,7 +313,7 @@ def test_annealing_keeps_its_promise(selector, cumulative):
         selection = None
         for place, ratio in zip(places, target, strict=True):
             router.decisions[f"0_{place[1]}"].progress = progress
-            selection = router.decide(*place, tokens, (20, 20), before=selection)
+            selection = router.decide(*place, tokens, Geometry((20, 20)), before=selection)
             promised = 1.0 + (ratio - 1.0) * progress
             assert selection.keep_mask.float().mean().item() == pytest.approx(promised, abs=0.03 * progress + 5e-3)
         router.decisions["0_0"].pop_aux(), router.decisions["0_2"].pop_aux()
@@ -321,13 +322,13 @@ def test_annealing_keeps_its_promise(selector, cumulative):
 def test_a_threshold_learns_what_it_sees_in_the_dense_phase():
     selector = ThresholdSelector().train()
     scores = torch.linspace(0, 1, 100).view(1, 100)
-    selector(scores, (10, 10), 1.0)
-    assert selector.eval()(scores, (10, 10), 0.25).keep_mask.sum().item() == 25
+    selector(scores, Geometry((10, 10)), 1.0)
+    assert selector.eval()(scores, Geometry((10, 10)), 0.25).keep_mask.sum().item() == 25
 
 
 def test_a_frozen_place_leaves_the_gates_of_later_ones():
-    before = Selection((1, 4), torch.tensor([[True, True, False, True]]))
-    after = GumbelSelector().train()(torch.zeros(1, 4, requires_grad=True), (1, 4), 0.5, before=before)
+    before = Selection(Geometry((1, 4)), torch.tensor([[True, True, False, True]]))
+    after = GumbelSelector().train()(torch.zeros(1, 4, requires_grad=True), Geometry((1, 4)), 0.5, before=before)
     assert after.gate.requires_grad and torch.equal(after.gate.detach().bool(), after.keep_mask)
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mmsparse.models.convs.router import _tile_means
 from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
+    Geometry,
     Scorer,
     Selection,
     Selector,
@@ -17,7 +17,8 @@ from mmsparse.sparsity import (
     ratio_loss,
     real_sizes,
     score_loss,
-    valid_locations,
+    unit_features,
+    valid_units,
 )
 from mmsparse.sparsity import valid as valid_area
 
@@ -42,34 +43,34 @@ def decision(scorer, selector="TopKSelector", cumulative=False, keep_ratio=0.5):
 def test_a_location_counts_if_it_holds_a_real_pixel():
     tokens = torch.zeros(3, 1)
     with real_sizes([(10, 16), (8, 9), (1, 1)], (16, 16)):
-        found = valid_locations((4, 4), tokens)
+        found = valid_units(Geometry((4, 4)), tokens)
         assert found.counts == (12, 6, 1)
         assert found.mask.view(3, 4, 4)[1].long().tolist() == [[1, 1, 1, 0]] * 2 + [[0] * 4] * 2
-        assert valid_locations((4, 4), tokens) is found
-        assert valid_locations((8, 4), tokens).counts == (5 * 4, 4 * 3, 1)
+        assert valid_units(Geometry((4, 4)), tokens) is found
+        assert valid_units(Geometry((8, 4)), tokens).counts == (5 * 4, 4 * 3, 1)
 
 
 def test_a_tile_counts_if_a_location_in_it_does():
     tokens = torch.zeros(2, 1)
     with real_sizes([(32, 88), (33, 64)], (80, 88)):
-        assert valid_locations((10, 11), tokens).counts == (4 * 11, 5 * 8)
-        assert valid_locations((10, 11), tokens, tile=4).counts == (1 * 3, 2 * 2)  # of 3 x 3 tiles
+        assert valid_units(Geometry((10, 11)), tokens).counts == (4 * 11, 5 * 8)
+        assert valid_units(Geometry((10, 11), 4), tokens).counts == (1 * 3, 2 * 2)  # of 3 x 3 tiles
 
 
 def test_everything_counts_where_nothing_is_known():
     tokens = torch.zeros(2, 1)
-    assert valid_locations((4, 4), tokens) is None
+    assert valid_units(Geometry((4, 4)), tokens) is None
     with real_sizes([(31, 32), (32, 32)], (32, 32)):
-        assert valid_locations((4, 4), tokens) is None  # each location holds a real pixel
-        assert valid_locations((32, 32), tokens) is not None
-        assert valid_locations((32, 32), torch.zeros(3, 1)) is None  # another batch
+        assert valid_units(Geometry((4, 4)), tokens) is None  # each location holds a real pixel
+        assert valid_units(Geometry((32, 32)), tokens) is not None
+        assert valid_units(Geometry((32, 32)), torch.zeros(3, 1)) is None  # another batch
         valid_area.read(torch.zeros(2, 3, 16, 16))
-        assert valid_locations((32, 32), tokens) is None  # a crop
+        assert valid_units(Geometry((32, 32)), tokens) is None  # a crop
         valid_area.read(torch.zeros(2, 3, 32, 32))
-        assert valid_locations((32, 32), tokens) is not None
+        assert valid_units(Geometry((32, 32)), tokens) is not None
         with real_sizes(None):
-            assert valid_locations((32, 32), tokens) is None
-    assert valid_locations((32, 32), tokens) is None
+            assert valid_units(Geometry((32, 32)), tokens) is None
+    assert valid_units(Geometry((32, 32)), tokens) is None
 
 
 def test_a_call_that_was_not_ended_ends_with_the_one_around_it():
@@ -77,21 +78,21 @@ def test_a_call_that_was_not_ended_ends_with_the_one_around_it():
     valid_area.enter(outer, [(3, 3)], (4, 4))
     valid_area.enter(inner, [(1, 1)], (4, 4))
     valid_area.leave(object())  # nobody's: nothing happens
-    assert valid_locations((4, 4), tokens).counts == (1,)
+    assert valid_units(Geometry((4, 4)), tokens).counts == (1,)
     valid_area.leave(outer)
-    assert valid_locations((4, 4), tokens) is None
+    assert valid_units(Geometry((4, 4)), tokens) is None
 
 
 def test_each_of_several_batches_has_its_own_sizes():
     small, large, tokens = torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 32, 32), torch.zeros(2, 1)
     batches = [valid_area.Batch(small, [(16, 8), (16, 16)]), valid_area.Batch(large, [(8, 32), (32, 32)])]
     valid_area.enter(owner := object(), None, (0, 0), batches)
-    assert valid_locations((4, 4), tokens) is None  # which one is not known yet
+    assert valid_units(Geometry((4, 4)), tokens) is None  # which one is not known yet
     for batch, counts in ((small, (8, 16)), (large, (4, 16)), (small, (8, 16))):
         valid_area.read(batch)
-        assert valid_locations((4, 4), tokens).counts == counts
+        assert valid_units(Geometry((4, 4)), tokens).counts == counts
     valid_area.read(large.clone())
-    assert valid_locations((4, 4), tokens) is None
+    assert valid_units(Geometry((4, 4)), tokens) is None
     valid_area.leave(owner)
 
 
@@ -105,12 +106,13 @@ def test_the_same_decision_alone_and_padded(scorer, selector, cumulative):
             torch.nn.init.normal_(parameter)
     x = torch.randn(len(ENDS), GRID[0] * GRID[1], 16)
     tokens = torch.where(valid().mask.unsqueeze(-1), x, 50 * torch.randn(16))  # of padding, anything
-    before = first(tokens, GRID, valid=valid())
-    both = (before, second(tokens, GRID, before=before, valid=valid()))
+    with real_sizes(ENDS, GRID):
+        before = first(tokens, Geometry(GRID))
+        both = (before, second(tokens, Geometry(GRID), before=before))
     for i, (high, wide) in enumerate(ENDS):
         alone = x[i].view(*GRID, 16)[:high, :wide].reshape(1, high * wide, 16)
-        earlier = first(alone, (high, wide))
-        for mine, ours in zip((earlier, second(alone, (high, wide), before=earlier)), both, strict=True):
+        earlier = first(alone, Geometry((high, wide)))
+        for mine, ours in zip((earlier, second(alone, earlier.geometry, before=earlier)), both, strict=True):
             mask = ours.keep_mask[i].view(GRID)
             assert torch.equal(mask[:high, :wide], mine.keep_mask.view(high, wide))
             assert mask.sum() == mine.keep_mask.sum() == ours.num_keep[i]
@@ -123,7 +125,7 @@ def test_padding_is_not_drawn_in_training(selector, noise):
     here = valid().mask
     scores = torch.where(here, torch.randn(here.shape), 100.0).requires_grad_()  # padding would win
     made = build(dict(type=selector, **({} if selector != "ThresholdSelector" else dict(momentum=1.0))), Selector, "")
-    selection = made.train()(scores, GRID, 0.5, noise=noise, valid=valid())
+    selection = made.train()(scores, Geometry(GRID), 0.5, noise=noise, valid=valid())
     assert not selection.keep_mask[~here].any() and not selection.gate[~here].any()
     if noise or selector != "GumbelSelector":  # the paper's without a shift follows the scores alone
         assert abs(selection.keep_mask[here].float().mean() - 0.5) < 0.02
@@ -134,17 +136,17 @@ def test_padding_is_not_drawn_in_training(selector, noise):
 def test_thresholds_are_of_real_locations():
     here, scores = valid().mask, torch.randn(len(ENDS), 48)
     padded, plain = (ThresholdSelector(momentum=1.0).train() for _ in range(2))
-    padded(torch.where(here, scores, -100.0), GRID, 0.5, valid=valid())
-    plain(scores[here].view(1, -1), (1, int(here.sum())), 0.5)
+    padded(torch.where(here, scores, -100.0), Geometry(GRID), 0.5, valid=valid())
+    plain(scores[here].view(1, -1), Geometry((1, int(here.sum()))), 0.5)
     assert torch.equal(padded.quantiles, plain.quantiles)
 
 
 def test_thresholds_where_locations_were_dropped_before():
     """Dropped ones lie just below the image's others, among which padding is not."""
     here, scores = valid().mask, torch.randn(len(ENDS), 48)
-    before = Selection(GRID, here & (torch.rand(here.shape) < 0.5))
+    before = Selection(Geometry(GRID), here & (torch.rand(here.shape) < 0.5))
     made = ThresholdSelector(momentum=1.0).train()
-    made(torch.where(here, scores, -100.0), GRID, 0.5, before=before, valid=valid())
+    made(torch.where(here, scores, -100.0), Geometry(GRID), 0.5, before=before, valid=valid())
     lowest = torch.stack([row[real].min() for row, real in zip(scores, here, strict=True)]).min()
     assert made.quantiles[0] == lowest - 1
 
@@ -152,7 +154,7 @@ def test_thresholds_where_locations_were_dropped_before():
 def test_everything_is_everything():
     """At 1.0 a network is the dense one: its padding, too."""
     scores = torch.randn(len(ENDS), 48, requires_grad=True)
-    selection = TopKSelector().train()(scores, GRID, 1.0, valid=valid())
+    selection = TopKSelector().train()(scores, Geometry(GRID), 1.0, valid=valid())
     assert selection.keep_mask.all() and selection.count == 48
     selection.gate.sum().backward()
     assert not scores.grad[~valid().mask].any()
@@ -161,9 +163,10 @@ def test_everything_is_everything():
 class Diagonal(Scorer):
     """High near the diagonal of each picture, which no scorer could know without the map's size."""
 
-    reads_grid = True
+    scores_any = False
 
-    def forward(self, tokens, grid, valid, alive=None):
+    def forward(self, tokens, context):
+        grid, valid = context.geometry.grid, context.valid
         scores = torch.full((len(tokens), *grid), -9.0)
         for image, (high, wide) in zip(scores, valid.sizes if valid else [grid] * len(tokens), strict=True):
             ys, xs = torch.arange(high) / high, torch.arange(wide) / wide
@@ -176,11 +179,10 @@ def test_a_scorer_may_read_where_it_is(training):
     made = Decider("place", Diagonal(16), TopKSelector())
     made.keep_ratio = 0.25
     made.train(training)
-    whole = made(torch.randn(1, 16, 16), (4, 4)).keep_mask.view(4, 4)
+    whole = made(torch.randn(1, 16, 16), Geometry((4, 4))).keep_mask.view(4, 4)
     assert torch.equal(whole, torch.eye(4, dtype=torch.bool))
-    mask = torch.zeros(1, 4, 8, dtype=torch.bool)
-    mask[..., :4] = True
-    part = made.eval()(torch.randn(1, 32, 16), (4, 8), valid=Valid(mask.flatten(1), ((4, 4),))).keep_mask.view(4, 8)
+    with real_sizes([(4, 4)], (4, 8)):
+        part = made.eval()(torch.randn(1, 32, 16), Geometry((4, 8))).keep_mask.view(4, 8)
     assert torch.equal(part[:, :4], whole) and not part[:, 4:].any()
     with pytest.raises(ValueError, match="`share_scorer`: a Diagonal has nothing to share"):
         SharedScorer(Diagonal(16), 16)
@@ -189,25 +191,25 @@ def test_a_scorer_may_read_where_it_is(training):
 def test_one_count_where_images_have_the_same():
     mask = torch.ones(2, 3, 4, dtype=torch.bool)
     mask[..., 3] = False
-    same = Valid(mask.flatten(1), ((3, 3), (3, 3)))
     made = decision("LocalGlobalScorer", cumulative=True)
-    selection = made(torch.randn(2, 12, 16), (3, 4), valid=same)
+    with real_sizes([(3, 3), (3, 3)], (3, 4)):
+        selection = made(torch.randn(2, 12, 16), Geometry((3, 4)))
     assert selection.count == selection.common_count == 5
-    assert not (selection.keep_mask & ~same.mask).any()
+    assert not (selection.keep_mask & ~mask.flatten(1)).any()
 
 
 def test_selections_of_several_counts():
     mask = torch.tensor([[True, True, False], [False, True, False]])
-    selection = Selection((1, 3), mask, count=(2, 1))
+    selection = Selection(Geometry((1, 3)), mask, count=(2, 1))
     assert selection.num_keep == [2, 1] and selection.common_count is None
     assert selection.keep_idx.tolist() == [0, 1, 4] and selection.rest_idx.tolist() == [2, 3, 5]
     extended = selection.with_extra(2)
     assert extended.count == (4, 3) and extended.keep_idx.tolist() == [0, 1, 2, 3, 5, 6, 8]
-    before = Selection((1, 3), torch.tensor([[True, True, False], [True, True, True]]), count=(2, 3))
+    before = Selection(Geometry((1, 3)), torch.tensor([[True, True, False], [True, True, True]]), count=(2, 3))
     assert selection.within(before).count == (2, 1)
-    whole = Selection((1, 3), torch.ones(2, 3, dtype=torch.bool), count=3)
+    whole = Selection(Geometry((1, 3)), torch.ones(2, 3, dtype=torch.bool), count=3)
     assert selection.within(whole).count == (2, 1) and whole.within(whole).count == 3
-    assert selection.within(Selection((1, 3), mask)).count is None
+    assert selection.within(Selection(Geometry((1, 3)), mask)).count is None
 
 
 def test_losses_are_of_real_locations():
@@ -225,8 +227,9 @@ def test_a_tile_is_the_mean_of_its_real_locations():
     x = torch.randn(2, 3, 6, 7)
     mask = torch.zeros(2, 6, 7, dtype=torch.bool)
     mask[0, :5, :3] = mask[1] = True
-    means = _tile_means(x, 4, Valid(mask.flatten(1), ((5, 3), (6, 7)))).unflatten(1, (2, 2))
-    torch.testing.assert_close(means[0, :, 0], _tile_means(x[:1, :, :5, :3], 4, None)[0])
+    with real_sizes([(5, 3), (6, 7)], (6, 7)):
+        means = unit_features(x, Geometry((6, 7), 4)).unflatten(1, (2, 2))
+    torch.testing.assert_close(means[0, :, 0], unit_features(x[:1, :, :5, :3], Geometry((5, 3), 4))[0])
     torch.testing.assert_close(means[0, 1, 0], x[0, :, 4, :3].mean(dim=1))
-    torch.testing.assert_close(means[1], _tile_means(x[1:], 4, None)[0].unflatten(0, (2, 2)))
+    torch.testing.assert_close(means[1], unit_features(x[1:], Geometry((6, 7), 4))[0].unflatten(0, (2, 2)))
     assert means.isfinite().all()

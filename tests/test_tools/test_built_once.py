@@ -11,7 +11,8 @@ from mmengine.config import Config
 from PIL import Image
 from scenes import ROOT, at, options
 
-from mmsparse.cli.launch import build_plain, build_runner, build_seeded
+from mmsparse.cli.building import build_plain, build_seeded
+from mmsparse.cli.launch import build_runner
 from mmsparse.configs import read_config
 
 DEMO = str(ROOT / "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py")

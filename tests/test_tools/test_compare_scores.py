@@ -7,7 +7,7 @@ import torch
 from commands import run_tool
 from scenes import ROOT, at
 
-from mmsparse.cli.launch import build_plain
+from mmsparse.cli.building import build_plain
 from mmsparse.configs import read_config
 
 CONFIG = ROOT / "configs/demo/atss_dynamic-convnext-nano_whole-m60_fpn_finetune_scenes.py"

@@ -23,12 +23,9 @@ DEPTHS, CHANNELS = (1, 1, 4, 1), (4, 8, 16, 32)
 def convert(monkeypatch, capsys, tool, *args, code=0):
     path = f"{ROOT}/tools/model_converters/{tool}.py"
     monkeypatch.setattr(sys, "argv", [path, *map(str, args)])
-    if code:
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(path, run_name="__main__")
-        assert stopped.value.code == code
-    else:
+    with pytest.raises(SystemExit) as stopped:
         runpy.run_path(path, run_name="__main__")
+    assert stopped.value.code == code
     printed = capsys.readouterr()
     return printed.err if code else printed.out
 
@@ -102,13 +99,13 @@ DYNAMIC, DENSE, PUBLISH = "dynamicvit_to_mmsparse", "dense_to_mmsparse", "publis
         (DYNAMIC, "list", "list.pth holds no weights, but a list"),
         (DYNAMIC, "optimizer", "the file holds no weights, only ['epoch', 'optimizer']"),
         (DYNAMIC, "converted", "already have the OpenMMLab layout"),
-        (DYNAMIC, "dense", "use dense_to_mmsparse.py"),
+        (DYNAMIC, "dense", "use `mmsparse convert-dense`"),
         (DYNAMIC, "resnet", "no score_predictor"),
         (DYNAMIC, "incomplete", "nothing in the file becomes stages.0.0.norm.weight"),
         (DENSE, "absent", "Expected argument `src` to be a file, but got '"),
         (DENSE, "optimizer", "holds no weights"),
         (DENSE, "converted", "already have the OpenMMLab layout"),
-        (DENSE, "dynamic", "use dynamicvit_to_mmsparse.py"),
+        (DENSE, "dynamic", "use `mmsparse convert-dynamicvit`"),
         (DENSE, "resnet", "unknown layout, with keys such as ['conv1.weight', 'fc.bias']"),
         (PUBLISH, "absent", "Expected argument `src` to be a file, but got '"),
         (PUBLISH, "optimizer", "expected a checkpoint of mmengine with a state_dict"),

@@ -8,7 +8,7 @@ from commands import run_tool
 from mmengine.registry import VISUALIZERS
 from scenes import at
 
-from mmsparse.cli.launch import build_model, read_pictures, read_test_set
+from mmsparse.cli.building import build_model, read_pictures, read_test_set
 from mmsparse.configs import read_config
 from mmsparse.visualization import panels
 

@@ -105,9 +105,14 @@ def test_another_models_weights_do_not_start_a_training(by, other, scenes, tmp_p
 def test_destinations_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     line = last_line("misc/sparsify_config", "configs/demo/atss_convnext-mini_scenes.py", tmp_path / "file" / "x.py")
-    assert line == f"Argument `OUT`: cannot write to the folder '{tmp_path}/file'. Choose another"
+    assert (
+        line
+        == f"sparsify_config.py: error: Argument `OUT`: cannot write to the folder '{tmp_path}/file'. Choose another"
+    )
 
 
 def test_what_is_no_config_is_named(tmp_path):
     line = last_line("misc/sparsify_config", "README.md", tmp_path / "x.py")
-    assert line.startswith("Expected argument `IN` to be a config file, but got 'README.md' (")
+    assert line.startswith(
+        "sparsify_config.py: error: Expected argument `IN` to be a config file, but got 'README.md' ("
+    )

@@ -21,7 +21,7 @@ from torch import nn
 
 import mmsparse
 from mmsparse.checkpoints import load_weights, read_checkpoint
-from mmsparse.cli.launch import build_plain
+from mmsparse.cli.building import build_plain
 from mmsparse.configs import read_config
 from mmsparse.engine import TeacherHook
 from mmsparse.models import DynamicSwin

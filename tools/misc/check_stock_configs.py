@@ -13,6 +13,7 @@ import json
 import logging
 import multiprocessing
 import os
+import sys
 import time
 import traceback
 import warnings
@@ -35,6 +36,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mmsparse import apis, compat, sparsify
+from mmsparse.cli.main import run_script
 from mmsparse.configs import read_config, without_pretrained
 from mmsparse.rewriting.parts import parts_to_route
 from mmsparse.sparsity import new_prefixes, num_keep
@@ -49,19 +51,16 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="which ones, such as 'mmseg::swin/*'")
     parser.add_argument("--whole", action="store_true", help="route necks and heads, too; take all configs with such")
     parser.add_argument("--out", default="work_dirs/stock_configs.json", help="where results are kept")
     parser.add_argument("--again", action="store_true", help="run finished ones anew")
     parser.add_argument("--list", action="store_true", help="print the configs and stop")
     parser.add_argument("--timeout", type=int, default=900, help="seconds for one config")
-    return parser.parse_args()
 
 
-def main() -> int:
-    args = parse_args()
+def main(args: argparse.Namespace) -> int:
     compat.prepare()
     configs = stock_configs(args.only, args.whole)
     if args.list:
@@ -360,4 +359,4 @@ def channels(cfg: Config) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_script(__doc__, add_arguments, main))

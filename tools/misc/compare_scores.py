@@ -7,6 +7,7 @@ are skipped and interrupted ones resumed, so the command can be given again unti
 import argparse
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from tqdm import tqdm
 from mmsparse.analysis import fit_keep_ratio
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.checkpoints import check_checkpoint
-from mmsparse.cli.launch import add_config_options, build_runner, choose_start, prepare_work_dir, read_pictures
-from mmsparse.cli.mistakes import say_mistakes
+from mmsparse.cli.arguments import add_config_options
+from mmsparse.cli.building import read_pictures
+from mmsparse.cli.launch import build_runner, choose_start, prepare_work_dir
+from mmsparse.cli.main import run_script
 from mmsparse.cli.preflight import check_training
 from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
@@ -42,8 +45,7 @@ OF_ROUTED = ("mmsparse.SparsityHook", "mmsparse.TeacherHook")
 METRICS = ("coco/bbox_mAP", "coco/bbox_AR@100", "mIoU", "mAcc")
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a routed config; it is trained as it says, from its load_from")
     parser.add_argument("--kinds", nargs="+", choices=[*KINDS, DENSE], default=[*KINDS, DENSE])
     parser.add_argument("--macs", type=float, default=0.6, help="share of the dense arithmetic to train at")
@@ -51,11 +53,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out-dir", help="trainings and results.json; default ./work_dirs/scores_<config name>")
     add_trust(parser)
     add_config_options(parser)
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
     out = Path(args.out_dir or f"work_dirs/scores_{Path(args.config).stem}")
     file = out / "results.json"
@@ -145,5 +145,4 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    with say_mistakes():
-        main()
+    sys.exit(run_script(__doc__, add_arguments, run))

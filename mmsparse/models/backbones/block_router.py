@@ -1,25 +1,22 @@
 """What a backbone needs besides its dense parameters: decisions at places, and fast paths behind them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.model import ModuleDict
 from torch import Tensor
 
-from mmsparse.mistakes import mistakes_in
-from mmsparse.registry import build, check_keys
+from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
     FastPath,
-    Path,
+    Geometry,
+    Paths,
     Router,
     Scorer,
     Selection,
     Selector,
     SharedScorer,
-    num_keep,
-    router_keys,
-    valid_locations,
 )
 from mmsparse.sparsity.decider import check_flags
 
@@ -39,8 +36,8 @@ class BlockRouter(Router):
         default_places: Where decisions are taken unless ``places`` says otherwise.
         plain: The backbone has no hierarchy: successive places keep r, r^2, r^3.
         keep_ratio: One number (expanded by the paper's rule, see ``expand_keep_ratio``) or one per place.
-        places: (stage, block) pairs, counted from 0. Or "every_stage": the default ones, and of all other stages the
-            second block.
+        places: (stage, block) pairs, counted from 0, or block numbers where there is no hierarchy. Or "every_stage":
+            the default ones, and of all other stages the second block.
         scorer: Config of the scorers.
         selector: Config of the selectors.
         fast_path: Config of the fast paths.
@@ -123,42 +120,13 @@ class BlockRouter(Router):
             )
         return ratios
 
-    def decide(self, stage: int, block: int, tokens: Tensor, grid: tuple[int, int], **more: Any) -> Selection | None:
+    def decide(self, stage: int, block: int, tokens: Tensor, geometry: Geometry, **more: Any) -> Selection | None:
         """The selection from one of the places on; see :meth:`Decider.forward`."""
-        return self.decisions[f"{stage}_{block}"](tokens, grid, valid=valid_locations(grid, tokens), **more)
+        return self.decisions[f"{stage}_{block}"](tokens, geometry, **more)
 
-    def fast_path(self, stage: int, block: int) -> Path:
-        module = self.fast_paths[f"{stage}_{block}"]
-        return lambda rows, _: module(rows)
-
-    def kept_of_stage(self, stage: int, locations: int) -> dict[int, int]:
-        """Number of slow locations of each routed block of a stage, for one map of so many locations."""
-        kept, current = {}, locations
-        for block in (block for s, block in self.routed if s == stage):
-            if (stage, block) in self.places:
-                current = num_keep(self.decisions[f"{stage}_{block}"].keep_ratio, locations)
-            kept[block] = current
-        return kept
-
-    def overhead_of_stage(self, stage: int, locations: int, pairs: int | None = None) -> int:
-        """Multiply-accumulates of a stage's scorers and fast paths for one map.
-
-        Args:
-            stage: Which one.
-            locations: Of its map.
-            pairs: How many pairs of locations its attention compares.
-        """
-        total, left = 0, locations
-        for s, block in self.places:
-            decision = self.decisions[f"{s}_{block}"]
-            if s == stage and decision.keep_ratio < 1.0:
-                scorer = decision.scorer
-                total += scorer.macs(locations, pairs) if scorer.reads_attention else scorer.macs(left)
-                if self.cumulative:
-                    left = num_keep(decision.keep_ratio, locations)
-        for block, kept in self.kept_of_stage(stage, locations).items():
-            total += self.fast_paths[f"{stage}_{block}"].macs(locations - kept)
-        return total
+    def paths(self, stage: int, block: int, selection: Selection) -> Paths:
+        """Those of a routed block."""
+        return Paths(selection, self.fast_paths[f"{stage}_{block}"], self.explore)
 
     def freeze_before(self, place: Place) -> None:
         """Freeze the decisions and fast paths of earlier blocks, as their backbone freezes the blocks."""
@@ -166,36 +134,3 @@ class BlockRouter(Router):
             for name, module in table.items():
                 if tuple(map(int, name.split("_"))) < place:
                     module.eval().requires_grad_(False)
-
-
-def build_router(
-    sparsity: dict[str, Any] | None,
-    depths: Sequence[int],
-    channels: Sequence[int],
-    default_places: Sequence[Place],
-    plain: bool = False,
-    attends: bool = True,
-    own: Collection[str] = (),
-) -> BlockRouter | None:
-    """The router that a backbone's argument ``sparsity`` asks for; None for a dense one.
-
-    ``attends`` says whether the backbone has attention that scorers may read, ``own`` names the keys of ``sparsity``
-    that it reads itself.
-    """
-    if sparsity is None:
-        return None
-    if not isinstance(sparsity, dict):
-        raise TypeError(f"Expected argument `sparsity` to be a dict or None, but got {sparsity!r}")
-    if "skip_windows" in sparsity and "skip_windows" not in own:
-        raise ValueError("Argument `sparsity`: skip_windows is only for mmsparse.DynamicSwin. Remove it")
-    check_keys("Argument `sparsity`", sparsity, {*router_keys(BlockRouter), *own})
-    arguments = {key: value for key, value in sparsity.items() if key not in own}
-    with mistakes_in("Argument `sparsity`"):
-        router = BlockRouter(depths, channels, default_places, plain, **arguments)
-    for decision in router.decisions.values():
-        if decision.scorer.reads_attention and not attends:
-            raise ValueError(
-                f"Argument `sparsity`: {type(decision.scorer).__name__} reads attention, which this backbone lacks. "
-                "Use FeatureNormScorer, or any other scorer"
-            )
-    return router

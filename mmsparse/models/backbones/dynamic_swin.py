@@ -1,12 +1,11 @@
 """Swin Transformer whose channel mixing is routed; windows without a selected location may skip their attention."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint as cp
 from mmengine.logging import print_log
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
@@ -14,13 +13,13 @@ from torch import Tensor, nn
 from mmsparse.checkpoints import COMPUTED, read_checkpoint
 from mmsparse.env import has
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import Path, Selection, new_prefixes, take_paths
+from mmsparse.sparsity import Path, Paths, Selection, new_prefixes
 from mmsparse.sparsity.decider import check_flags
 
 from .arguments import bind
 from .block_attention import BlockAttention
-from .block_router import build_router
-from .places import paper_places
+from .places import Place, paper_places
+from .routed import RoutedBackbone, Size, checkpointed
 from .routed_attention import Grid, Windows
 from .swin_weights import fit_swin_weights
 
@@ -31,7 +30,7 @@ else:  # the same class and names, in an installation for detection only
 
 
 @MODELS.register_module()
-class DynamicSwin(SwinTransformer):
+class DynamicSwin(RoutedBackbone, SwinTransformer):
     """Swin Transformer with dynamic spatial sparsification.
 
     Dense parameters keep the names of mmdet's and mmseg's ``SwinTransformer``, which are the same; everything new lives
@@ -47,6 +46,8 @@ class DynamicSwin(SwinTransformer):
         kwargs: Arguments of the stock ``SwinTransformer``.
     """
 
+    own_keys = ("skip_windows",)
+
     def __init__(
         self,
         *args: Any,
@@ -55,58 +56,30 @@ class DynamicSwin(SwinTransformer):
         shift_one_window: bool = True,
         **kwargs: Any,
     ) -> None:
+        super().__init__(*args, sparsity=sparsity, **kwargs)
         arguments = bind(self, SwinTransformer, args, kwargs)
         arguments.apply_defaults()
-        super().__init__(*args, **kwargs)
+        self._pretrain_size = to_2tuple(arguments.arguments["pretrain_img_size"])
         self.convert_weights = convert_weights
         self.shift_one_window = shift_one_window
-        size = to_2tuple(arguments.arguments["pretrain_img_size"])
-        self._pretrain_grid = tuple(length // self._patch_size for length in size)
-        self.depths = [len(stage.blocks) for stage in self.stages]
-        places = paper_places(self.depths, deep_step=2)
-        self.router = build_router(sparsity, self.depths, self.num_features, places, own=("skip_windows",))
         self.skip_windows = (sparsity or {}).get("skip_windows", False)
         check_flags(skip_windows=self.skip_windows)
-        self._freeze_stages()
 
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        return tuple(self.num_features[i] for i in self.out_indices)
+    def routed_stages(self) -> tuple[Sequence[int], Sequence[int]]:
+        return [len(stage.blocks) for stage in self.stages], self.num_features
 
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        stride, strides = self._patch_size, []
-        for stage in self.stages:
-            strides.append(stride)
-            stride *= stage.downsample.sampler.stride[0] if stage.downsample else 1
-        return tuple(strides[i] for i in self.out_indices)
-
-    @property
-    def _patch_size(self) -> int:
-        return self.patch_embed.projection.stride[0]
+    def default_places(self, depths: Sequence[int]) -> Sequence[Place]:
+        return paper_places(depths, deep_step=2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        if x.dim() != 4:
-            raise ValueError(f"DynamicSwin: expected images of shape (B, C, H, W), but got {tuple(x.shape)}")
+        self.check_pictures(x)
         outs = []
         x, grid = self.patch_embed(x)
         if self.use_abs_pos_embed:
             x = x + self._positions(grid)
         x = self.drop_after_pos(x)
         for i, stage in enumerate(self.stages):
-            selection = None
-            for j, block in enumerate(stage.blocks):
-                windows = self._windows(block.attn, grid)
-                if self.router is not None and (i, j) in self.router.places:
-                    layer = block.attn.w_msa
-                    attention = BlockAttention(x, block.norm1, layer.qkv, layer.num_heads, windows=windows)
-                    selection = self.router.decide(i, j, x, grid, attention=attention)
-                if selection is not None:
-                    x = self._routed(block, self.router.fast_path(i, j), x, windows, selection)
-                elif windows.shift == block.attn.shift_size:
-                    x = block(x, grid)
-                else:
-                    x = self._unshifted(block, x, windows)
+            x = self.run_stage(i, stage.blocks, x, grid)
             if i in self.out_indices:
                 rows = getattr(self, f"norm{i}")(x)
                 outs.append(rows.unflatten(1, grid).permute(0, 3, 1, 2).contiguous())
@@ -114,33 +87,10 @@ class DynamicSwin(SwinTransformer):
                 x, grid = stage.downsample(x, grid)
         return tuple(outs)
 
-    def macs(self, height: int, width: int) -> int:
-        """Multiply-accumulates for one image at the present budget, in closed form (exact-count selectors)."""
-        if self.skip_windows:
-            raise ValueError("DynamicSwin: with `skip_windows` the arithmetic depends on the picture; count a real one")
-        projection = self.patch_embed.projection
-        height, width = -(-height // self._patch_size), -(-width // self._patch_size)
-        total = height * width * projection.weight.numel()
-        for i, stage in enumerate(self.stages):
-            locations = height * width
-            kept = {} if self.router is None else self.router.kept_of_stage(i, locations)
-            for j, block in enumerate(stage.blocks):
-                window, attention = block.attn.window_size, block.attn.w_msa
-                padded = -(-height // window) * -(-width // window) * window**2
-                mixing = attention.qkv.weight.numel() + attention.proj.weight.numel()
-                total += padded * (mixing + 2 * window**2 * attention.embed_dims)
-                ffn = sum(p.numel() for p in block.ffn.parameters() if p.dim() == 2)
-                total += kept.get(j, locations) * ffn
-            total += 0 if self.router is None else self.router.overhead_of_stage(i, locations, padded * window**2)
-            if stage.downsample:
-                stride = stage.downsample.sampler.stride[0]
-                height, width = -(-height // stride), -(-width // stride)
-                total += height * width * stage.downsample.reduction.weight.numel()
-        return total
-
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning rates, and the number of depths; new parts count as the head."""
-        num_layers = sum(self.depths) + 2
+        depths, _ = self.routed_stages()
+        num_layers = sum(depths) + 2
         name = param_name.removeprefix(prefix)
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
@@ -148,10 +98,10 @@ class DynamicSwin(SwinTransformer):
             return 0, num_layers
         if name.startswith("stages."):
             stage = int(name.split(".")[1])
-            before = sum(self.depths[:stage])
+            before = sum(depths[:stage])
             if ".blocks." in name:
                 return before + int(name.split(".")[3]) + 1, num_layers
-            return before + self.depths[stage], num_layers
+            return before + depths[stage], num_layers
         return num_layers - 1, num_layers
 
     def init_weights(self) -> None:
@@ -171,15 +121,12 @@ class DynamicSwin(SwinTransformer):
                 logger="current",
             )
 
-    def train(self, mode: bool = True) -> "DynamicSwin":
-        super().train(mode)  # the parent returns nothing
-        return self
-
     def _positions(self, grid: Grid) -> Tensor:
         """The absolute position embedding, resized to the grid of these pictures."""
-        if tuple(grid) == self._pretrain_grid:
+        trained = tuple(length // self.patch_embed.projection.stride[0] for length in self._pretrain_size)
+        if tuple(grid) == trained:
             return self.absolute_pos_embed
-        positions = self.absolute_pos_embed.unflatten(1, self._pretrain_grid).permute(0, 3, 1, 2)
+        positions = self.absolute_pos_embed.unflatten(1, trained).permute(0, 3, 1, 2)
         positions = F.interpolate(positions, size=grid, mode="bicubic", align_corners=False)
         return positions.flatten(2).transpose(1, 2)
 
@@ -187,35 +134,30 @@ class DynamicSwin(SwinTransformer):
         one = not self.shift_one_window and min(grid) <= attn.window_size
         return _ShiftedWindows(tuple(grid), attn.window_size, attn, 0 if one else attn.shift_size)
 
-    def _routed(
-        self, block: nn.Module, fast: Path, x: Tensor, windows: "_ShiftedWindows", selection: Selection
-    ) -> Tensor:
-        def run(x: Tensor) -> Tensor:
-            x = x + windows.attend(block.norm1(x), selection if self.skip_windows else None)
-            branch = take_paths(x.flatten(0, 1), selection, _slow_path(block), fast, self.router.explore)
-            return x + block.ffn.dropout_layer(branch.view_as(x))
+    def attention_of(self, block: nn.Module, x: Tensor, size: Size) -> BlockAttention:
+        layer = block.attn.w_msa
+        return BlockAttention(x, block.norm1, layer.qkv, layer.num_heads, windows=self._windows(block.attn, size))
 
-        return _run(run, block, x)
-
-    def _unshifted(self, block: nn.Module, x: Tensor, windows: "_ShiftedWindows") -> Tensor:
-        """The stock block with windows that are not its own."""
+    def dense_block(self, block: nn.Module, x: Tensor, size: Size) -> Tensor:
+        windows = self._windows(block.attn, size)
+        if windows.shift == block.attn.shift_size:
+            return block(x, size)
 
         def run(x: Tensor) -> Tensor:
             x = x + windows.attend(block.norm1(x))
             return block.ffn(block.norm2(x), identity=x)
 
-        return _run(run, block, x)
+        return checkpointed(run, x, block.with_cp)
 
-    def _freeze_stages(self) -> None:
-        super()._freeze_stages()
-        if self.router is not None:
-            self.router.freeze_before((self.frozen_stages, 0))
+    def routed_block(self, block: nn.Module, x: Tensor, size: Size, paths: Paths) -> Tensor:
+        windows = self._windows(block.attn, size)
 
+        def run(x: Tensor) -> Tensor:
+            x = x + windows.attend(block.norm1(x), paths.selection if self.skip_windows else None)
+            branch = paths.take(x.flatten(0, 1), _slow_path(block))
+            return x + block.ffn.dropout_layer(branch.view_as(x))
 
-def _run(run: Callable[[Tensor], Tensor], block: nn.Module, x: Tensor) -> Tensor:
-    if block.with_cp and x.requires_grad:
-        return cp.checkpoint(run, x, use_reentrant=False)
-    return run(x)
+        return checkpointed(run, x, block.with_cp)
 
 
 def _slow_path(block: nn.Module) -> Path:

@@ -4,23 +4,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.utils.checkpoint as cp
 from mmpretrain.models import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Selection
 
-from .arguments import bind
 from .block_attention import BlockAttention
-from .block_router import ENTERING, build_router
+from .block_router import ENTERING
 from .packed_tokens import Packed
+from .places import Place
+from .routed import RoutedBackbone, Size, checkpointed
 from .routed_attention import Grid, Keys, Pattern, Tokens, Windows, dense_attention, masked_attention
 
 
 @MODELS.register_module()
-class DynamicViT(VisionTransformer):
+class DynamicViT(RoutedBackbone, VisionTransformer):
     """Vision Transformer with dynamic token routing.
 
     Dense parameters keep the names of ``mmpretrain.VisionTransformer``; everything new lives under ``router``.
@@ -39,6 +39,9 @@ class DynamicViT(VisionTransformer):
         kwargs: Arguments of ``mmpretrain.VisionTransformer``.
     """
 
+    plain = True
+    fast_path = "IdentityFastPath"
+
     def __init__(
         self,
         *args: Any,
@@ -48,12 +51,7 @@ class DynamicViT(VisionTransformer):
         with_cp: bool = False,
         **kwargs: Any,
     ) -> None:
-        arguments = bind(self, VisionTransformer, args, kwargs).arguments
-        arguments.pop("self")
-        _check_arguments(arguments)
-        if "out_indices" in arguments and not isinstance(arguments["out_indices"], int):
-            arguments["out_indices"] = list(arguments["out_indices"])  # the parent resolves negative ones in place
-        super().__init__(**arguments)
+        super().__init__(*args, sparsity=sparsity, **kwargs)
         if window_size and self.num_extra_tokens:
             raise ValueError(
                 "DynamicViT: expected argument `with_cls_token` to be False with `window_size`, because a class token "
@@ -68,9 +66,6 @@ class DynamicViT(VisionTransformer):
             )
         self.windows = [0 if i in global_attn_indexes else window_size for i in range(self.num_layers)]
         self.with_cp = with_cp
-        self.router = build_router(
-            _with_defaults(sparsity), [self.num_layers], [self.embed_dims], _paper_places(self.num_layers), plain=True
-        )
         if self.router is not None and self.router.explore != 1.0:
             raise ValueError(
                 "Argument `sparsity`: DynamicViT trains with masks on all tokens, so `explore` can only be 1.0, "
@@ -82,20 +77,26 @@ class DynamicViT(VisionTransformer):
                 f"(`window_size`={window_size}). Remove either"
             )
         self._register_load_state_dict_pre_hook(_accept_mmseg_layout)
-        if self.frozen_stages > 0:
-            self._freeze_stages()
 
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        return (self.embed_dims,) * len(self.out_indices)
+    def check_arguments(self, arguments: dict[str, Any]) -> None:
+        arch = arguments.get("arch", "base")
+        if isinstance(arch, str) and arch.lower() not in VisionTransformer.arch_zoo:
+            allowed = list(VisionTransformer.arch_zoo)
+            raise ValueError(f"DynamicViT: expected argument `arch` to be one of {allowed} or a dict, but got {arch!r}")
+        needed = {"embed_dims", "num_layers", "num_heads", "feedforward_channels"}
+        if isinstance(arch, dict) and not needed <= arch.keys():
+            raise ValueError(f"DynamicViT: a dict `arch` needs the keys {sorted(needed)}, but got {sorted(arch)}")
 
-    @property
-    def out_strides(self) -> tuple[int, ...]:
-        return (self.patch_embed.projection.stride[0],) * len(self.out_indices)
+    def routed_stages(self) -> tuple[Sequence[int], Sequence[int]]:
+        return [self.num_layers], [self.embed_dims]
+
+    def default_places(self, depths: Sequence[int]) -> Sequence[Place]:
+        """Before a quarter, a half and three quarters of the blocks: 3, 6, 9 of 12."""
+        step = max(depths[0] // 4, 1)
+        return [(0, i * step) for i in (1, 2, 3) if i * step < depths[0]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        if x.dim() != 4:
-            raise ValueError(f"DynamicViT: expected images of shape (B, C, H, W), but got {tuple(x.shape)}")
+        self.check_pictures(x)
         x, grid = self._embed(x)
         outs = []
         selection: Selection | None = None
@@ -105,7 +106,7 @@ class DynamicViT(VisionTransformer):
             entering = keys
             if self.router is not None and (0, i) in self.router.places:
                 x = x if packed is None else packed.whole()
-                selection = self._decide(i, x, grid, selection)
+                selection = self.select(0, i, layer, x, grid, selection)
                 keys = None if selection is None or not self.training else self._keys(x, selection)
                 packed = None if selection is None or self.training else self._pack(x, selection, packed)
             if packed is not None:
@@ -123,41 +124,13 @@ class DynamicViT(VisionTransformer):
                     outs.append(self._format_output(whole, grid))
         return tuple(outs)
 
-    def macs(self, height: int, width: int) -> int:
-        """Multiply-accumulates for one image at the present budget, in closed form (exact-count selectors)."""
-        projection = self.patch_embed.projection
-        grid = (-(-height // projection.stride[0]), -(-width // projection.stride[1]))  # pictures are padded to patches
-        locations, extra = grid[0] * grid[1], self.num_extra_tokens
-        total = locations * projection.weight.numel()
-        kept = {} if self.router is None else self.router.kept_of_stage(0, locations)
-        entering = self.router is not None and self.router.keys == ENTERING
-        for i, (layer, window) in enumerate(zip(self.layers, self.windows, strict=True)):
-            slow = kept.get(i, locations) + extra
-            asked = kept.get(i - 1, locations) + extra if entering else slow
-            pairs = slow * asked
-            projected = (slow + asked) / 2  # queries and outputs of these, keys and values of those
-            if window and slow < locations:
-                raise ValueError("DynamicViT: with windows the arithmetic depends on the picture; count a real one")
-            if window:
-                projected = (-(-grid[0] // window)) * (-(-grid[1] // window)) * window**2
-                pairs = projected * window**2
-            mixing = layer.attn.qkv.weight.numel() + layer.attn.proj.weight.numel()
-            total += round(projected * mixing) + self._mixing_macs(i, slow, pairs, grid)
-            total += slow * sum(p.numel() for p in layer.ffn.parameters() if p.dim() == 2)
-        return total + (0 if self.router is None else self.router.overhead_of_stage(0, locations, locations**2))
-
-    def _mixing_macs(self, i: int, tokens: int, pairs: int, grid: Grid) -> int:
-        """Of a block's queries, keys and values: ``tokens`` of them are there, ``pairs`` meet if all do that can."""
-        return 2 * pairs * self.embed_dims
-
     def _pattern(self, i: int) -> Pattern | None:
         """Which keys the queries of a block see; None: all that are there. For subclasses; not for windows."""
         return None
 
     def train(self, mode: bool = True) -> "DynamicViT":
-        super().train(mode)  # the parent returns nothing
-        if self.frozen_stages > 0:
-            self._freeze_stages()
+        super().train(mode)
+        self._freeze_stages()
         return self
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
@@ -168,11 +141,10 @@ class DynamicViT(VisionTransformer):
         x = x + resize_pos_embed(self.pos_embed, self.patch_resolution, grid, mode, extra)
         return self.pre_norm(self.drop_after_pos(x)), tuple(grid)
 
-    def _decide(self, i: int, x: Tensor, grid: Grid, before: Selection | None) -> Selection | None:
-        layer, extra, size = self.layers[i], self.num_extra_tokens, self.windows[i]
-        windows = Windows(grid, size) if size else None
-        attention = BlockAttention(x, layer.ln1, layer.attn.qkv, layer.attn.num_heads, extra, windows)
-        return self.router.decide(0, i, x[:, extra:], grid, before=before, attention=attention)
+    def attention_of(self, block: nn.Module, x: Tensor, size: Size) -> BlockAttention:
+        side = self.windows[list(self.layers).index(block)]
+        windows = Windows(size, side) if side else None
+        return BlockAttention(x, block.ln1, block.attn.qkv, block.attn.num_heads, self.num_extra_tokens, windows)
 
     def _dense(self, i: int, x: Tensor, grid: Grid) -> Tensor:
         layer, size, pattern = self.layers[i], self.windows[i], self._pattern(i)
@@ -188,7 +160,7 @@ class DynamicViT(VisionTransformer):
             x = x + layer.attn.out_drop(mixed)
             return layer.ffn(layer.ln2(x), identity=x)
 
-        return self._run(run, x)
+        return checkpointed(run, x, self.with_cp)
 
     def _pack(self, x: Tensor, selection: Selection, before: Packed | None) -> Packed:
         packed = Packed.of(x, selection, self.num_extra_tokens)
@@ -217,38 +189,16 @@ class DynamicViT(VisionTransformer):
             slow = layer.ffn(layer.ln2(slow), identity=slow)
             return (weight * slow + (1.0 - weight) * (x + fast(x))).to(slow.dtype)
 
-        return self._run(run, x)
+        return checkpointed(run, x, self.with_cp)
 
     def _keys(self, x: Tensor, selection: Selection) -> Keys:
         """Of all tokens (B, extra + N)."""
         extended = selection.with_extra(self.num_extra_tokens)
         return Keys(extended.keep_mask, extended.keep_mask.to(x) if extended.gate is None else extended.gate)
 
-    def _run(self, run: Any, x: Tensor) -> Tensor:
-        if self.with_cp and x.requires_grad:
-            return cp.checkpoint(run, x, use_reentrant=False)
-        return run(x)
-
     def _freeze_stages(self) -> None:
-        super()._freeze_stages()
-        if getattr(self, "router", None) is not None:  # the parent calls this before there is one
-            self.router.freeze_before((0, self.frozen_stages))
-
-
-def _paper_places(depth: int) -> list[tuple[int, int]]:
-    """Before a quarter, a half and three quarters of the blocks: 3, 6, 9 of 12."""
-    step = max(depth // 4, 1)
-    return [(0, i * step) for i in (1, 2, 3) if i * step < depth]
-
-
-def _with_defaults(sparsity: Any) -> Any:
-    """An unselected token keeps its value; block numbers are places."""
-    if not isinstance(sparsity, dict):
-        return sparsity
-    full = dict(fast_path=dict(type="IdentityFastPath"), **sparsity) if "fast_path" not in sparsity else dict(sparsity)
-    if isinstance(full.get("places"), list | tuple):
-        full["places"] = [(0, place) if isinstance(place, int) else place for place in full["places"]]
-    return full
+        if self.frozen_stages > 0:
+            super()._freeze_stages()
 
 
 def _accept_mmseg_layout(state: dict[str, Tensor], prefix: str, *args: Any) -> None:
@@ -258,13 +208,3 @@ def _accept_mmseg_layout(state: dict[str, Tensor], prefix: str, *args: Any) -> N
         state[name] = state.pop(key)
     for key in [key for key in state if key.startswith(f"{prefix}ln_pre.")]:
         state[key.replace("ln_pre.", "pre_norm.")] = state.pop(key)
-
-
-def _check_arguments(arguments: dict[str, Any]) -> None:
-    arch = arguments.get("arch", "base")
-    if isinstance(arch, str) and arch.lower() not in VisionTransformer.arch_zoo:
-        allowed = list(VisionTransformer.arch_zoo)
-        raise ValueError(f"DynamicViT: expected argument `arch` to be one of {allowed} or a dict, but got {arch!r}")
-    needed = {"embed_dims", "num_layers", "num_heads", "feedforward_channels"}
-    if isinstance(arch, dict) and not needed <= arch.keys():
-        raise ValueError(f"DynamicViT: a dict `arch` needs the keys {sorted(needed)}, but got {sorted(arch)}")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmsparse.sparsity import IdentityFastPath, Selection
 
-from .routed_attention import Grid, Groups, Pattern, Tokens, Windows, asking_attention, packed_attention
+from .routed_attention import Groups, Pattern, Tokens, Windows, asking_attention, packed_attention
 
 
 @dataclass(eq=False)
@@ -17,8 +17,6 @@ class Packed:
     kept: Tensor  # (R, C)
     rest: Tensor
     selection: Selection  # of all tokens, extra ones included
-    grid: Grid
-    extra: int
     shape: torch.Size
     groups: dict[int, Groups | int] = field(default_factory=dict)  # by the size of windows
     entering: tuple[Tensor, Groups | int] | None = None  # rows that are the next block's keys, if they are more
@@ -27,7 +25,7 @@ class Packed:
     def of(cls, x: Tensor, selection: Selection, extra: int) -> "Packed":
         extended = selection.with_extra(extra)
         kept, rest = extended.split(x.flatten(0, 1))
-        return cls(kept, rest, extended, selection.grid, extra, x.shape)
+        return cls(kept, rest, extended, x.shape)
 
     def see(self, x: Tensor, before: "Packed | None") -> None:
         """Let the next block's keys be the tokens that were in work before, or all (B, extra + N, C) of x."""
@@ -52,10 +50,10 @@ class Packed:
 
     def _tokens(self, groups: Groups | int) -> Tokens:
         """Which tokens the rows of each group are."""
-        numbers = self.selection.keep_idx % self.shape[1]
+        geometry, numbers = self.selection.geometry, self.selection.keep_idx % self.shape[1]
         if isinstance(groups, int):
-            return Tokens(self.grid, self.extra, numbers.view(-1, groups))
-        return Tokens(self.grid, self.extra, numbers[groups.rows], groups.own)
+            return Tokens(geometry.size, geometry.extra, numbers.view(-1, groups))
+        return Tokens(geometry.size, geometry.extra, numbers[groups.rows], groups.own)
 
     def images(self) -> Groups | int:
         if self.selection.common_count is not None:
@@ -64,9 +62,9 @@ class Packed:
 
     def _windows(self, size: int) -> Groups:
         """Where each packed row's window is; there are no extra tokens then."""
-        height, width = self.grid
+        height, width = self.selection.geometry.size
         image, cell = self.selection.keep_idx // self.shape[1], self.selection.keep_idx % self.shape[1]
         down, right = -(-height // size), -(-width // size)
         number = (image * down + cell // width // size) * right + cell % width // size
-        missing = 1.0 - Windows(self.grid, size).split(self.kept.new_ones(1, height * width, 1))
+        missing = 1.0 - Windows((height, width), size).split(self.kept.new_ones(1, height * width, 1))
         return Groups.of(number, missing.sum(dim=(1, 2)).repeat(self.shape[0]))

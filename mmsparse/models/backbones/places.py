@@ -71,6 +71,8 @@ def check_places(places: Sequence[Place], depths: Sequence[int], plain: bool) ->
         word = "" if plain else f"{EVERY_STAGE!r} or "
         kind = ValueError if isinstance(places, str) else TypeError
         raise kind(f"Expected argument `places` to be {word}{allowed}, but got {places!r}")
+    if plain:
+        places = [(0, place) if isinstance(place, int) else place for place in places]
     pairs = []
     for place in places:
         if not isinstance(place, Sequence) or len(place) != 2 or not all(type(n) is int for n in place):

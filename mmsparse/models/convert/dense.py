@@ -80,7 +80,7 @@ def convert_dense(state: State) -> Converted:
     if any("score_predictor." in key for key in state):
         raise ValueError(
             "these are weights of a dynamic network (they hold score_predictor), not of a dense one; "
-            "use dynamicvit_to_mmsparse.py"
+            "use `mmsparse convert-dynamicvit`"
         )
     others = {}
     if any(key.startswith("backbone.") for key in state):

@@ -25,7 +25,7 @@ def convert_dynamicvit(state: State) -> Converted:
     if any("router." in key for key in state):
         raise ValueError("these weights already have the OpenMMLab layout; load them as they are")
     if not any("score_predictor." in key for key in state):
-        raise ValueError("these weights hold no score_predictor; for dense ones use dense_to_mmsparse.py")
+        raise ValueError("these weights hold no score_predictor; for dense ones use `mmsparse convert-dense`")
     predictors = {key: match for key in state if (match := re.match(PREDICTOR, key))}
     fast = {key: match for key in state if (match := re.match(FAST, key))}
     blocks = sorted({int(match[1]) for match in fast.values()})

@@ -1,17 +1,26 @@
 """A stock convolution that is dense at the tiles that matter, and 1x1 everywhere else."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsparse.ops import Rows, from_tiles, slow_fast_conv2d, sparse_conv2d, to_tiles
-from mmsparse.sparsity import take_paths
+from mmsparse.ops import Rows, inverse_of, slow_fast_conv2d
+from mmsparse.sparsity import Paths, Selection
 
-if TYPE_CHECKING:
-    from mmsparse.models.convs import ConvRouter
+
+class Chooses(Protocol):
+    """What a convolution asks, by its name."""
+
+    explore: float
+
+    def selection_for(self, name: str, x: Tensor) -> Selection | None:
+        """Where it is evaluated densely; None means everywhere."""
+
+    def fast_path(self, name: str) -> "ConvFastPath":
+        """What it gives elsewhere."""
 
 
 class RoutedConv2d(nn.Conv2d):
@@ -20,7 +29,7 @@ class RoutedConv2d(nn.Conv2d):
     Norm and activation behind it see the whole map, so batch and group statistics stay what they were.
     """
 
-    def __init__(self, conv: nn.Conv2d, name: str, router: "ConvRouter") -> None:
+    def __init__(self, conv: nn.Conv2d, name: str, router: Chooses) -> None:
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         super().__init__(*shape, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
@@ -39,21 +48,15 @@ class RoutedConv2d(nn.Conv2d):
         selection = router.selection_for(self.name, x)
         if selection is None:
             return super().forward(x)
-        tile, dense = router.tile, (self.weight, self.bias)
-        one_by_one = router.fast_path(self.name).effective(*dense)
-        if selection.gate is None:
-            return slow_fast_conv2d(x, dense, one_by_one, Rows.of(selection.keep_mask), tile, self.dilation[0])
-
-        def slow(_: Tensor, idx: Tensor) -> Tensor:
-            if len(idx) == selection.keep_mask.numel():  # a training that starts dense
-                return to_tiles(super(RoutedConv2d, self).forward(x), tile)
-            return sparse_conv2d(x, *dense, idx, tile, self.dilation[0])
-
-        def fast(tiles: Tensor, _: Tensor) -> Tensor:
-            rows = tiles.unflatten(1, (-1, self.in_channels))
-            return F.linear(rows, *one_by_one).flatten(1)
-
-        return from_tiles(take_paths(to_tiles(x, tile), selection, slow, fast, router.explore), x.shape, tile)
+        one_by_one = router.fast_path(self.name).effective(self.weight, self.bias)
+        if selection.gate is not None:
+            paths = Paths(selection, lambda rows: F.linear(rows, *one_by_one), router.explore)
+            return paths.conv(x, self.weight, self.bias, self.dilation[0])
+        keep = selection.keep_idx
+        tiles = Rows(keep, selection.rest_idx, inverse_of(selection.keep_mask.flatten(), keep.shape[0]))
+        return slow_fast_conv2d(
+            x, (self.weight, self.bias), one_by_one, tiles, selection.geometry.tile, self.dilation[0]
+        )
 
 
 class ConvFastPath(BaseModule):

@@ -8,21 +8,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import torch.nn.functional as F
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
+    Geometry,
     Router,
     Scorer,
     Selection,
     Selector,
-    Tiles,
-    Valid,
     check_keep_ratio,
-    valid_locations,
+    unit_features,
 )
 from mmsparse.sparsity.budget import given_ratios
 
@@ -135,26 +133,11 @@ class ConvRouter(Router):
     def _decide(self, decision: Decider, x: Tensor) -> Selection | None:
         if not self.training and decision.keep_ratio >= 1.0:
             return None
-        tiles = Tiles(_size(x), self.tile)
-        tokens = _tile_means(x, self.tile, valid_locations(tiles.size, x))
-        return decision(tokens, tiles.grid, valid=valid_locations(tiles.size, x, self.tile), tiles=tiles)
+        geometry = Geometry(_size(x), self.tile)
+        return decision(unit_features(x, geometry), geometry)
 
 
 _LEVEL: ContextVar[tuple[ConvRouter, tuple[int, int], Selection | None] | None] = ContextVar("level", default=None)
-
-
-def _tile_means(x: Tensor, tile: int, valid: Valid | None) -> Tensor:
-    """The mean of the locations of each tile that count, (B, tiles, C)."""
-
-    def pool(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, tile, ceil_mode=True, count_include_pad=False)
-
-    if valid is None:
-        means = pool(x)
-    else:
-        weight = valid.mask.view(len(x), 1, *x.shape[-2:]).to(x.dtype)
-        means = pool(x * weight) / pool(weight).clamp_min(0.5 / tile**2)
-    return means.flatten(2).transpose(1, 2)
 
 
 def _size(x: Tensor) -> tuple[int, int]:

@@ -13,19 +13,19 @@ import torch
 from mmsparse import __version__
 from mmsparse.checkpoints import check_checkpoint, read_checkpoint, weights_of
 from mmsparse.mistakes import mistakes_in
+from mmsparse.models.convert import Converted, check_fit
+from mmsparse.models.convert.dense import State
 from mmsparse.trust import add_trust, trust_checkpoints
 
-from .dense import Converted, State
-from .fit import check_fit
 
-
-def convert_command(description: str | None, convert: Callable[[State], Converted]) -> None:
-    """A converter's command line: SRC DST."""
-    parser = argparse.ArgumentParser(description=description)
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """What a converter takes."""
     parser.add_argument("src", help="checkpoint to convert: a file or a URL")
     parser.add_argument("dst", type=Path, help="where the result goes; its folder is made if needed")
     add_trust(parser)
-    args = parser.parse_args()
+
+
+def convert_file(args: argparse.Namespace, convert: Callable[[State], Converted]) -> None:
     trust_checkpoints(args.trust_checkpoint)
     check_checkpoint(args.src, "src")
     check_destination(args.src, args.dst)

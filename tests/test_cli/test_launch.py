@@ -7,7 +7,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmsparse.checkpoints import load_weights
-from mmsparse.cli.launch import build_model, choose_start
+from mmsparse.cli.building import build_model
+from mmsparse.cli.launch import choose_start
 from mmsparse.cli.preflight import check_backbone, check_start
 from mmsparse.configs import read_config, without_pretrained
 from mmsparse.models import DynamicConvNeXt, DynamicSwin

@@ -1,0 +1,43 @@
+"""Options that several commands have."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import DictAction
+
+
+class Pairs(DictAction):
+    """mmengine's ``key=value`` pairs; one without a value is a mistake of the user."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str], *option: Any
+    ) -> None:
+        for value in values:
+            if "=" not in value:
+                raise argparse.ArgumentError(self, f"expected key=value, but got {value!r}")
+        super().__call__(parser, namespace, values, *option)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cfg-options", nargs="+", action=Pairs, help="key=value pairs merged into the config")
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def set_local_rank(args: argparse.Namespace) -> None:
+    """mmengine reads the environment alone."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+
+
+def add_keep_ratio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep-ratio", type=float, nargs="+", help="another budget: one number, or one per place")
+
+
+def read_keep_ratio(args: argparse.Namespace) -> float | list[float] | None:
+    """One number stays a number, so that the paper's rule expands it."""
+    return args.keep_ratio[0] if args.keep_ratio and len(args.keep_ratio) == 1 else args.keep_ratio

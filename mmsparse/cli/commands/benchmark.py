@@ -1,0 +1,77 @@
+"""Latency of a routed network beside its dense twin: in turn, in one process, on the same pictures.
+
+The dense twin runs contiguous and channels-last, and its faster layout is what the routed network is compared with.
+"""
+
+import argparse
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from mmsparse.analysis import count_macs
+from mmsparse.analysis.report import time_beside_dense
+from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
+from mmsparse.calls import predict, prepare_batch
+from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.building import build_model, random_pictures, read_pictures
+from mmsparse.configs import read_config
+from mmsparse.trust import add_trust, trust_checkpoints
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config")
+    parser.add_argument("--checkpoint", help="weights; per-image budgets need them to be meaningful")
+    add_keep_ratio(parser)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds; each times every network once")
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all that torch takes")
+    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones")
+    add_trust(parser)
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    cfg = read_config(args.config, args.cfg_options)
+    model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
+    if not find_dials(model):
+        raise ValueError(f"{args.config} has no dynamic part: there is nothing to compare with its dense twin")
+    count = max(args.batch_sizes)
+    if args.shape:
+        pictures = random_pictures(cfg, count, tuple(args.shape))
+    else:
+        pictures = read_pictures(cfg, count, instead=", or take random pictures with --shape H W")
+    if len(pictures) < count:
+        raise ValueError(f"--batch-sizes asks for {count} pictures, but the test set has {len(pictures)}")
+    print(f"{args.config}\nkeep ratio: {get_keep_ratio(model)}")
+    print(f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn, {args.warmup} of warm-up")
+    print(f"{'':<10}{'batch':>6}{'size':>11}{'dense is':>15}{'dense ms':>10} (p10 - p90){'':9}"
+          f"{'routed ms':>10} (p10 - p90){'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
+    for size in args.batch_sizes:
+        _rows(model, prepare_batch(model, pictures[:size]), size, args)
+
+
+def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Namespace) -> None:
+    def progress(rounds: range) -> tqdm:
+        return tqdm(rounds, desc=f"batch {size}", leave=False)
+
+    times = time_beside_dense(model, batch, args.rounds, args.warmup, progress)
+    executed = count_macs(model, lambda: predict(model, batch))
+    with dense_twin(model):
+        dense = count_macs(model, lambda: predict(model, batch))
+    by_macs = {"backbone": dense.backbone / executed.backbone, "whole": dense.total / executed.total}
+    shape = "x".join(str(n) for n in batch["inputs"].shape[-2:])
+    for part, beside in times.items():
+        row = f"{part:<10}{size:>6}{shape:>11}{beside.layout:>15}"
+        for latency in (beside.dense, beside.routed):
+            row += f"{latency.median:10.1f} {f'({latency.p10:.1f} - {latency.p90:.1f})':<20}"
+        print(f"{row}{beside.routed.speedup:8.2f}x{by_macs[part]:8.2f}x")
+
+
+def _machine() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,60 @@
+"""Make a training checkpoint fit to be published: weights and meta only, the hash of the file in its name.
+
+With an EMA hook a checkpoint holds every weight twice; the averaged ones stay, which validation used, and with
+``--no-ema`` the trained ones.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from mmsparse.checkpoints import read_checkpoint
+from mmsparse.cli.checkpoint_files import to_bytes, write_whole
+from mmsparse.cli.launch import check_writable
+from mmsparse.trust import add_trust, trust_checkpoints
+
+KEPT = ("meta", "state_dict")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("src", help="checkpoint of a training run")
+    parser.add_argument("dst", type=Path, help="name of the result; becomes <name>-<first 8 digits of its sha256>.pth")
+    parser.add_argument("--no-ema", action="store_true", help="publish the trained weights, not their average")
+    add_trust(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
+    check_writable(args.dst.parent, "dst")
+    content = read_checkpoint(args.src, "src")
+    if _is_published(Path(args.src)):
+        raise ValueError(f"Argument `src`: {args.src} is published already: its name holds the hash of its content")
+    data = to_bytes(published(content, args.src, not args.no_ema))
+    path = args.dst.with_name(f"{args.dst.name.removesuffix('.pth')}-{hashlib.sha256(data).hexdigest()[:8]}.pth")
+    write_whole(data, path)
+    dropped = [key for key in content if key not in KEPT]
+    print(
+        f"{path}\n  kept: {len(content['state_dict'])} weights and meta\n  dropped: {', '.join(dropped) or 'nothing'}"
+    )
+
+
+def published(content: dict[str, Any], src: str, ema: bool) -> dict[str, Any]:
+    """The part of a training checkpoint that users of the model need."""
+    if not isinstance(content.get("state_dict"), dict) or not content["state_dict"]:
+        holds = f"{len(content)} keys, such as {sorted(map(str, content))[:3]}"
+        raise ValueError(
+            f"Argument `src`: expected a checkpoint of mmengine with a state_dict, but {src} holds {holds}"
+        )
+    state = dict(content["state_dict"])
+    if not ema:
+        if "ema_state_dict" not in content:
+            raise ValueError(f"--no-ema: {src} was trained without EMA; leave the option out")
+        # mmengine swaps the two on saving: the trained weights wait under the name of the averaged ones
+        trained = content["ema_state_dict"]
+        state.update({k.removeprefix("module."): v for k, v in trained.items() if k.startswith("module.")})
+    return {"meta": content.get("meta", {}), "state_dict": state}
+
+
+def _is_published(path: Path) -> bool:
+    return path.is_file() and path.stem.endswith(f"-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}")

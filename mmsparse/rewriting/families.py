@@ -1,0 +1,110 @@
+"""The stock classes that have a routed one, by where they stand in a config, and how their arguments become its."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import ConfigDict
+
+
+@dataclass(frozen=True)
+class Part:
+    """A backbone, neck or head of a config: where it is, what it is, and the model that holds it."""
+
+    path: str
+    kind: str  # the scoped class name
+    cfg: ConfigDict
+    parent: ConfigDict
+
+
+def _from_mmseg_vit(backbone: Part) -> None:
+    """The arguments of mmseg's VisionTransformer -> those of mmpretrain's."""
+    cfg, path = backbone.cfg, backbone.path
+    given = {key: cfg.pop(key) for key in list(cfg.keys()) if key != "type"}
+    for name, (allowed, why) in VIT_ONLY_IN_MMSEG.items():
+        if given.pop(name, allowed) != allowed:
+            raise ValueError(f"sparsify: {path} is mmseg.VisionTransformer with `{name}`: {why}")
+    width = given.pop("embed_dims", 768)
+    cfg.arch = dict(
+        embed_dims=width,
+        num_layers=given.pop("num_layers", 12),
+        num_heads=given.pop("num_heads", 12),
+        feedforward_channels=given.pop("mlp_ratio", 4) * width,
+    )
+    norm = given.setdefault("norm_cfg", dict(type="LN"))
+    indices = given.pop("out_indices", -1)
+    cfg.out_indices = list(indices) if isinstance(indices, Sequence) else [indices]
+    cfg.out_type = "featmap"
+    cfg.patch_cfg = dict(bias=given.pop("patch_bias", False))
+    if "patch_pad" in given:
+        cfg.patch_cfg.padding = given.pop("patch_pad")
+    if given.pop("patch_norm", False):
+        cfg.patch_cfg.norm_cfg = norm
+    cfg.layer_cfgs = {name: given.pop(name) for name in ("attn_drop_rate", "act_cfg", "num_fcs") if name in given}
+    given.pop("norm_eval", None)  # of batch norms, of which a ViT has none
+    given.setdefault("final_norm", False)
+    # a segmenter hands its own `pretrained` down to a backbone that knows the word
+    checkpoint = given.pop("pretrained", None) or backbone.parent.get("pretrained")
+    if backbone.parent.get("pretrained"):
+        backbone.parent.pretrained = None
+    if checkpoint:
+        given["init_cfg"] = dict(type="Pretrained", checkpoint=checkpoint)
+    cfg.update(given)
+
+
+def _from_mmseg_fpn(part: Part) -> None:
+    """mmdet's class, which ours extends, means something else by these arguments."""
+    part.cfg.pop("extra_convs_on_inputs", None)
+    for name, same in (("end_level", -1), ("add_extra_convs", False)):
+        if part.cfg.get(name, same) != same:
+            raise ValueError(
+                f"sparsify: argument `neck`: {part.path} is mmseg.FPN with {name}={part.cfg[name]}, which means "
+                "something else to mmsparse.DynamicFPN (mmdet's). Write the neck by hand"
+            )
+
+
+def _keep(part: Part) -> None:
+    """The routed class takes the arguments of the stock class as they are."""
+
+
+# name: (the value that means nothing special, what its absence in mmpretrain's class means)
+VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
+    "output_cls_token": (False, "its head wants the class token beside each map, and mmsparse.DynamicViT returns maps"),
+    "out_origin": (False, "its first output is the patch embedding, which mmsparse.DynamicViT does not return"),
+    "qkv_bias": (True, "its output projection has no bias then either, unlike that of mmsparse.DynamicViT"),
+    "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
+}
+Family = tuple[str, Callable[[Part], None]]
+ROUTED: dict[str, dict[str, Family]] = {
+    "backbone": {
+        "mmpretrain.ConvNeXt": ("DynamicConvNeXt", _keep),
+        "mmdet.SwinTransformer": ("DynamicSwin", _keep),
+        "mmseg.SwinTransformer": ("DynamicSwin", _keep),
+        "mmpretrain.VisionTransformer": ("DynamicViT", _keep),
+        "mmseg.VisionTransformer": ("DynamicViT", _from_mmseg_vit),
+    },
+    "neck": {
+        "mmdet.FPN": ("DynamicFPN", _keep),
+        "mmdet.PAFPN": ("DynamicPAFPN", _keep),
+        "mmdet.ChannelMapper": ("DynamicChannelMapper", _keep),
+        "mmseg.FPN": ("DynamicFPN", _from_mmseg_fpn),
+    },
+    "head": {
+        "mmdet.RPNHead": ("DynamicRPNHead", _keep),
+        "mmdet.RetinaHead": ("DynamicRetinaHead", _keep),
+        "mmdet.FCOSHead": ("DynamicFCOSHead", _keep),
+        "mmdet.ATSSHead": ("DynamicATSSHead", _keep),
+        "mmdet.GFLHead": ("DynamicGFLHead", _keep),
+        "mmseg.UPerHead": ("DynamicUPerHead", _keep),
+        "mmseg.FPNHead": ("DynamicFPNHead", _keep),
+    },
+}
+REFUSED = {
+    "mmpretrain.SwinTransformer": (
+        "its arguments are not those of mmdet's and mmseg's class, which mmsparse.DynamicSwin takes; its weights fit, "
+        "with shift_one_window=False"
+    ),
+    "mmseg.BEiT": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
+    "mmseg.MAE": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
+    **{f"mmsparse.{family}": "it is dynamic already" for family, _ in ROUTED["backbone"].values()},
+}
