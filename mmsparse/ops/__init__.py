@@ -1,7 +1,35 @@
 """Operators on chosen locations. Tensors in, tensors out; nothing here decides anything."""
 
+from .attention import Groups, attention_rows
+from .feed_forward import FeedForward, NormLinear, activation_name, slow_fast_ffn
+from .operator import OPERATORS, Kernel, Operator
+from .rows import Rows, inverse_of
 from .slow_fast import slow_fast_conv2d
 from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
 from .tiles import from_tiles, tile_grid, to_tiles
 
-__all__ = ["from_tiles", "slow_fast_conv2d", "sparse_conv2d", "sparse_conv2d_reference", "tile_grid", "to_tiles"]
+from . import conv_cpu, conv_triton, feed_forward_cpu, winograd  # isort: skip  # they register kernels
+
+__all__ = [
+    "OPERATORS",
+    "FeedForward",
+    "Groups",
+    "Kernel",
+    "NormLinear",
+    "Operator",
+    "Rows",
+    "activation_name",
+    "attention_rows",
+    "conv_cpu",
+    "conv_triton",
+    "feed_forward_cpu",
+    "from_tiles",
+    "inverse_of",
+    "slow_fast_conv2d",
+    "slow_fast_ffn",
+    "sparse_conv2d",
+    "sparse_conv2d_reference",
+    "tile_grid",
+    "to_tiles",
+    "winograd",
+]

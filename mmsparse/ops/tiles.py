@@ -25,15 +25,41 @@ def to_tiles(x: Tensor, tile: int) -> Tensor:
 
 def from_tiles(tiles: Tensor, shape: torch.Size, tile: int) -> Tensor:
     """The map (B, D, H, W) of rows (B * tiles, tile * tile * D); ``shape`` is that of the map they came from."""
-    batch, _, height, width = shape
-    high, wide = tile_grid((height, width), tile)
-    x = tiles.view(batch, high, wide, tile, tile, -1).transpose(2, 3).reshape(batch, high * tile, wide * tile, -1)
-    return x[:, :height, :width].permute(0, 3, 1, 2)
+    return as_map(tile_rows(tiles, shape, tile), shape, tile)
+
+
+def tile_rows(tiles: Tensor, shape: torch.Size, tile: int) -> Tensor:
+    """The same as rows (B * height * width, D), those beyond the border included: see ``whole_grid``."""
+    high, wide = tile_grid(shape[2:], tile)
+    return tiles.view(shape[0], high, wide, tile, tile, -1).transpose(2, 3).flatten(0, 4)
+
+
+def as_map(rows: Tensor, shape: torch.Size, tile: int) -> Tensor:
+    """The map (B, D, H, W) of such rows."""
+    x = rows.view(shape[0], *whole_grid(shape[2:], tile), -1)
+    return x[:, : shape[2], : shape[3]].permute(0, 3, 1, 2)
+
+
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Height and width of maps (B, C, H, W)."""
+    return x.shape[-2], x.shape[-1]
 
 
 def map_rows(x: Tensor) -> Tensor:
     """(B, C, H, W) as (B * H * W, C): a view of a map in channels-last memory, else a copy that is quick to read."""
     return x.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+
+
+def whole_grid(size: tuple[int, int], tile: int) -> tuple[int, int]:
+    """The size of a map, were it enlarged to whole tiles."""
+    high, wide = tile_grid(size, tile)
+    return high * tile, wide * tile
+
+
+def empty_rows(x: Tensor, tile: int, width: int) -> Tensor:
+    """Of a map enlarged to whole tiles (B * height * width, D)."""
+    high, wide = whole_grid(size_of(x), tile)
+    return x.new_empty(x.shape[0] * high * wide, width)
 
 
 def window(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Tensor, Tensor]:

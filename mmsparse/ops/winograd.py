@@ -6,22 +6,18 @@ each of the 36; what comes out becomes the 4x4 values. Half precision keeps to t
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .tiles import window
+from . import conv_cpu
+from .operator import OPERATORS
+from .tiles import empty_rows, map_rows, size_of, whole_grid, window
 
 TILE = 4
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # let rounding errors grow 5-fold, the usual 0, 1, -1, 2, -2 11-fold
-LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
-
-
-def suits(rows: Tensor, weight: Tensor, tile: int, dilation: int, groups: int) -> bool:
-    """Whether it is this algorithm's convolution. Tracers and counters want the plain one."""
-    plain = rows.dtype == torch.float32 and rows.device.type == "cpu" and not torch.jit.is_tracing()
-    return plain and weight.shape[-1] == 3 and dilation == groups == 1 and tile == TILE
 
 
 @cache
@@ -66,7 +62,7 @@ def conv_tiles(
     patch, _, result = transforms()
     kernel = transform_kernel(weight)
     points, channels, width = kernel.shape
-    batch = max(1, min(len(idx), LARGE // (points * (channels + width))))
+    batch = max(1, min(len(idx), conv_cpu.LARGE // (points * (channels + width))))
     memory = [kernel.new_empty(batch * n) for n in (points * channels, points * channels, points * width, 16 * width)]
     where, outside = (t.view(-1, points) for t in window(size, idx, TILE, 1))
     for start in range(0, len(idx), batch):
@@ -81,3 +77,54 @@ def conv_tiles(
         torch.mm(result, mixed.view(points, -1), out=results.view(16, -1))
         values = results.view(16, count, width)
         yield part, values if bias is None else values.add_(bias)
+
+
+def _suits(x: Tensor, weight: Tensor, tile: int, dilation: int, groups: int) -> bool:
+    return x.dtype == torch.float32 and weight.shape[-1] == 3 and tile == TILE and dilation == groups == 1
+
+
+def _suits_map(x: Tensor, weight: Tensor, *args: Any) -> bool:
+    return _suits(x, weight, *args[-2:], groups=1)
+
+
+@OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=_suits_map, name="winograd")
+def _slow_fast_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    fast_weight: Tensor,
+    fast_bias: Tensor | None,
+    keep: Tensor,
+    rest: Tensor,
+    inverse: Tensor,
+    tile: int,
+    dilation: int,
+) -> Tensor:
+    rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
+    where = window(whole_grid(size, tile), keep, tile, 0)[0].view(-1, tile**2).t()
+    for part, kept in conv_tiles(rows, size, weight, bias, keep):
+        out.index_copy_(0, where[:, part].reshape(-1), kept.view(-1, len(weight)))
+    conv_cpu.fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)
+    return out
+
+
+def _suits_rows(rows: Tensor, height: int, width: int, weight: Tensor, *args: Any) -> bool:
+    return _suits(rows, weight, *args[-3:])
+
+
+@OPERATORS["sparse_conv2d"].kernel("cpu", suits=_suits_rows, name="winograd")
+def _sparse_conv2d(
+    rows: Tensor,
+    height: int,
+    width: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    idx: Tensor,
+    tile: int,
+    dilation: int,
+    groups: int,
+) -> Tensor:
+    out = rows.new_empty(len(idx), tile**2, len(weight))
+    for part, values in conv_tiles(rows, (height, width), weight, bias, idx):
+        out[part] = values.transpose(0, 1)
+    return out.flatten(1)

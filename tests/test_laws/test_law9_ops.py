@@ -1,13 +1,21 @@
-"""Law 9: a fast op = its reference: values, gradients, dtypes, empty and full selections, strided inputs."""
+"""Law 9: every kernel of every operator = the operator by other means: values, gradients, dtypes, strides, counts."""
 
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer
+from operands import CASES, DTYPES, LAYOUTS, SIGMAS, Case, differences, growth, rounding, watched
 
 from mmsparse.analysis import count_macs
 from mmsparse.ops import (
+    OPERATORS,
+    FeedForward,
+    Rows,
+    activation_name,
+    conv_cpu,
+    feed_forward_cpu,
     from_tiles,
     slow_fast_conv2d,
+    slow_fast_ffn,
     sparse_conv2d,
     sparse_conv2d_reference,
     tile_grid,
@@ -15,105 +23,183 @@ from mmsparse.ops import (
     winograd,
 )
 
-KERNELS = [(3, 1, 1), (5, 1, 1), (3, 2, 1), (3, 1, 6), (1, 1, 1)]  # size, dilation, groups
-SIZES = [(1, 1), (7, 9), (8, 8)]
-SIGMAS = 6  # what the largest of some thousands of errors may be of their root mean square
-CHOSEN = {"none": slice(0), "some": slice(1, None, 2), "all": slice(None)}
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-def operands(kernel, size, dtype=torch.float64):
-    width, _, groups = kernel
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 6, *size), (12 if groups == 1 else 6, 6 // groups, width, width), (12 if groups == 1 else 6,)]
-    return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
+def every_kernel() -> list:
+    """A kernel that is registered anywhere in mmsparse is tested by that."""
+    return [
+        pytest.param(operator, kernel, device, id=f"{operator.name}-{kernel.name}-{device}")
+        for operator in OPERATORS.values()
+        for kernel in operator.kernels
+        for device in DEVICES
+        if kernel.device in (device, None)
+    ]
 
 
-def tiles_of(size, tile, chosen):
-    high, wide = tile_grid(size, tile)
-    return torch.arange(2 * high * wide)[CHOSEN[chosen]]
+def test_every_operator_has_cases():
+    assert CASES.keys() == OPERATORS.keys()
 
 
-def inside(size, tile, idx, channels):
-    """1 for what lies on the map, 0 beyond its border."""
-    return to_tiles(torch.ones(2, channels, *size, dtype=torch.float64), tile)[idx]
+@pytest.fixture
+def few_at_a_time(monkeypatch):
+    """So that small operands make several blocks."""
+    monkeypatch.setattr(conv_cpu, "LARGE", 36 * 11 * 3)
+    monkeypatch.setattr(feed_forward_cpu, "FEWEST", 3)
+    monkeypatch.setattr(feed_forward_cpu, "LARGE", 1)
 
 
-def growth(points):
-    """How much larger, root mean square, the terms of a transformed convolution are than the nine of the direct sum."""
-    patch, kernel, result = (t.double().square() for t in winograd.transforms(points))
-    return (result @ (kernel.sum(dim=1) * patch.sum(dim=1)) / 9).mean().sqrt().item()
+@pytest.mark.parametrize("form", [*DTYPES, *LAYOUTS], ids=str)
+@pytest.mark.parametrize("operator, kernel, device", every_kernel())
+def test_values(operator, kernel, device, form, few_at_a_time, monkeypatch):
+    kernels, calls = watched(operator, kernel)
+    monkeypatch.setattr(operator, "kernels", kernels)
+    dtype, layout = (torch.float32, form) if form in LAYOUTS else (form, None)
+    with torch.no_grad():
+        for case in CASES[operator.name]():
+            differences(case, case.to(dtype, device, layout))
+    assert calls or form != torch.float32, "no case suits this kernel"
 
 
-def rounding(exact, terms, dtype=torch.float32):
-    """Bound of the root mean square of the rounding error of sums of so many terms, in whatever order a kernel adds.
-
-    No term takes part in more roundings than there are additions and products: as many as terms, and as many again as
-    Winograd's transforms have (9 and 36 there, 36 back). Each is off by eps / 2 / sqrt(3) of its value, root mean
-    square, and independent of the others. The terms are as large as the sum, or have grown by the transforms.
-    """
-    eps = torch.finfo(dtype).eps
-    direct = (terms / 3) ** 0.5
-    transformed = growth(winograd.POINTS) * ((terms / 9 + 9 + 36 + 36) / 3) ** 0.5
-    largest = transformed if dtype == torch.float32 else direct
-    return max(largest, direct) * eps / 2 * exact.square().mean().sqrt().item()
-
-
-@pytest.mark.parametrize("chosen", CHOSEN)
-@pytest.mark.parametrize("tile", [1, 2, 4, 8])
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_sparse_conv_is_the_dense_one_at_its_tiles(kernel, size, tile, chosen):
-    x, weight, bias = operands(kernel, size)
-    idx = tiles_of(size, tile, chosen)
-    mask = inside(size, tile, idx, len(weight))
-    actual = sparse_conv2d(x, weight, bias, idx, tile, *kernel[1:]) * mask
-    expected = sparse_conv2d_reference(x, weight, bias, idx, tile, *kernel[1:])
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
-    direction = torch.randn_like(expected)
-    ours = torch.autograd.grad((actual * direction).sum(), (x, weight, bias))
-    theirs = torch.autograd.grad((expected * direction).sum(), (x, weight, bias))
-    for mine, wanted in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name):
+    for case in CASES[name]():
+        tensors = [None if t is None else t.clone().requires_grad_() for t in case.tensors]
+        there = [t for t in tensors if t is not None]
+        expected, actual = case.exact(*tensors), case.run(*tensors)
+        direction = torch.randn_like(expected)
+        theirs, ours = (
+            torch.autograd.grad((out * direction).sum(), there, materialize_grads=True, allow_unused=True)
+            for out in (expected, actual)
+        )
+        for mine, wanted in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-9, msg=lambda text: f"{case.name}: {text}")
 
 
-@pytest.mark.parametrize("tile", [1, 4])
-@pytest.mark.parametrize(
-    "strided",
-    [
-        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-        lambda x: torch.cat([x, x], dim=1)[:, ::2],
-        lambda x: torch.cat([x, x], dim=3)[..., : x.shape[-1]],
-        lambda x: x.to(memory_format=torch.channels_last),
-    ],
-    ids=["transposed", "channels", "columns", "channels-last"],
-)
-def test_strided_inputs(strided, tile):
-    x, weight, bias = operands((3, 1, 1), (7, 9))
-    view = strided(x)
-    idx = tiles_of((7, 9), tile, "some")
-    expected = sparse_conv2d(view.contiguous(), weight, bias, idx, tile)
-    torch.testing.assert_close(sparse_conv2d(view, weight, bias, idx, tile), expected, rtol=0, atol=1e-12)
+def one_of(name: str, dtype: torch.dtype = torch.float32) -> tuple[Case, list, tuple]:
+    """A case with all there is, its tensors, and what the operator is called with."""
+    case = next(case for case in CASES[name]() if case.name in TYPICAL)
+    operator, tensors = OPERATORS[name], case.to(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        kernels, calls = watched(operator, operator.kernels[0])
+        patch.setattr(operator, "kernels", kernels)
+        case.run(*tensors)
+    return case, tensors, calls[0]
 
 
-@pytest.mark.parametrize("tile", [1, 4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_dtypes(dtype, tile):
-    x, weight, bias = operands((3, 1, 1), (8, 8), dtype)
-    idx = tiles_of((8, 8), tile, "some")
-    exact = sparse_conv2d_reference(x.double(), weight.double(), bias.double(), idx, tile)
-    actual = sparse_conv2d(x, weight, bias, idx, tile)
-    assert actual.dtype == dtype
-    torch.testing.assert_close(actual.double(), exact, rtol=0, atol=SIGMAS * rounding(exact, 9 * 6 + 1, dtype))
+TYPICAL = ("windows", "(6, 4, 1) (7, 9) some", "{'grn': True, 'scale': True} some", "(3, 1, 1) (7, 9) 4 some")
 
 
-@pytest.mark.parametrize("tile", [1, 2])
-def test_gradcheck(tile):
-    x, weight, bias = operands((3, 1, 1), (3, 4))
-    idx = tiles_of((3, 4), tile, "some")
-    assert torch.autograd.gradcheck(lambda *a: sparse_conv2d(*a, idx, tile), (x, weight, bias))
+KNOWN = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_pytorch_knows_the_operator(name):
+    _, _, args = one_of(name)
+    learning = [
+        a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args
+    ]
+    for inputs in (args, learning):
+        torch.library.opcheck(getattr(torch.ops.mmsparse, name).default, tuple(inputs), test_utils=KNOWN)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradcheck(name):
+    case, tensors, _ = one_of(name, torch.float64)
+    there = [i for i, t in enumerate(tensors) if t is not None]
+
+    def run(*chosen):
+        full = dict(zip(there, chosen, strict=True))
+        return case.run(*(full.get(i) for i in range(len(tensors))))
+
+    assert torch.autograd.gradcheck(run, [tensors[i].requires_grad_() for i in there], fast_mode=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_counts_as_the_plain_version(name):
+    for case in CASES[name]():
+        with pytest.MonkeyPatch.context() as patch:
+            counts = [count_macs(torch.nn.Identity(), lambda: case.run(*case.tensors)).total]
+            patch.setattr(OPERATORS[name], "_dispatch", OPERATORS[name].plain)
+            counts += [count_macs(torch.nn.Identity(), lambda: case.run(*case.tensors)).total]
+        assert counts[0] == counts[1], case.name
+
+
+class Wrapped(torch.nn.Module):
+    """What an exporter or tracer is given; selections are known beforehand."""
+
+    def __init__(self, operator, args):
+        super().__init__()
+        self.operator, self.args = operator, args
+
+    def forward(self, x):
+        return self.operator(x, *self.args[1:]).relu()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exporters_see_gathers(name):
+    _, _, args = one_of(name)
+    model = Wrapped(OPERATORS[name], args)
+    with torch.no_grad():
+        program = torch.export.export(model, (args[0],))
+        seen = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+        assert seen and not [target for target in seen if "mmsparse" in target]
+        assert not [target for target in seen for word in ("nonzero", "scatter", "index_copy", "put") if word in target]
+        assert not {"aten.index.Tensor", "aten.masked_select.default"} & seen
+        traced = torch.jit.trace(model, (args[0],))
+        assert "mmsparse::" not in str(traced.inlined_graph)
+        for seen in (program.module(), traced):
+            torch.testing.assert_close(seen(args[0]), model(args[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_compilers_see_one_operator():
+    models = torch.nn.ModuleList(Wrapped(operator, one_of(name)[2]) for name, operator in OPERATORS.items())
+    seen = []
+
+    def backend(graph, example):
+        seen.append({str(node.target) for node in graph.graph.nodes})
+        return graph.forward
+
+    with torch.no_grad():
+        for model in models:
+            actual = torch.compile(model, backend=backend, fullgraph=True)(model.args[0])
+            assert f"mmsparse.{model.operator.name}.default" in seen.pop()
+            assert torch.equal(actual, model(model.args[0]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_autocast(name):
+    case, tensors, _ = one_of(name)
+    exact = case.exact(*case.tensors)
+    for learning in (False, True):
+        with torch.set_grad_enabled(learning), torch.autocast("cpu", torch.bfloat16):
+            short = [t.bfloat16() if t is not None and name == "attention_rows" else t for t in tensors]  # projected
+            actual = case.run(*short)
+        assert actual.dtype == (torch.float32 if name == "slow_fast_ffn" else torch.bfloat16)  # its scale is not cast
+        bound = SIGMAS * rounding(exact, case.terms, torch.bfloat16)
+        torch.testing.assert_close(actual.double(), exact, rtol=0, atol=bound)
+
+
+def test_a_kernel_is_one_function_and_law_9_runs_it(monkeypatch):
+    operator, (case, tensors, _) = OPERATORS["slow_fast_ffn"], one_of("slow_fast_ffn")
+    before = case.run(*tensors)
+    monkeypatch.setattr(operator, "kernels", list(operator.kernels))
+
+    @operator.kernel("cpu", suits=lambda rows, *others: rows.dtype == torch.float32, name="toy")
+    def toy(*args):
+        return operator.plain(*args) + 1
+
+    assert torch.equal(case.run(*tensors), before + 1)
+    assert case.run(*case.tensors).dtype == torch.float64  # it does not suit, the one before runs
+    listed = {param.id: param.values for param in every_kernel()}
+    kernels, calls = watched(*listed["slow_fast_ffn-toy-cpu"][:2])
+    monkeypatch.setattr(operator, "kernels", kernels)
+    with pytest.raises(AssertionError, match="not close"):
+        differences(case, tensors)
+    assert calls
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 8)], ids=str)
 @pytest.mark.parametrize("tile", [1, 3, 4])
 def test_tiles_come_back(size, tile):
     x = torch.randn(2, 5, *size)
@@ -123,57 +209,32 @@ def test_tiles_come_back(size, tile):
     assert tiles.sum().item() == pytest.approx(x.sum().item(), abs=1e-4)  # zeros beyond the border
 
 
+@pytest.mark.parametrize("chosen", [slice(0), slice(1, None, 3), slice(None)], ids=["none", "some", "all"])
+def test_rows_come_back(chosen):
+    x, mask = torch.randn(2, 7, 3), torch.zeros(2, 7, dtype=torch.bool)
+    mask.view(-1)[chosen] = True
+    rows, flat = Rows.of(mask), x.flatten(0, 1)
+    assert torch.equal(flat[rows.keep], x[mask]) and torch.equal(flat[rows.rest], x[~mask])
+    assert torch.equal(torch.cat([flat[rows.keep], flat[rows.rest]])[rows.inverse], flat)
+
+
 def test_only_chosen_tiles_are_multiplied():
-    x, weight, bias = operands((3, 1, 1), (8, 8))
+    x, weight = torch.randn(2, 6, 8, 8), torch.randn(12, 6, 3, 3)
     for tile, count in ((1, 5), (4, 3)):
-        macs = count_macs(
-            torch.nn.Identity(), lambda t=tile, n=count: sparse_conv2d(x, weight, bias, torch.arange(n), t)
-        )
+        macs = count_macs(torch.nn.Identity(), lambda: sparse_conv2d(x, weight, None, torch.arange(count), tile))
         assert macs.total == count * tile * tile * weight.numel()
 
 
-def slow_fast(channels, width, size, tile, dtype=torch.float32, bias=True, dilation=1, keep=0.4):
-    """Operands of the whole-map operator, and what it must give by the dense convolutions."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    x, weight, fast = random(2, channels, *size), random(width, channels, 3, 3) * 0.1, random(width, channels) * 0.1
-    biases = (random(width), random(width)) if bias else (None, None)
-    high, wide = tile_grid(size, tile)
-    mask = torch.rand(2 * high * wide, generator=generator) < keep
-    slow_map = torch.nn.functional.conv2d(x, weight, biases[0], padding=dilation, dilation=dilation)
-    fast_map = torch.nn.functional.conv2d(x, fast[..., None, None], biases[1])
-    where = mask.view(2, 1, high, wide).repeat_interleave(tile, 2).repeat_interleave(tile, 3)
-    expected = torch.where(where[..., : size[0], : size[1]], slow_map, fast_map)
-    layers = [tuple(None if t is None else t.to(dtype) for t in pair) for pair in zip((weight, fast), biases)]
-    return (x.to(dtype), *layers, *(m.nonzero().squeeze(1) for m in (mask, ~mask)), tile, dilation), expected
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 8)], ids=str)
-@pytest.mark.parametrize(
-    "shape",
-    [
-        dict(channels=6, width=5, tile=1),
-        dict(channels=6, width=5, tile=4, dilation=2),
-        dict(channels=6, width=5, tile=3, bias=False),
-        dict(channels=6, width=5, tile=4),
-        dict(channels=64, width=48, tile=4, bias=False),
-    ],
-    ids=lambda shape: "-".join(map(str, shape.values())),
-)
-def test_a_whole_map_out_of_two_convolutions(shape, size, keep, monkeypatch):
-    operands, expected = slow_fast(**shape, size=size, keep=keep)
-    monkeypatch.setattr(winograd, "LARGE", 36 * 11 * 3)  # three tiles at a time
-    for view in (operands[0], operands[0].contiguous(memory_format=torch.channels_last)):
-        actual = slow_fast_conv2d(view, *operands[1:])
-        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
-    learning = operands[0].clone().requires_grad_()
-    other = slow_fast_conv2d(learning, *operands[1:])
-    torch.testing.assert_close(other.detach(), actual, rtol=0, atol=3e-5 * expected.abs().max().item())
-    assert torch.autograd.grad(other.sum(), learning)[0].abs().max() > 0
+@pytest.mark.parametrize("tile", [2, 4])
+def test_the_whole_map_counts_as_its_convolutions(tile):
+    high, wide = tile_grid((7, 9), tile)
+    rows = Rows.of(torch.arange(2 * high * wide) % 3 == 0)
+    args = [torch.randn(shape) for shape in ((2, 6, 7, 9), (5, 6, 3, 3), (5,), (5, 6), (5,))]
+    macs = count_macs(torch.nn.Identity(), lambda: slow_fast_conv2d(args[0], args[1:3], args[3:], rows, tile)).total
+    assert macs == tile**2 * 30 * (9 * len(rows.keep) + len(rows.rest))
+    model = Wrapped(OPERATORS["slow_fast_conv2d"], (*args, *rows, tile, 1))
+    analyzed = FlopAnalyzer(model, (args[0],)).unsupported_ops_warnings(False)
+    assert sum(n for op, n in analyzed.by_operator().items() if op in ("conv", "linear")) == macs
 
 
 def test_winograds_points_let_roundings_grow_half_as_much_as_the_usual_ones():
@@ -190,71 +251,51 @@ def test_winograds_error_is_that_of_its_roundings(channels):
     assert 0 < error.square().mean().sqrt() < rounding(exact, 9 * channels)
 
 
-def test_winograd_is_for_single_precision_alone(monkeypatch):
-    made = []
-    transform = winograd.transform_kernel
-    monkeypatch.setattr(winograd, "transform_kernel", lambda weight: made.append(1) or transform(weight))
-    for taken, more in (
-        (1, {}),
-        (0, dict(dtype=torch.float64)),
-        (0, dict(dtype=torch.bfloat16)),
-        (0, dict(tile=8)),
-        (0, dict(dilation=2)),
+def test_winograd_is_for_single_precision_alone():
+    def chosen(dtype=torch.float32, kernel=3, tile=4, dilation=1, groups=1):
+        x, weight = torch.zeros(1, 6, 8, 8, dtype=dtype), torch.zeros(6, 6, kernel, kernel, dtype=dtype)
+        whole = (x, weight, None, None, None, None, None, None, tile, dilation)
+        rows = (x, 8, 8, weight, None, None, tile, dilation, groups)
+        return [
+            next(k.name for k in reversed(OPERATORS[name].kernels) if k.device != "cuda" and k.suits(*args))
+            for name, args in (("slow_fast_conv2d", whole), ("sparse_conv2d", rows))
+        ]
+
+    assert chosen() == ["winograd", "winograd"]
+    for other in (
+        dict(dtype=torch.float64),
+        dict(dtype=torch.bfloat16),
+        dict(tile=8),
+        dict(dilation=2),
+        dict(kernel=5),
     ):
-        operands, _ = slow_fast(**{**dict(channels=6, width=5, size=(8, 8), tile=4), **more})
-        slow_fast_conv2d(*operands)
-        assert len(made) == taken, more
-        made.clear()
+        assert chosen(**other) == ["blocks", "plain"], other
+    assert chosen(groups=2)[1] == "plain"
 
 
-@pytest.mark.parametrize("tile", [2, 4])
-def test_the_whole_map_counts_as_its_convolutions(tile):
-    operands, _ = slow_fast(6, 5, (7, 9), tile)
-    kept, rest = len(operands[3]), len(operands[4])
-    macs = count_macs(torch.nn.Identity(), lambda: slow_fast_conv2d(*operands)).total
-    assert macs == tile**2 * 30 * (9 * kept + rest)
-    analyzed = FlopAnalyzer(Wrapped(operands), (operands[0],)).unsupported_ops_warnings(False)
-    assert sum(n for op, n in analyzed.by_operator().items() if op in ("conv", "linear")) == macs
-
-
-class Wrapped(torch.nn.Module):
-    def __init__(self, operands):
-        super().__init__()
-        self.operands = operands[1:]
-
-    def forward(self, x):
-        return slow_fast_conv2d(x, *self.operands).relu()
-
-
-def test_compilers_and_exporters_see_the_whole_map():
-    operands, expected = slow_fast(6, 5, (7, 9), 4)
-    with torch.no_grad():
-        program = torch.export.export(Wrapped(operands), (operands[0],))
-        names = {str(node.target) for node in program.graph.nodes}
-        assert "mmsparse.slow_fast_conv2d.default" in names
-        actual = program.module()(operands[0])
-        torch.library.opcheck(
-            torch.ops.mmsparse.slow_fast_conv2d.default,
-            (operands[0], *operands[1], *operands[2], *operands[3:]),
-            test_utils=("test_schema", "test_faketensor"),
-        )
-    torch.testing.assert_close(actual.double(), expected.relu(), rtol=0, atol=2e-5 * expected.abs().max().item())
-
-
-def test_autocast():
-    operands, expected = slow_fast(6, 5, (8, 8), 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        actual = slow_fast_conv2d(*operands)
-        assert actual.dtype == torch.bfloat16
-        rows = sparse_conv2d(operands[0], *operands[1], operands[3], 4)
-        assert rows.dtype == torch.bfloat16
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=0.05 * expected.abs().max().item())
+def test_an_activation_may_work_in_place():
+    """As behind a stock convolution, with gradients or without."""
+    case, tensors, _ = one_of("slow_fast_conv2d")
+    x = tensors[0].requires_grad_()
+    expected = case.run(x, *tensors[1:]).relu()
+    actual = case.run(x, *tensors[1:]).relu_()
+    assert torch.equal(actual, expected)
+    assert torch.equal(*(torch.autograd.grad(out.sum(), x)[0] for out in (actual, expected)))
 
 
 def test_training_keeps_the_map_alone():
     """Patches of 36 values to 16 would be 2.25 maps."""
-    x, weight, bias = (t.float().detach().requires_grad_() for t in operands((3, 1, 1), (64, 64)))
+    x, weight, bias = (torch.randn(s, requires_grad=True) for s in ((2, 6, 64, 64), (12, 6, 3, 3), (12,)))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         sparse_conv2d(x, weight, bias, torch.arange(0, 512, 2), 4)
     assert max(t.numel() for t in kept) == x.numel()
+
+
+def test_an_activation_nobody_knows():
+    x, *layers = one_of("slow_fast_ffn")[1][:5]
+    known = [torch.nn.GELU(), torch.nn.GELU("tanh"), torch.nn.ReLU(inplace=True), torch.nn.SiLU(), torch.nn.Tanh()]
+    assert [activation_name(layer) for layer in known] == ["gelu", "gelu_tanh", "relu", "silu", None]
+    slow = FeedForward(layers[:2], 1e-6, layers[2:], layers[2:], "tanh")
+    with pytest.raises(ValueError, match="`activation` to be one of .*'silu'.*got 'tanh'"):
+        slow_fast_ffn(x, Rows.of(torch.ones(len(x), dtype=torch.bool)), slow, None)

@@ -1,0 +1,50 @@
+"""Whole maps on a processor: few tiles at a time, so that what is between stays in its caches."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .operator import OPERATORS
+from .sparse_conv import conv_tiles, reach
+from .tiles import empty_rows, map_rows, size_of, whole_grid, window
+
+LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
+
+
+@OPERATORS["slow_fast_conv2d"].kernel("cpu", name="blocks")
+def _slow_fast_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    fast_weight: Tensor,
+    fast_bias: Tensor | None,
+    keep: Tensor,
+    rest: Tensor,
+    inverse: Tensor,
+    tile: int,
+    dilation: int,
+) -> Tensor:
+    rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
+    grid = whole_grid(size, tile)
+    area = (tile + 2 * reach(weight, dilation)) ** 2
+    large = max(4 * weight.numel(), LARGE // 4)  # each call packs the kernel anew
+    for part in keep.split(max(1, large // (area * x.shape[1]))):
+        kept = conv_tiles(rows, size, weight, bias, part, tile, dilation)
+        out.index_copy_(0, window(grid, part, tile, 0)[0], kept.view(-1, len(weight)))
+    fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)
+    return out
+
+
+def fast_into(
+    out: Tensor,
+    rows: Tensor,
+    size: tuple[int, int],
+    weight: Tensor,
+    bias: Tensor | None,
+    rest: Tensor,
+    tile: int,
+) -> None:
+    """The 1x1 convolution's results, each to its place in the whole tiles of a map."""
+    source, target = (window(each, rest, tile, 0)[0] for each in (size, whole_grid(size, tile)))
+    count = max(1, LARGE // sum(weight.shape))
+    for part, where in zip(source.split(count), target.split(count), strict=True):
+        out.index_copy_(0, where, F.linear(rows.index_select(0, part), weight, bias))

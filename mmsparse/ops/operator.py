@@ -1,0 +1,125 @@
+"""What makes an operator of a function of tensors: torch's dispatcher picks the kernel, exporters see plain PyTorch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+Run = Callable[..., Tensor]
+
+OPERATORS: dict[str, "Operator"] = {}  # by name
+SAYS_IT_EXPORTS = hasattr(torch.compiler, "is_exporting")  # from 2.7 on; before, exporters see the operator
+_LIBRARY = torch.library.Library("mmsparse", "FRAGMENT")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to run an operator.
+
+    Args:
+        name: Of the function that runs it, unless another is given.
+        device: Its device; None: all.
+        run: Takes the operator's arguments. Its result shares no memory with them, and lies in memory as the plain
+            decomposition's does.
+        suits: Takes them too: whether this kernel can run, and pays.
+    """
+
+    name: str
+    device: str | None
+    run: Run
+    suits: Callable[..., bool]
+
+
+class Operator:
+    """``torch.ops.mmsparse.NAME``, with its shapes, gradients and arithmetic.
+
+    Tracers and exporters see the plain decomposition, compilers and counters one operator. torch's own ``custom_op``
+    would do the same; each of its calls costs 3 microseconds more for checks that the tests make once.
+
+    Args:
+        name: In ``torch.ops.mmsparse``.
+        plain: What it is, in plain PyTorch: a fully annotated function whose signature becomes the schema. No shape in
+            it depends on data. It runs where no kernel suits.
+        flops: Twice the multiply-accumulates, from the arguments with shapes in place of tensors.
+        fake: What comes out without its values; by default the decomposition says it, which compilers may find long.
+        backward: From the gradient, which arguments need theirs, and the arguments, to the gradient of each. By default
+            the decomposition is run once more, so that nothing but the arguments is kept.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plain: Run,
+        flops: Callable[..., int],
+        fake: Run | None = None,
+        backward: Callable[..., tuple[Any, ...]] | None = None,
+    ) -> None:
+        self.name = name
+        self.plain = plain
+        self.kernels = [Kernel("plain", None, plain, lambda *args: True)]
+        self._devices: set[str] = set()
+        self._backward = backward or self._recompute
+        _LIBRARY.define(torch.library.infer_schema(plain, mutates_args=(), op_name=name))
+        _LIBRARY.impl(name, lambda *args: self._choose(None, args)(*args), "CompositeExplicitAutograd")
+        full = f"mmsparse::{name}"
+        torch.library.register_fake(full, fake or plain, lib=_LIBRARY)
+        torch.library.register_autograd(full, self._differentiate, setup_context=self._keep, lib=_LIBRARY)
+        packet = getattr(torch.ops.mmsparse, name)
+        register_flop_formula(packet)(lambda *args, out_shape=None, **kwargs: flops(*args, **kwargs))
+        self._dispatch = packet.default
+        OPERATORS[name] = self
+
+    def __call__(self, *args: Any) -> Tensor:
+        return self.plain(*args) if _looked_at() else self._dispatch(*args)
+
+    def kernel(
+        self, device: str, suits: Callable[..., bool] = lambda *args: True, name: str | None = None
+    ) -> Callable[[Run], Run]:
+        """Register a kernel for a device, such as "cpu" or "cuda": among those that suit, the last one runs."""
+
+        def register(run: Run) -> Run:
+            if device not in self._devices:
+                self._devices.add(device)
+                _LIBRARY.impl(self.name, lambda *args: self._choose(device, args)(*args), device.upper())
+            self.kernels.append(Kernel(name or run.__name__, device, run, suits))
+            return run
+
+        return register
+
+    def _choose(self, device: str | None, args: tuple[Any, ...]) -> Run:
+        return next(k.run for k in reversed(self.kernels) if k.device in (device, None) and k.suits(*args))
+
+    @staticmethod
+    def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*(arg if isinstance(arg, Tensor) else None for arg in inputs))
+        ctx.others = [None if isinstance(arg, Tensor) else arg for arg in inputs]
+
+    def _differentiate(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        args = [other if saved is None else saved for saved, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
+        return self._backward(grad, ctx.needs_input_grad, *args)
+
+    def _recompute(self, grad: Tensor, needed: tuple[bool, ...], *args: Any) -> tuple[Any, ...]:
+        args = [arg.detach().requires_grad_() if need else arg for arg, need in zip(args, needed, strict=True)]
+        with torch.enable_grad():
+            out = self.plain(*args)
+        wanted = [arg for arg, need in zip(args, needed, strict=True) if need]
+        grads = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))
+        return tuple(next(grads) if need else None for need in needed)
+
+
+def _looked_at() -> bool:
+    """Whether a tracer or an exporter is. (Where it compiles, torch says that it exports.)"""
+    exporting = SAYS_IT_EXPORTS and torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    return exporting or torch.jit.is_tracing()
+
+
+def cast_for_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """In autocast's precision, if it is on for the device of the first."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
