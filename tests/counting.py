@@ -6,6 +6,8 @@ from torch import nn
 from mmsparse.analysis import count_macs
 
 
-def macs_of(model: nn.Module, height: int, width: int) -> int:
-    x = torch.zeros(1, 3, height, width)
-    return count_macs(model.eval(), lambda: model(x)).total
+def macs_of(model: nn.Module, height: int, width: int, device: str = "cpu") -> int:
+    """On the device "meta" nothing is computed: there are shapes and no numbers."""
+    x = torch.zeros(1, 3, height, width, device=device)
+    model = model.to(device).eval()
+    return count_macs(model, lambda: model(x)).total
