@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .operator import OPERATORS
 
-LARGE = 1 << 21  # numbers of the rows of a block, hidden ones included
-FEWEST = 512  # rows of a block, however wide: each call packs the weights anew
+LARGE = 1 << 20  # numbers of the rows of a block, hidden ones included
+FEWEST = 1024  # rows of a block, however wide: each call packs the weights anew
 
 
 def _suits(grn_gamma: Tensor | None, **_: Any) -> bool:
