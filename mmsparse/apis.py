@@ -116,4 +116,4 @@ def get_keep_ratio(model: nn.Module) -> dict[str, float]:
 
 def pop_aux(model: nn.Module) -> list[Aux]:
     """Take what all places decided since the last call: gates, scores and targets for the losses."""
-    return [decided for decision in find_deciders(model) for decided in decision.pop_aux()]
+    return [aux for decider in find_deciders(model) for aux in decider.pop_aux()]

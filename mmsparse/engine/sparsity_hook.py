@@ -70,7 +70,7 @@ class SparsityHook(LossHook):
                 f"SparsityHook: {type(model).__name__} has no dynamic part. Give its backbone "
                 "type='mmsparse.DynamicConvNeXt' and sparsity=dict(keep_ratio=0.7), or remove the hook."
             )
-        frozen = [decision.name for decision in decisions if _is_frozen(decision.scorer)]
+        frozen = [decider.name for decider in decisions if _is_frozen(decider.scorer)]
         if frozen:
             warnings.warn(
                 f"SparsityHook: the scorers of the places {frozen} are frozen with their stages and learn nothing; "
@@ -92,8 +92,8 @@ class SparsityHook(LossHook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         super().before_train_iter(runner, batch_idx, data_batch)
         progress = self.progress(runner.iter, runner.max_iters)
-        for decision in find_deciders(runner.model):
-            decision.progress = progress
+        for decider in find_deciders(runner.model):
+            decider.progress = progress
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -109,37 +109,37 @@ class SparsityHook(LossHook):
             return 1.0
         return max(0.0, (iteration - begin) / (end - begin))
 
-    def losses(self, model: nn.Module, call: Call, decided: list[Aux]) -> dict[str, Tensor]:
-        if not decided:
-            if not any(decision.training for decision in find_deciders(model)):
+    def losses(self, model: nn.Module, call: Call, aux: list[Aux]) -> dict[str, Tensor]:
+        if not aux:
+            if not any(decider.training for decider in find_deciders(model)):
                 return {}
             raise RuntimeError(
                 "SparsityHook: nothing was decided in a training step. If the config sets activation_checkpointing for "
                 "the backbone, remove it there and set with_cp=True in the backbone"
             )
-        with torch.autocast(device_type=decided[0].scores.device.type, enabled=False):
-            loss = sum(self._of_place(d) for d in decided) / len(decided)
-        losses = {self.name: loss, **_measured(decided)}
-        learning = [d for d in decided if d.scores.requires_grad]
+        with torch.autocast(device_type=aux[0].scores.device.type, enabled=False):
+            loss = sum(self._of_place(d) for d in aux) / len(aux)
+        losses = {self.name: loss, **_measured(aux)}
+        learning = [d for d in aux if d.scores.requires_grad]
         if self.score_weight and learning:
             terms = self._supervise(learning, call.inputs.shape[-2:], call.samples)
             losses["loss_score"] = self.score_weight * terms
         return losses
 
-    def _of_place(self, decided: Aux) -> Tensor:
-        if decided.regression is not None:  # its selector holds the count; a zero whose backward is the regression
-            return decided.regression
-        return self.loss_weight * ratio_loss(decided.selection.gate, decided.keep_ratio, self.per_image, decided.valid)
+    def _of_place(self, aux: Aux) -> Tensor:
+        if aux.regression is not None:  # its selector holds the count; a zero whose backward is the regression
+            return aux.regression
+        return self.loss_weight * ratio_loss(aux.selection.gate, aux.keep_ratio, self.per_image, aux.valid)
 
-    def _supervise(self, decided: list[Aux], size: Sequence[int], samples: Sequence[Any]) -> Tensor:
+    def _supervise(self, aux: list[Aux], size: Sequence[int], samples: Sequence[Any]) -> Tensor:
         targets: dict[tuple, Tensor] = {}  # places of one stage share their cells
         loss = 0.0
-        for d in decided:
+        for d in aux:
             cells = d.selection.geometry
             if cells not in targets:
                 targets[cells] = score_targets(samples, d.selection, size)
             loss = loss + score_loss(d.scores, targets[cells], d.valid)
-        return loss / len(decided)
+        return loss / len(aux)
 
 
 def _is_frozen(scorer: nn.Module) -> bool:
@@ -147,10 +147,10 @@ def _is_frozen(scorer: nn.Module) -> bool:
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
-def _measured(decided: list) -> dict[str, Tensor]:
+def _measured(aux: list) -> dict[str, Tensor]:
     """The keep ratio of each place; names without 'loss' are logged and not summed."""
     ratios: dict[str, list[Tensor]] = {}
-    for d in decided:
+    for d in aux:
         kept = d.selection.keep_mask if d.valid is None else d.selection.keep_mask[d.valid]
         ratios.setdefault(f"keep_ratio/{d.name}", []).append(kept.float().mean())
     return {name: torch.stack(values).mean() for name, values in ratios.items()}

@@ -92,7 +92,7 @@ class Decider(Dial):
         """
         selection = self._decide(tokens, geometry, before if self.cumulative else None, attention)
         for record in _RECORDS.get() if selection is not None else ():
-            if self in record.decisions:
+            if self in record.deciders:
                 record.taken.append((self.name, selection))
         return selection
 
@@ -135,14 +135,14 @@ class Decider(Dial):
         everywhere = scores.new_full((batch * locations,), BURIED)
         return everywhere.index_copy(0, before.keep_idx, scores).view(batch, locations)
 
-    def _leave(self, decided: Aux) -> None:
+    def _leave(self, aux: Aux) -> None:
         if self._waiting and not self.collected:
             raise RuntimeError(
                 f"Nobody took the ratio loss of place '{self.name}' after the last training step. Add "
                 "custom_hooks=[dict(type='mmsparse.SparsityHook')] to the config (a child config that defines "
                 "custom_hooks replaces its parent's list), or call mmsparse.pop_aux(model) in your own loop."
             )
-        self._waiting.append(decided)
+        self._waiting.append(aux)
 
     def pop_aux(self) -> list[Aux]:
         """Take what the training forwards since the last call decided."""
@@ -152,7 +152,7 @@ class Decider(Dial):
 
 @dataclass(frozen=True, eq=False)
 class _Record:
-    decisions: Collection[Decider]
+    deciders: Collection[Decider]
     taken: list[tuple[str, Selection]]
 
 
@@ -160,9 +160,9 @@ _RECORDS: ContextVar[tuple[_Record, ...]] = ContextVar("records", default=())
 
 
 @contextmanager
-def record_decisions(decisions: Collection[Decider]) -> Iterator[list[tuple[str, Selection]]]:
+def record_decisions(deciders: Collection[Decider]) -> Iterator[list[tuple[str, Selection]]]:
     """Collect what some places decide inside a with-block, in this thread."""
-    record = _Record(decisions, [])
+    record = _Record(deciders, [])
     token = _RECORDS.set((*_RECORDS.get(), record))
     try:
         yield record.taken

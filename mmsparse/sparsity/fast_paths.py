@@ -4,6 +4,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmsparse.ops import NormLinear
 from mmsparse.registry import MODELS
 
 
@@ -38,6 +39,10 @@ class LinearFastPath(FastPath):
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.linear(self.norm(rows))
+
+    def tensors(self) -> NormLinear:
+        """What it computes."""
+        return NormLinear((self.norm.weight, self.norm.bias), self.norm.eps, (self.linear.weight, self.linear.bias))
 
 
 @MODELS.register_module()

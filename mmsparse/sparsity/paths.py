@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsparse.ops import from_tiles, sparse_conv2d, to_tiles
+from mmsparse.ops import FeedForward, from_tiles, slow_fast_ffn, sparse_conv2d, to_tiles
 
+from .fast_paths import IdentityFastPath, LinearFastPath
 from .selection import Selection
 
 Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
@@ -33,6 +34,20 @@ class Paths:
     def take(self, rows: Tensor, slow: Path) -> Tensor:
         """Rows (B * N, C) through a slow path on rows, or the fast one."""
         return take_paths(rows, self.selection, slow, lambda rest, _: self.fast(rest), self.explore)
+
+    def feed_forward(self, rows: Tensor, slow: Path, tensors: FeedForward | None) -> Tensor:
+        """The same of a block's feed-forward network, in evaluation by one operator.
+
+        Args:
+            rows: (B * N, C).
+            slow: The network.
+            tensors: What it computes without dropout; None if no ``FeedForward`` says it.
+        """
+        kind = type(self.fast)
+        if self.selection.gate is not None or tensors is None or kind not in (LinearFastPath, IdentityFastPath):
+            return self.take(rows, slow)
+        fast = self.fast.tensors() if kind is LinearFastPath else None
+        return slow_fast_ffn(rows, self.selection.rows, tensors, fast, self.selection.num_keep if tensors.grn else ())
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
         """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location."""

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mmsparse.ops import tile_grid
+from mmsparse.ops import Rows, inverse_of, tile_grid
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Selection:
         """Flat row numbers of the fast units, ascending."""
         total = None if self._total is None else self.keep_mask.numel() - self._total
         return _true_positions(~self.keep_mask.flatten(), total)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Both, and the permutation that puts their rows back, as the operators take them."""
+        return Rows(self.keep_idx, self.rest_idx, inverse_of(self.keep_mask.flatten(), self.keep_idx.shape[0]))
 
     @cached_property
     def num_keep(self) -> list[int]:

@@ -26,7 +26,7 @@ class Selector(BaseModule):
 
     Attributes:
         holds_count: Whether training keeps to the budget without a loss on it.
-        learn: What teaches the scores unless a router says otherwise, see ``decisions.Router``.
+        learn: What teaches the scores unless a router says otherwise, see ``decider.Router``.
         watches: Whether it observes scores in evaluation as well.
     """
 

@@ -28,14 +28,14 @@ class SignificanceHook(SparsityHook):
     def __init__(self, loss_weight: float = 1.0, anneal: tuple[float, float] | None = None) -> None:
         super().__init__(loss_weight=loss_weight, anneal=anneal)
 
-    def losses(self, model: nn.Module, call: Call, decided: list[Aux]) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, call: Call, aux: list[Aux]) -> dict[str, Tensor]:
         self._targets = regression_targets(model.backbone, call.inputs)
-        return super().losses(model, call, decided)
+        return super().losses(model, call, aux)
 
-    def _of_place(self, decided: Aux) -> Tensor:
-        target = self._targets[int(decided.name.removeprefix("b"))].to(decided.scores.device)
-        error = (decided.scores.float() - target).square()
-        return self.loss_weight * (error.mean() if decided.valid is None else error[decided.valid].mean())
+    def _of_place(self, aux: Aux) -> Tensor:
+        target = self._targets[int(aux.name.removeprefix("b"))].to(aux.scores.device)
+        error = (aux.scores.float() - target).square()
+        return self.loss_weight * (error.mean() if aux.valid is None else error[aux.valid].mean())
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ class TokenDistillHook(TeacherHook):
 
     def watch(self, model: nn.Module) -> list[Any]:
         handles = super().watch(model)
-        scorers = [decision.scorer for decision in find_deciders(model.backbone)]
+        scorers = [decider.scorer for decider in find_deciders(model.backbone)]
         self._scorers = scorers = [scorer for scorer in scorers if isinstance(scorer, TokenImportanceScorer)]
         teacher = self.parts["backbone"]
         layers = getattr(teacher, "layers", ())

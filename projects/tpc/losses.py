@@ -30,8 +30,8 @@ class DecisionLossHook(LossHook):
                 "remove the hook"
             )
         return [
-            *(decision.scorer.register_forward_hook(self._see_scores) for decision in decisions),
-            *(decision.register_forward_hook(self._see, with_kwargs=True) for decision in decisions),
+            *(decider.scorer.register_forward_hook(self._see_scores) for decider in decisions),
+            *(decider.register_forward_hook(self._see, with_kwargs=True) for decider in decisions),
         ]
 
     def term(self, scores: Tensor, selection: Selection, attention: BlockAttention | None) -> Tensor:
@@ -41,9 +41,9 @@ class DecisionLossHook(LossHook):
     def _see_scores(self, scorer: nn.Module, args: tuple, scores: Tensor) -> None:
         self._scores = scores
 
-    def _see(self, decision: Decider, args: tuple, kwargs: dict[str, Any], selection: Selection | None) -> None:
+    def _see(self, decider: Decider, args: tuple, kwargs: dict[str, Any], selection: Selection | None) -> None:
         scores, self._scores = self._scores, None
-        if decision.training and selection is not None and torch.is_grad_enabled():
+        if decider.training and selection is not None and torch.is_grad_enabled():
             self.seen.append(self.term(scores, selection, kwargs.get("attention")))
 
     def losses(self, model: nn.Module, call: Call, terms: list[Tensor]) -> dict[str, Tensor]:

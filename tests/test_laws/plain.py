@@ -57,7 +57,7 @@ def _response_normed(block: nn.Module, h: Tensor, keep: Tensor) -> Tensor:
 def swin(stock: nn.Module, dynamic: nn.Module, masks: Masks) -> None:
     places = list(dynamic.router.places)
     names = [decision.name for decision in dynamic.router.dials]
-    for stage, block, mask, _ in masks_by_block(dynamic.depths, places, names, masks):
+    for stage, block, mask, _ in masks_by_block(dynamic.routed_stages()[0], places, names, masks):
         fast = dynamic.router.fast_paths[f"{stage}_{block}"]
         hook = partial(_swin, mask=mask, fast=fast, skip=dynamic.skip_windows)
         stock.stages[stage].blocks[block].register_forward_hook(hook)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmpretrain.models import ConvNeXt
 from torch import Tensor, nn
 
+from mmsparse.ops import FeedForward, activation_name
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Paths, Selection
 
@@ -64,10 +65,27 @@ class DynamicConvNeXt(RoutedBackbone, ConvNeXt):
     def routed_block(self, block: nn.Module, x: Tensor, size: Size, paths: Paths) -> Tensor:
         def run(x: Tensor) -> Tensor:
             h = block.depthwise_conv(x).permute(0, 2, 3, 1)  # (B, H, W, C)
-            branch = paths.take(h.flatten(0, 2), _SlowPath(block, paths.selection))
+            branch = paths.feed_forward(h.flatten(0, 2), _SlowPath(block, paths.selection), _tensors(block))
             return x + block.drop_path(branch.view(h.shape).permute(0, 3, 1, 2))
 
         return checkpointed(run, x, block.with_cp)
+
+
+def _tensors(block: nn.Module) -> FeedForward | None:
+    """The channel mixing of a stock block, if its activation is known."""
+    activation, norm, grn = activation_name(block.act), block.norm, block.grn
+    if activation is None:
+        return None
+    return FeedForward(
+        norm=(norm.weight, norm.bias),
+        eps=norm.eps,
+        first=(block.pointwise_conv1.weight.flatten(1), block.pointwise_conv1.bias),
+        second=(block.pointwise_conv2.weight.flatten(1), block.pointwise_conv2.bias),
+        activation=activation,
+        scale=block.gamma,
+        grn=None if grn is None else (grn.gamma, grn.beta),
+        grn_eps=1e-6 if grn is None else grn.eps,
+    )
 
 
 class _SlowPath:

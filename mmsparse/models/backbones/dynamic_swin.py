@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmsparse.checkpoints import COMPUTED, read_checkpoint
 from mmsparse.env import has
+from mmsparse.ops import FeedForward, activation_name
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Path, Paths, Selection, new_prefixes
 from mmsparse.sparsity.decider import check_flags
@@ -154,7 +155,7 @@ class DynamicSwin(RoutedBackbone, SwinTransformer):
 
         def run(x: Tensor) -> Tensor:
             x = x + windows.attend(block.norm1(x), paths.selection if self.skip_windows else None)
-            branch = paths.take(x.flatten(0, 1), _slow_path(block))
+            branch = paths.feed_forward(x.flatten(0, 1), _slow_path(block), _tensors(block))
             return x + block.ffn.dropout_layer(branch.view_as(x))
 
         return checkpointed(run, x, block.with_cp)
@@ -163,6 +164,23 @@ class DynamicSwin(RoutedBackbone, SwinTransformer):
 def _slow_path(block: nn.Module) -> Path:
     """The dense block's feed-forward network on packed rows."""
     return lambda rows, _: block.ffn.gamma2(block.ffn.layers(block.norm2(rows)))
+
+
+def _tensors(block: nn.Module) -> FeedForward | None:
+    """The feed-forward network of a stock block, if it is one of two layers whose activation is known."""
+    layers, norm, scale = block.ffn.layers, block.norm2, block.ffn.gamma2
+    activation = activation_name(layers[0][1]) if len(layers) == 3 else None
+    if activation is None:
+        return None
+    (first, *_), second, _ = layers
+    return FeedForward(
+        norm=(norm.weight, norm.bias),
+        eps=norm.eps,
+        first=(first.weight, first.bias),
+        second=(second.weight, second.bias),
+        activation=activation,
+        scale=getattr(scale, "weight", None),
+    )
 
 
 @dataclass(frozen=True)

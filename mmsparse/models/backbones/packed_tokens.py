@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mmsparse.ops import Groups
 from mmsparse.sparsity import IdentityFastPath, Selection
 
-from .routed_attention import Groups, Pattern, Tokens, Windows, asking_attention, packed_attention
+from .routed_attention import Pattern, Tokens, Windows, asking_attention, packed_attention
 
 
 @dataclass(eq=False)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsparse.ops import Groups, attention_rows
+
 Grid = tuple[int, int]
 MAX_LOGIT = 10.0  # of a masked key above the sum of the others, in the gate's gradient
 
@@ -187,42 +189,6 @@ class _KeyGradient(torch.autograd.Function):
         return grad, grad_gate, *[None] * 5
 
 
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """Which packed rows attend to each other.
-
-    Args:
-        rows: (G, m) row numbers of each group, its own first, then anything.
-        counts: (G,) how many of them are its own.
-        padding: (G,) how many padded cells each window has; None outside of windows.
-    """
-
-    rows: Tensor
-    counts: Tensor
-    padding: Tensor | None = None
-
-    @classmethod
-    def of(cls, number: Tensor, padding: Tensor | None = None, total: int | None = None) -> "Groups":
-        """From each row's group number; ``padding`` is that of every number there may be.
-
-        With ``total`` there are so many groups, some of them perhaps without rows; otherwise those that have rows.
-        """
-        if total is None:
-            present, group, counts = number.unique(return_inverse=True, return_counts=True)
-        else:
-            group, counts = number, number.bincount(minlength=total)
-        order = group.argsort(stable=True)
-        starts = counts.cumsum(0) - counts
-        width = int(counts.max()) if len(counts) else 0
-        places = (starts[:, None] + torch.arange(width, device=number.device)).clamp(max=max(len(number) - 1, 0))
-        return cls(order[places], counts, None if padding is None else padding[present])
-
-    @property
-    def own(self) -> Tensor:
-        """Boolean (G, m)."""
-        return torch.arange(self.rows.shape[1], device=self.rows.device) < self.counts[:, None]
-
-
 def dense_attention(
     attn: nn.Module, tokens: Tensor, pattern: Pattern | None = None, of: Tokens | None = None
 ) -> Tensor:
@@ -245,24 +211,18 @@ def packed_attention(
     """
     if not len(rows):
         return rows
-    if isinstance(groups, int):
+    if pattern is not None and isinstance(groups, int):
         return dense_attention(attn, rows.unflatten(0, (-1, groups)), pattern, of).flatten(0, 1)
-    own = groups.own
-    projected = attn.qkv(rows)[groups.rows].unflatten(-1, (3, attn.num_heads, attn.head_dims))
-    query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
     if pattern is not None:
-        mixed = merge_heads(pattern.attend(query, key, value, of, 0.0))
+        own = groups.own
+        projected = attn.qkv(rows)[groups.rows].unflatten(-1, (3, attn.num_heads, attn.head_dims))
+        mixed = merge_heads(pattern.attend(*projected.permute(2, 0, 3, 1, 4).unbind(0), of, 0.0))
         return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
-    bias = torch.zeros(own.shape, dtype=query.dtype, device=rows.device).masked_fill(~own, torch.finfo(query.dtype).min)
-    if groups.padding is not None:
-        # Padded cells are zeros before the projection, so all of them are one key: its bias, as often as they are.
-        zero = attn.qkv(rows.new_zeros(1, rows.shape[1])).unflatten(-1, (3, attn.num_heads, attn.head_dims))
-        _, key_pad, value_pad = zero.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
-        key = torch.cat([key, key_pad.expand(len(key), -1, -1, -1)], dim=2)
-        value = torch.cat([value, value_pad.expand(len(value), -1, -1, -1)], dim=2)
-        bias = torch.cat([bias, groups.padding.to(bias).log().unsqueeze(1)], dim=1)
-    mixed = merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias[:, None, None]))
-    return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
+    query, key_value = attn.qkv(rows).tensor_split([attn.embed_dims], dim=1)
+    padded = None
+    if isinstance(groups, Groups) and groups.padding is not None:  # padded cells are zeros before the projection
+        padded = attn.qkv(rows.new_zeros(1, rows.shape[1]))[:, attn.embed_dims :]
+    return project(attn, attention_rows(query, key_value, attn.num_heads, groups, padded=padded))
 
 
 def asking_attention(
@@ -273,21 +233,6 @@ def asking_attention(
         return rows
     dims = attn.embed_dims
     bias = (None, None) if attn.qkv.bias is None else (attn.qkv.bias[:dims], attn.qkv.bias[dims:])
-    asking = _padded(F.linear(rows, attn.qkv.weight[:dims], bias[0]), groups)  # (G, m, C)
-    asked = _padded(F.linear(entering, attn.qkv.weight[dims:], bias[1]), entering_groups)  # (G, n, 2 * C)
-    query = asking.unflatten(-1, (attn.num_heads, attn.head_dims)).transpose(1, 2)
-    key, value = asked.unflatten(-1, (2, attn.num_heads, attn.head_dims)).permute(2, 0, 3, 1, 4).unbind(0)
-    missing = None
-    if isinstance(entering_groups, Groups):  # not -inf: a group without rows would be not a number
-        missing = torch.zeros(asked.shape[:2], dtype=query.dtype, device=rows.device)
-        missing = missing.masked_fill(~entering_groups.own, torch.finfo(query.dtype).min)[:, None, None]
-    mixed = merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=missing))
-    if not isinstance(groups, Groups):
-        return project(attn, mixed.flatten(0, 1))
-    own = groups.own
-    return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
-
-
-def _padded(rows: Tensor, groups: Groups | int) -> Tensor:
-    """(R, C) -> (G, m, C)."""
-    return rows[groups.rows] if isinstance(groups, Groups) else rows.unflatten(0, (-1, groups))
+    query = F.linear(rows, attn.qkv.weight[:dims], bias[0])
+    key_value = F.linear(entering, attn.qkv.weight[dims:], bias[1])
+    return project(attn, attention_rows(query, key_value, attn.num_heads, groups, entering_groups))

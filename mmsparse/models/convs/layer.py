@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsparse.ops import Rows, inverse_of, slow_fast_conv2d
+from mmsparse.ops import slow_fast_conv2d
 from mmsparse.sparsity import Paths, Selection
 
 
@@ -52,11 +52,8 @@ class RoutedConv2d(nn.Conv2d):
         if selection.gate is not None:
             paths = Paths(selection, lambda rows: F.linear(rows, *one_by_one), router.explore)
             return paths.conv(x, self.weight, self.bias, self.dilation[0])
-        keep = selection.keep_idx
-        tiles = Rows(keep, selection.rest_idx, inverse_of(selection.keep_mask.flatten(), keep.shape[0]))
-        return slow_fast_conv2d(
-            x, (self.weight, self.bias), one_by_one, tiles, selection.geometry.tile, self.dilation[0]
-        )
+        dense = (self.weight, self.bias)
+        return slow_fast_conv2d(x, dense, one_by_one, selection.rows, selection.geometry.tile, self.dilation[0])
 
 
 class ConvFastPath(BaseModule):

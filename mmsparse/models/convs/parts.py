@@ -20,7 +20,7 @@ class RoutedPart:
     """Mixin in front of a stock neck or head: its convolutions are dense only where it matters, 1x1 elsewhere.
 
     Parameters of the stock class keep their names, everything new lives under ``router``. The argument ``sparsity``
-    holds those of :class:`mmsparse.sparsity.ConvRouter`; None is the stock class.
+    holds those of :class:`ConvRouter`; None is the stock class.
     """
 
     prefix: str  # of the decisions' names in logs

@@ -98,7 +98,7 @@ class ConvRouter(Router):
         self.set_keep_ratio(keep_ratio)
 
     def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
-        given = given_ratios(keep_ratio, [decision.name for decision in self.decisions.values()])
+        given = given_ratios(keep_ratio, [decider.name for decider in self.decisions.values()])
         return [check_keep_ratio(keep_ratio)] * len(self.decisions) if given is None else given
 
     def fast_path(self, name: str) -> ConvFastPath:
@@ -118,8 +118,8 @@ class ConvRouter(Router):
 
     def decide_levels(self, maps: Sequence[Tensor]) -> list[Selection | None]:
         """One decision for each level of a pyramid, for all convolutions that are applied to it."""
-        decided = [self._decide(decision, x) for decision, x in zip(self.decisions.values(), maps, strict=False)]
-        return decided + [None] * (len(maps) - len(decided))
+        aux = [self._decide(decider, x) for decider, x in zip(self.decisions.values(), maps, strict=False)]
+        return aux + [None] * (len(maps) - len(aux))
 
     @contextmanager
     def on_level(self, x: Tensor, selection: Selection | None) -> Iterator[None]:
@@ -130,11 +130,11 @@ class ConvRouter(Router):
         finally:
             _LEVEL.reset(token)
 
-    def _decide(self, decision: Decider, x: Tensor) -> Selection | None:
-        if not self.training and decision.keep_ratio >= 1.0:
+    def _decide(self, decider: Decider, x: Tensor) -> Selection | None:
+        if not self.training and decider.keep_ratio >= 1.0:
             return None
         geometry = Geometry(_size(x), self.tile)
-        return decision(unit_features(x, geometry), geometry)
+        return decider(unit_features(x, geometry), geometry)
 
 
 _LEVEL: ContextVar[tuple[ConvRouter, tuple[int, int], Selection | None] | None] = ContextVar("level", default=None)
