@@ -121,9 +121,7 @@ def _grouped(rows: Tensor, table: Tensor | None, each: int) -> Tensor:
     return rows.index_select(0, table.flatten()).unflatten(0, table.shape)
 
 
-def _flops(
-    query: Any, key_value: Any, heads: int, asking: Any, places: Any, asked: Any, bias: Any, each: int, each_asked: int
-) -> int:
+def _flops(query: Any, asking: Any, asked: Any, each_asked: int, **_: Any) -> int:
     """Of the two products, groups filled up to the largest."""
     cells = query[0] if asking is None else math.prod(asking)
     return 4 * cells * (each_asked if asked is None else asked[1]) * query[1]

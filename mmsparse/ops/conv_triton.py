@@ -19,7 +19,7 @@ def runs_on(rows: Tensor) -> bool:
     return not rows.is_cuda or torch.cuda.get_device_properties(rows.device).major >= 8
 
 
-@OPERATORS["slow_fast_conv2d"].kernel("cuda", suits=lambda x, *args: runs_on(x), name="triton")
+@OPERATORS["slow_fast_conv2d"].kernel("cuda", suits=lambda x, **_: runs_on(x), name="triton")
 def _slow_fast_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -40,8 +40,8 @@ def _slow_fast_conv2d(
     return out
 
 
-def _suits_sparse(rows: Tensor, *args: Any) -> bool:
-    return runs_on(rows) and args[-1] == 1  # groups
+def _suits_sparse(rows: Tensor, groups: int, **_: Any) -> bool:
+    return runs_on(rows) and groups == 1
 
 
 @OPERATORS["sparse_conv2d"].kernel("cuda", suits=_suits_sparse, name="triton")

@@ -140,9 +140,9 @@ def _normalize_response(hidden: Tensor, counts: Sequence[int], gamma: Tensor, be
     return torch.cat(normalized).flatten(0, -2)
 
 
-def _flops(rows: Any, keep: Any, rest: Any, *others: Any) -> int:
-    first, second, fast = others[4], others[11], others[17]
-    return 2 * (keep[0] * (first.numel() + second.numel()) + (0 if fast is None else rest[0] * fast.numel()))
+def _flops(keep: Any, rest: Any, first_weight: Any, second_weight: Any, fast_weight: Any, **_: Any) -> int:
+    of_kept, of_other = first_weight.numel() + second_weight.numel(), 0 if fast_weight is None else fast_weight.numel()
+    return 2 * (keep[0] * of_kept + rest[0] * of_other)
 
 
 _operator = Operator("slow_fast_ffn", _plain, _flops)

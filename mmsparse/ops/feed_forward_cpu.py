@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .operator import OPERATORS
 
-LARGE = 1 << 21  # numbers of the rows of a block, hidden ones included
-FEWEST = 512  # rows of a block, however wide: each call packs the weights anew
+LARGE = 1 << 20  # numbers of the rows of a block, hidden ones included
+FEWEST = 1024  # rows of a block, however wide: each call packs the weights anew
 
 
-def _suits(*args: Any) -> bool:
-    return args[10] is None  # what normalises responses needs all of a picture's
+def _suits(grn_gamma: Tensor | None, **_: Any) -> bool:
+    return grn_gamma is None  # what normalises responses needs all of a picture's
 
 
 @OPERATORS["slow_fast_ffn"].kernel("cpu", suits=_suits, name="blocks")

@@ -1,5 +1,6 @@
 """What makes an operator of a function of tensors: torch's dispatcher picks the kernel, exporters see plain PyTorch."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,29 +23,29 @@ class Kernel:
     Args:
         name: Of the function that runs it, unless another is given.
         device: Its device; None: all.
-        run: Takes the operator's arguments. Its result shares no memory with them, and lies in memory as the plain
-            decomposition's does.
-        suits: Takes them too: whether this kernel can run, and pays.
+        run: Takes the operator's arguments and changes none. Its result is contiguous and shares no memory with them.
+        suits: Takes them by name: whether this kernel can run, and pays. None: always.
     """
 
     name: str
     device: str | None
     run: Run
-    suits: Callable[..., bool]
+    suits: Callable[..., bool] | None
 
 
 class Operator:
     """``torch.ops.mmsparse.NAME``, with its shapes, gradients and arithmetic.
 
     Tracers and exporters see the plain decomposition, compilers and counters one operator. torch's own ``custom_op``
-    would do the same; each of its calls costs 3 microseconds more for checks that the tests make once.
+    would do the same; each of its calls costs 2 to 3 microseconds more, for checks that law 9 makes of every kernel.
 
     Args:
         name: In ``torch.ops.mmsparse``.
         plain: What it is, in plain PyTorch: a fully annotated function whose signature becomes the schema. No shape in
             it depends on data. It runs where no kernel suits.
-        flops: Twice the multiply-accumulates, from the arguments with shapes in place of tensors.
-        fake: What comes out without its values; by default the decomposition says it, which compilers may find long.
+        flops: Twice the multiply-accumulates, from the arguments by name, shapes in place of tensors.
+        fake: From the arguments by name, what comes out without its values; by default the decomposition says it, which
+            compilers may find long.
         backward: From the gradient, which arguments need theirs, and the arguments, to the gradient of each. By default
             the decomposition is run once more, so that nothing but the arguments is kept.
     """
@@ -59,16 +60,19 @@ class Operator:
     ) -> None:
         self.name = name
         self.plain = plain
-        self.kernels = [Kernel("plain", None, plain, lambda *args: True)]
+        self.kernels = [Kernel("plain", None, plain, None)]
+        self._names = tuple(inspect.signature(plain).parameters)
         self._devices: set[str] = set()
         self._backward = backward or self._recompute
         _LIBRARY.define(torch.library.infer_schema(plain, mutates_args=(), op_name=name))
         _LIBRARY.impl(name, lambda *args: self._choose(None, args)(*args), "CompositeExplicitAutograd")
         full = f"mmsparse::{name}"
-        torch.library.register_fake(full, fake or plain, lib=_LIBRARY)
+        torch.library.register_fake(
+            full, plain if fake is None else lambda *args: fake(**self._named(args)), lib=_LIBRARY
+        )
         torch.library.register_autograd(full, self._differentiate, setup_context=self._keep, lib=_LIBRARY)
         packet = getattr(torch.ops.mmsparse, name)
-        register_flop_formula(packet)(lambda *args, out_shape=None, **kwargs: flops(*args, **kwargs))
+        register_flop_formula(packet)(lambda *args, out_shape: flops(**self._named(args)))
         self._dispatch = packet.default
         OPERATORS[name] = self
 
@@ -76,7 +80,7 @@ class Operator:
         return self.plain(*args) if _looked_at() else self._dispatch(*args)
 
     def kernel(
-        self, device: str, suits: Callable[..., bool] = lambda *args: True, name: str | None = None
+        self, device: str, suits: Callable[..., bool] | None = None, name: str | None = None
     ) -> Callable[[Run], Run]:
         """Register a kernel for a device, such as "cpu" or "cuda": among those that suit, the last one runs."""
 
@@ -90,7 +94,13 @@ class Operator:
         return register
 
     def _choose(self, device: str | None, args: tuple[Any, ...]) -> Run:
-        return next(k.run for k in reversed(self.kernels) if k.device in (device, None) and k.suits(*args))
+        for kernel in reversed(self.kernels):
+            if kernel.device in (device, None) and (kernel.suits is None or kernel.suits(**self._named(args))):
+                return kernel.run
+        raise AssertionError("the plain decomposition suits always")
+
+    def _named(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(self._names, args, strict=True))
 
     @staticmethod
     def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -52,13 +52,13 @@ def _plain(
     return tile_rows(put_together(kept, others.view(-1, tile**2 * weight.shape[0]), inverse), x.shape, tile)
 
 
-def _flops(x: Any, weight: Any, bias: Any, fast: Any, fast_bias: Any, keep: Any, rest: Any, *others: Any) -> int:
+def _flops(weight: Any, fast_weight: Any, keep: Any, rest: Any, tile: int, **_: Any) -> int:
     """Those of the two convolutions, as they are counted everywhere: however few multiplications a kernel needs."""
-    return 2 * others[1] ** 2 * (keep[0] * weight.numel() + rest[0] * fast.numel())
+    return 2 * tile**2 * (keep[0] * weight.numel() + rest[0] * fast_weight.numel())
 
 
-def _fake(x: Tensor, weight: Tensor, *others: Any) -> Tensor:
-    return empty_rows(x, others[-2], weight.shape[0])
+def _fake(x: Tensor, weight: Tensor, tile: int, **_: Any) -> Tensor:
+    return empty_rows(x, tile, weight.shape[0])
 
 
 _operator = Operator("slow_fast_conv2d", _plain, _flops, _fake)

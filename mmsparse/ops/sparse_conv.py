@@ -91,7 +91,7 @@ def _plain(
     return conv_tiles(rows, (height, width), weight, bias, idx, tile, dilation, groups)
 
 
-def _flops(rows: Any, height: int, width: int, weight: Any, bias: Any, idx: Any, tile: int, *_: Any) -> int:
+def _flops(weight: Any, idx: Any, tile: int, **_: Any) -> int:
     return 2 * tile**2 * idx[0] * weight.numel()
 
 
@@ -124,7 +124,7 @@ def _backward(
     return of_rows, None, None, of_weight, of_bias, None, None, None, None
 
 
-def _fake(rows: Tensor, height: int, width: int, weight: Tensor, bias: Any, idx: Tensor, tile: int, *_: Any) -> Tensor:
+def _fake(rows: Tensor, weight: Tensor, idx: Tensor, tile: int, **_: Any) -> Tensor:
     return rows.new_empty(idx.shape[0], tile**2 * weight.shape[0])
 
 

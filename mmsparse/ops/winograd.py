@@ -79,15 +79,11 @@ def conv_tiles(
         yield part, values if bias is None else values.add_(bias)
 
 
-def _suits(x: Tensor, weight: Tensor, tile: int, dilation: int, groups: int) -> bool:
-    return x.dtype == torch.float32 and weight.shape[-1] == 3 and tile == TILE and dilation == groups == 1
+def _suits(weight: Tensor, tile: int, dilation: int, groups: int = 1, **_: Any) -> bool:
+    return weight.dtype == torch.float32 and weight.shape[-1] == 3 and tile == TILE and dilation == groups == 1
 
 
-def _suits_map(x: Tensor, weight: Tensor, *args: Any) -> bool:
-    return _suits(x, weight, *args[-2:], groups=1)
-
-
-@OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=_suits_map, name="winograd")
+@OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=_suits, name="winograd")
 def _slow_fast_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -108,11 +104,7 @@ def _slow_fast_conv2d(
     return out
 
 
-def _suits_rows(rows: Tensor, height: int, width: int, weight: Tensor, *args: Any) -> bool:
-    return _suits(rows, weight, *args[-3:])
-
-
-@OPERATORS["sparse_conv2d"].kernel("cpu", suits=_suits_rows, name="winograd")
+@OPERATORS["sparse_conv2d"].kernel("cpu", suits=_suits, name="winograd")
 def _sparse_conv2d(
     rows: Tensor,
     height: int,

@@ -70,10 +70,25 @@ def differences(case: Case, tensors: list[Tensor | None]) -> None:
 
 
 def watched(operator: Operator, kernel: Kernel) -> tuple[list[Kernel], list[tuple]]:
-    """The kernels of an operator that is left one beside the plain one, and a list of its calls to come."""
+    """The kernels of an operator that is left one beside the plain one, and a list of its calls to come.
+
+    Each call is held to what a kernel promises: it changes no argument, gives none back, and packs its rows.
+    """
     calls = []
-    run = replace(kernel, run=lambda *args: calls.append(args) or kernel.run(*args))
-    return ([run] if kernel.device is None else [operator.kernels[0], run]), calls
+
+    def run(*args):
+        calls.append(args)
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        before = [tensor.clone() for tensor in tensors]
+        out = kernel.run(*args)
+        assert all(map(torch.equal, tensors, before)), f"{kernel.name} changes its arguments"
+        shared = {tensor.untyped_storage().data_ptr() for tensor in tensors} & {out.untyped_storage().data_ptr()}
+        assert not shared or not out.numel(), f"{kernel.name} gives an argument back"
+        assert out.is_contiguous(), f"{kernel.name} gives a view of its rows"
+        return out
+
+    checked = replace(kernel, run=run)
+    return ([checked] if kernel.device is None else [operator.kernels[0], checked]), calls
 
 
 def growth(points: tuple[float, ...]) -> float:

@@ -185,7 +185,7 @@ def test_a_kernel_is_one_function_and_law_9_runs_it(monkeypatch):
     before = case.run(*tensors)
     monkeypatch.setattr(operator, "kernels", list(operator.kernels))
 
-    @operator.kernel("cpu", suits=lambda rows, *others: rows.dtype == torch.float32, name="toy")
+    @operator.kernel("cpu", suits=lambda rows, **_: rows.dtype == torch.float32, name="toy")
     def toy(*args):
         return operator.plain(*args) + 1
 
@@ -254,11 +254,12 @@ def test_winograds_error_is_that_of_its_roundings(channels):
 def test_winograd_is_for_single_precision_alone():
     def chosen(dtype=torch.float32, kernel=3, tile=4, dilation=1, groups=1):
         x, weight = torch.zeros(1, 6, 8, 8, dtype=dtype), torch.zeros(6, 6, kernel, kernel, dtype=dtype)
-        whole = (x, weight, None, None, None, None, None, None, tile, dilation)
-        rows = (x, 8, 8, weight, None, None, tile, dilation, groups)
+        whole, rows = OPERATORS["slow_fast_conv2d"], OPERATORS["sparse_conv2d"]
+        run = whole._choose("cpu", (x, weight, *[None] * 6, tile, dilation))
+        of_rows = rows._choose("cpu", (x, 8, 8, weight, None, None, tile, dilation, groups))
         return [
-            next(k.name for k in reversed(OPERATORS[name].kernels) if k.device != "cuda" and k.suits(*args))
-            for name, args in (("slow_fast_conv2d", whole), ("sparse_conv2d", rows))
+            next(kernel.name for kernel in operator.kernels if kernel.run is run)
+            for operator, run in ((whole, run), (rows, of_rows))
         ]
 
     assert chosen() == ["winograd", "winograd"]
