@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator import Operator
+from .operator import Operator, autocasts
 
 HIDDEN = -3e4  # what is added to the logit of a key that is not there: any precision holds it, and exp gives zero
 
@@ -87,7 +87,7 @@ def attention_rows(
             key_value = torch.cat([key_value, padded.to(key_value)])
     args = (query, key_value, heads, asking, places, table, bias)
     args += tuple(0 if isinstance(group, Groups) else group for group in (groups, asked))
-    if torch.is_autocast_enabled(query.device.type):
+    if autocasts(query):
         return _plain(*args)
     return _operator(*args)
 

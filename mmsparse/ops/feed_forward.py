@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operator import Operator
+from .operator import Operator, autocasts
 from .rows import Rows, put_together
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
@@ -69,7 +69,7 @@ def slow_fast_ffn(
         *(slow.grn_eps, [counts] if isinstance(counts, int) else list(counts), *slow.second, slow.scale),
         *((None, None, 0.0, None, None) if fast is None else (*fast.norm, fast.eps, *fast.linear)),
     )
-    if torch.is_autocast_enabled(rows.device.type):
+    if autocasts(rows):
         return _plain(*args)  # which casts layer by layer
     return _operator(*args)
 

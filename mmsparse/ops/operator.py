@@ -126,10 +126,14 @@ def _looked_at() -> bool:
     return exporting or torch.jit.is_tracing()
 
 
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for its device; where there are shapes alone, torch knows of none."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
 def cast_for_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """In autocast's precision, if it is on for the device of the first."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not autocasts(tensors[0]):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)

@@ -47,7 +47,9 @@ class Paths:
         if self.selection.gate is not None or tensors is None or kind not in (LinearFastPath, IdentityFastPath):
             return self.take(rows, slow)
         fast = self.fast.tensors() if kind is LinearFastPath else None
-        return slow_fast_ffn(rows, self.selection.rows, tensors, fast, self.selection.num_keep if tensors.grn else ())
+        counts = () if tensors.grn is None else self.selection.common_count
+        counts = self.selection.num_keep if counts is None else counts
+        return slow_fast_ffn(rows, self.selection.rows, tensors, fast, counts)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
         """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location."""
