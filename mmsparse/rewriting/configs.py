@@ -111,8 +111,6 @@ def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], opti
 
 def find_backbone(cfg: Config) -> Part:
     """The one backbone of a config that can become dynamic, or a sentence on why there is none."""
-    if not isinstance(cfg.get("model"), dict):
-        raise ValueError(f"sparsify: expected argument `cfg` to have a dict `model`, but it has {sorted(cfg.keys())}")
     found = list(_backbones(cfg.model, "model", cfg.get("default_scope")))
     fitting = [backbone for backbone in found if backbone.kind in ROUTED["backbone"]]
     if len(fitting) == 1:
@@ -141,11 +139,12 @@ def _backbones(tree: Any, path: str, scope: str | None) -> Iterator[Part]:
 
 
 def _new_config(cfg: Config | Mapping[str, Any]) -> Config:
-    if isinstance(cfg, Config):
-        return copy.deepcopy(cfg)
-    if not isinstance(cfg, Mapping):
+    if not isinstance(cfg, Mapping | Config):
         raise TypeError(f"sparsify: expected argument `cfg` to be a Config or a dict, but got {cfg!r}")
-    return Config(copy.deepcopy(dict(cfg)))
+    cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(dict(cfg)))
+    if not isinstance(cfg.get("model"), dict):
+        raise ValueError(f"sparsify: expected argument `cfg` to have a dict `model`, but it has {sorted(cfg.keys())}")
+    return cfg
 
 
 def _with_hook(hooks: Sequence[Any] | None, hook: dict[str, Any]) -> list[Any]:

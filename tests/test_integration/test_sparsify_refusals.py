@@ -14,6 +14,7 @@ REFUSALS = [
     (of(dict(type="VisionTransformer", output_cls_token=True), "mmseg"), {}, "`output_cls_token`: its head wants"),
     (dict(model=dict(type="YOLO")), {}, r"the model \(YOLO\) has no `backbone`"),
     (dict(train_cfg=dict()), {}, r"to have a dict `model`, but it has \['train_cfg'\]"),
+    (dict(train_cfg=dict()), dict(neck=True), r"to have a dict `model`, but it has"),
     (
         of(dict(type="SwinTransformer"), teacher=dict(backbone=dict(type="mmpretrain.ConvNeXt"))),
         {},
