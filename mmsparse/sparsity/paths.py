@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmsparse.ops import FeedForward, from_tiles, slow_fast_ffn, sparse_conv2d, to_tiles
 
-from .fast_paths import IdentityFastPath, LinearFastPath
+from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .selection import Selection
 
 Path = Callable[[Tensor, Tensor], Tensor]  # (packed rows (R, C), their flat row numbers (R,)) -> (R, C)
@@ -33,6 +33,12 @@ class Paths:
 
     def take(self, rows: Tensor, slow: Path) -> Tensor:
         """Rows (B * N, C) through a slow path on rows, or the fast one."""
+        if len(rows) != self.selection.keep_mask.numel():
+            raise ValueError(
+                f"Expected argument `rows` to have a row for each of the {self.selection.keep_mask.numel()} units of "
+                f"{self.selection.geometry}, but got {len(rows)}. Rows of locations are for tile = 1; tiles are cut by "
+                "`to_tiles`"
+            )
         return take_paths(rows, self.selection, slow, lambda rest, _: self.fast(rest), self.explore)
 
     def feed_forward(self, rows: Tensor, slow: Path, tensors: FeedForward | None) -> Tensor:
@@ -54,6 +60,12 @@ class Paths:
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
         """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location."""
         tile, everything = self.selection.geometry.tile, self.selection.keep_mask.numel()
+        widths = (x.shape[1], weight.shape[0])
+        if isinstance(self.fast, FastPath) and widths != (self.fast.channels,) * 2:
+            raise ValueError(
+                f"Expected argument `weight` to lead from {self.fast.channels} channels to as many, as the fast path "
+                f"does, but it leads from {widths[0]} to {widths[1]}. Send the whole branch through `take`"
+            )
 
         def slow(_: Tensor, idx: Tensor) -> Tensor:
             if len(idx) == everything:  # a training that starts dense

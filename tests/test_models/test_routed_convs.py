@@ -265,3 +265,12 @@ def test_a_fast_path_follows_its_own_kernel_alone():
     with pytest.raises(RuntimeError, match=r"whose kernel is zero in the output channels \[5\]: by how much"):
         fuse_conv_bn(neck)
     assert torch.equal(fast.weight, before)
+
+
+def test_a_name_that_is_none_is_told():
+    class Misspelt(DynamicFPN):
+        def routed_convs(self, levels):
+            return ["fpn_convs.0.convolution"]
+
+    with pytest.raises(ValueError, match="`routed_convs` of Misspelt names 'fpn_convs.0.convolution', which it lacks"):
+        Misspelt(**FPN_ARGS, sparsity={})

@@ -15,6 +15,7 @@ from mmsparse.sparsity import (
     GumbelSelector,
     LocalGlobalScorer,
     MLPScorer,
+    Paths,
     Scorer,
     Selection,
     Selector,
@@ -336,3 +337,13 @@ def test_a_frozen_place_leaves_the_gates_of_later_ones():
 def test_flags_are_true_or_false(flag):
     with pytest.raises(TypeError, match=f"`{flag}` to be True or False, but got 'no'"):
         BlockRouter([4], [16], [(0, 1)], plain=True, **{flag: "no"})
+
+
+def test_layers_that_do_not_fit_their_paths_are_refused():
+    chosen = Selection(Geometry((8, 8), tile=4), torch.tensor([[True, False, False, True]]))
+    paths = Paths(chosen, Halving(6))
+    with pytest.raises(ValueError, match=r"`rows` .*of the 4 units .*tile=4.* but got 64. Rows of locations are for"):
+        paths.take(torch.zeros(64, 6), lambda rows, _: rows)
+    with pytest.raises(ValueError, match="`weight` to lead from 6 channels to as many, .* leads from 3 to 6"):
+        paths.conv(torch.zeros(1, 3, 8, 8), torch.zeros(6, 3, 3, 3))
+    assert paths.conv(torch.ones(1, 6, 8, 8), torch.zeros(6, 6, 3, 3)).sum() == -0.5 * 2 * 16 * 6  # two fast tiles

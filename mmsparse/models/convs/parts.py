@@ -13,6 +13,7 @@ from mmsparse.sparsity import Selection, router_keys
 
 from .router import ConvRouter
 
+TOWERS = ("cls_convs", "reg_convs")
 _LEVELS: ContextVar[Iterator[Selection | None] | None] = ContextVar("levels", default=None)  # to come in this call
 
 
@@ -23,7 +24,7 @@ class RoutedPart:
     holds those of :class:`ConvRouter`; None is the stock class.
     """
 
-    prefix: str  # of the decisions' names in logs
+    prefix = "head"  # of the decisions' names in logs
     router: ConvRouter | None
 
     def __init__(self, *args: Any, sparsity: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -65,8 +66,6 @@ class RoutedNeck(RoutedPart):
 class RoutedTowers(RoutedPart):
     """The same for a head that is applied to every level of a pyramid: a decision a level, shared by all towers."""
 
-    prefix = "head"
-
     def forward(self, x: Sequence[Tensor]) -> Any:
         if self.router is None:
             return super().forward(x)
@@ -86,7 +85,8 @@ class RoutedTowers(RoutedPart):
             return super().forward_single(x, *args)
 
     def routed_convs(self, levels: int) -> Sequence[str]:
-        return [f"{tower}.{i}.conv" for tower in ("cls_convs", "reg_convs") for i in range(len(getattr(self, tower)))]
+        towers = [getattr(self, tower, ()) for tower in TOWERS]
+        return [f"{name}.{i}.conv" for name, tower in zip(TOWERS, towers, strict=True) for i in range(len(tower))]
 
     def shared_by(self) -> int:
         return self.prior_generator.num_levels

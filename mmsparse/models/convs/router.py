@@ -146,7 +146,10 @@ def _size(x: Tensor) -> tuple[int, int]:
 
 
 def _routable(module: nn.Module, name: str) -> nn.Conv2d:
-    conv = module.get_submodule(name)
+    try:
+        conv = module.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"`routed_convs` of {type(module).__name__} names {name!r}, which it lacks") from error
     if type(conv) is not nn.Conv2d:
         what = f"is a {type(conv).__name__}"
     elif conv.stride != (1, 1):
