@@ -118,8 +118,8 @@ class ConvRouter(Router):
 
     def decide_levels(self, maps: Sequence[Tensor]) -> list[Selection | None]:
         """One decision for each level of a pyramid, for all convolutions that are applied to it."""
-        aux = [self._decide(decider, x) for decider, x in zip(self.decisions.values(), maps, strict=False)]
-        return aux + [None] * (len(maps) - len(aux))
+        taken = [self._decide(decider, x) for decider, x in zip(self.decisions.values(), maps, strict=False)]
+        return taken + [None] * (len(maps) - len(taken))
 
     @contextmanager
     def on_level(self, x: Tensor, selection: Selection | None) -> Iterator[None]:
