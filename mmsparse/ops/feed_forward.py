@@ -1,8 +1,7 @@
 """All rows out of two paths: a block's feed-forward network for those that are kept, norm and linear for the rest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +14,7 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 Layer = tuple[Tensor, Tensor | None]  # weight and bias
 
 
-@dataclass(frozen=True)
-class FeedForward:
+class FeedForward(NamedTuple):
     """Layer norm, linear, activation, perhaps global response normalisation, linear, perhaps a scale.
 
     Args:
@@ -40,8 +38,7 @@ class FeedForward:
     grn_eps: float = 1e-6
 
 
-@dataclass(frozen=True)
-class NormLinear:
+class NormLinear(NamedTuple):
     """Layer norm (C,) with its epsilon, and a linear layer."""
 
     norm: tuple[Tensor, Tensor]

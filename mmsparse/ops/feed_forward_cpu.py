@@ -13,8 +13,9 @@ LARGE = 1 << 20  # numbers of the rows of a block, hidden ones included
 FEWEST = 1024  # rows of a block, however wide: each call packs the weights anew
 
 
-def _suits(grn_gamma: Tensor | None, **_: Any) -> bool:
-    return grn_gamma is None  # what normalises responses needs all of a picture's
+def _suits(rows: Tensor, grn_gamma: Tensor | None, **_: Any) -> bool:
+    """What normalises responses needs all of a picture's; a single block has nothing to gain."""
+    return grn_gamma is None and rows.shape[0] > FEWEST
 
 
 @OPERATORS["slow_fast_ffn"].kernel("cpu", suits=_suits, name="blocks")

@@ -36,8 +36,8 @@ class Kernel:
 class Operator:
     """``torch.ops.mmsparse.NAME``, with its shapes, gradients and arithmetic.
 
-    Tracers and exporters see the plain decomposition, compilers and counters one operator. torch's own ``custom_op``
-    would do the same; each of its calls costs 2 to 3 microseconds more, for checks that law 9 makes of every kernel.
+    Tracers and exporters see the plain decomposition, compilers one operator, counters the same arithmetic by either.
+    torch's own ``custom_op`` would do the same; its calls cost a little more, for checks that law 9 makes of every kernel.
 
     Args:
         name: In ``torch.ops.mmsparse``.
@@ -77,7 +77,13 @@ class Operator:
         OPERATORS[name] = self
 
     def __call__(self, *args: Any) -> Tensor:
-        return self.plain(*args) if _looked_at() else self._dispatch(*args)
+        return self.plain(*args) if _looked_at() or self._is_plain(args) else self._dispatch(*args)
+
+    def _is_plain(self, args: tuple[Any, ...]) -> bool:
+        """Whether the decomposition is all that would run; the way through the dispatcher costs small maps a tenth."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        return self._choose(args[0].device.type, args) is self.plain
 
     def kernel(
         self, device: str, suits: Callable[..., bool] | None = None, name: str | None = None
