@@ -37,7 +37,7 @@ class Operator:
     """``torch.ops.mmsparse.NAME``, with its shapes, gradients and arithmetic.
 
     Tracers and exporters see the plain decomposition, compilers one operator, counters the same arithmetic by either.
-    torch's own ``custom_op`` would do the same; its calls cost a little more, for checks that law 9 makes of every kernel.
+    torch's own ``custom_op`` would do the same, at a little more a call for checks that law 9 makes of all kernels.
 
     Args:
         name: In ``torch.ops.mmsparse``.
