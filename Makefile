@@ -12,7 +12,7 @@ $(error OPS=$(OPS) is unknown; use OPS=served or OPS=compiled)
 endif
 ENV := .venv$(if $(filter upstream,$(STACK)),-upstream)$(if $(filter compiled,$(OPS)),-compiled)
 SETTINGS := $(if $(filter compiled,$(OPS)),compiled-ops.toml)
-SYNC := UV_PROJECT_ENVIRONMENT=$(ENV) .uv/bin/uv sync --compile-bytecode --extra $(STACK) $(addprefix --config-file ,$(SETTINGS))
+SYNC := UV_PROJECT_ENVIRONMENT=$(ENV) .uv/bin/uv sync --compile-bytecode --extra $(STACK) --extra deploy $(addprefix --config-file ,$(SETTINGS))
 PY := $(ENV)/bin/python
 PYTHON ?= python3
 # OpenMP threads that spin at barriers starve each other when anything else runs; no cost on an idle machine.

@@ -2,15 +2,16 @@
 
 from .attention import Groups, attention_rows
 from .feed_forward import FeedForward, NormLinear, activation_name, slow_fast_ffn
-from .operator import OPERATORS, Kernel, Operator
-from .rows import Rows, inverse_of
+from .operator import EXPORT, OPERATORS, Kernel, Operator, exporting
+from .rows import Rows, inverse_of, put_together
 from .slow_fast import slow_fast_conv2d
 from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
 from .tiles import from_tiles, tile_grid, to_tiles
 
-from . import conv_cpu, conv_triton, feed_forward_cpu, winograd  # isort: skip  # they register kernels
+from . import conv_cpu, conv_triton, feed_forward_cpu, static, winograd  # isort: skip  # they register kernels
 
 __all__ = [
+    "EXPORT",
     "OPERATORS",
     "FeedForward",
     "Groups",
@@ -22,13 +23,16 @@ __all__ = [
     "attention_rows",
     "conv_cpu",
     "conv_triton",
+    "exporting",
     "feed_forward_cpu",
     "from_tiles",
     "inverse_of",
+    "put_together",
     "slow_fast_conv2d",
     "slow_fast_ffn",
     "sparse_conv2d",
     "sparse_conv2d_reference",
+    "static",
     "tile_grid",
     "to_tiles",
     "winograd",

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 Run = Callable[..., Tensor]
 
 OPERATORS: dict[str, "Operator"] = {}  # by name
+EXPORT = "export"  # the device of what exporters see, if that is not the plain decomposition
 SAYS_IT_EXPORTS = hasattr(torch.compiler, "is_exporting")  # from 2.7 on; before, exporters see the operator
 _LIBRARY = torch.library.Library("mmsparse", "FRAGMENT")
 
@@ -77,7 +78,9 @@ class Operator:
         OPERATORS[name] = self
 
     def __call__(self, *args: Any) -> Tensor:
-        return self.plain(*args) if _looked_at() or self._is_plain(args) else self._dispatch(*args)
+        if exporting():
+            return self._choose(EXPORT, args)(*args)
+        return self.plain(*args) if self._is_plain(args) else self._dispatch(*args)
 
     def _is_plain(self, args: tuple[Any, ...]) -> bool:
         """Whether the decomposition is all that would run; the way through the dispatcher costs small maps a tenth."""
@@ -88,10 +91,13 @@ class Operator:
     def kernel(
         self, device: str, suits: Callable[..., bool] | None = None, name: str | None = None
     ) -> Callable[[Run], Run]:
-        """Register a kernel for a device, such as "cpu" or "cuda": among those that suit, the last one runs."""
+        """Register a kernel for a device, such as "cpu" or "cuda": among those that suit, the last one runs.
+
+        That of the device ``EXPORT`` is in plain PyTorch, too, and none of its shapes depends on data.
+        """
 
         def register(run: Run) -> Run:
-            if device not in self._devices:
+            if device not in (*self._devices, EXPORT):
                 self._devices.add(device)
                 _LIBRARY.impl(self.name, lambda *args: self._choose(device, args)(*args), device.upper())
             self.kernels.append(Kernel(name or run.__name__, device, run, suits))
@@ -126,10 +132,10 @@ class Operator:
         return tuple(next(grads) if need else None for need in needed)
 
 
-def _looked_at() -> bool:
-    """Whether a tracer or an exporter is. (Where it compiles, torch says that it exports.)"""
-    exporting = SAYS_IT_EXPORTS and torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
-    return exporting or torch.jit.is_tracing()
+def exporting() -> bool:
+    """Whether a tracer or an exporter looks. (Where it compiles, torch says that it exports.)"""
+    exports = SAYS_IT_EXPORTS and torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    return exports or torch.jit.is_tracing()
 
 
 def autocasts(tensor: Tensor) -> bool:

@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 
 def inverse_of(mask: Tensor, num_keep: int) -> Tensor:
     """``Rows.inverse`` of a flat mask with so many True entries, by counting."""
-    before = mask.cumsum(0)  # kept ones up to here, this one included
+    before = mask.long().cumsum(0)  # kept ones up to here, this one included; some runtimes would count in bytes
     number = torch.arange(mask.shape[0], device=mask.device)
     return torch.where(mask, before - 1, num_keep + number - before)
 

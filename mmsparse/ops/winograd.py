@@ -21,7 +21,7 @@ POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # let rounding errors grow 5-fold, the u
 
 
 @cache
-def transforms(points: tuple[float, ...] = POINTS) -> tuple[Tensor, Tensor, Tensor]:
+def transforms(points: tuple[float, ...] = POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of patches (36, 36), of kernels (36, 9) and of results (16, 36).
 
     A product of polynomials is known from its values at five points and infinity.
@@ -33,15 +33,13 @@ def transforms(points: tuple[float, ...] = POINTS) -> tuple[Tensor, Tensor, Tens
         kernel[i] = point ** np.arange(3) / np.prod(point - others[i])
         result[:, i] = point ** np.arange(4)
     patch[5], kernel[5, 2], result[3, 5] = np.poly(points)[::-1], 1, 1
-    patch, kernel, result = (
-        torch.tensor(np.kron(m, m), dtype=torch.float32, device="cpu") for m in (patch, kernel, result)
-    )
+    patch, kernel, result = (np.kron(m, m).astype(np.float32) for m in (patch, kernel, result))
     return patch, kernel, result
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
     """(D, C, 3, 3) to (36, C, D)."""
-    _, kernel, _ = transforms()
+    kernel = torch.from_numpy(transforms()[1]).to(weight.device)
     return (kernel @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, weight.shape[1], weight.shape[0])
 
 
@@ -59,7 +57,7 @@ def conv_tiles(
         bias: (D,) or None.
         idx: Flat numbers of the chosen tiles.
     """
-    patch, _, result = transforms()
+    patch, _, result = map(torch.from_numpy, transforms())
     kernel = transform_kernel(weight)
     points, channels, width = kernel.shape
     batch = max(1, min(len(idx), conv_cpu.LARGE // (points * (channels + width))))
@@ -79,11 +77,12 @@ def conv_tiles(
         yield part, values if bias is None else values.add_(bias)
 
 
-def _suits(weight: Tensor, tile: int, dilation: int, groups: int = 1, **_: Any) -> bool:
+def suits(weight: Tensor, tile: int, dilation: int, groups: int = 1, **_: Any) -> bool:
+    """Whether it can be done this way."""
     return weight.dtype == torch.float32 and weight.shape[-1] == 3 and tile == TILE and dilation == groups == 1
 
 
-@OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=_suits, name="winograd")
+@OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=suits, name="winograd")
 def _slow_fast_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -104,7 +103,7 @@ def _slow_fast_conv2d(
     return out
 
 
-@OPERATORS["sparse_conv2d"].kernel("cpu", suits=_suits, name="winograd")
+@OPERATORS["sparse_conv2d"].kernel("cpu", suits=suits, name="winograd")
 def _sparse_conv2d(
     rows: Tensor,
     height: int,

@@ -11,6 +11,8 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mmsparse.ops import put_together
+
 from .budget import anneal
 from .dials import Dial, Tunable
 from .gain import GATE, WAYS, gain_gate
@@ -132,8 +134,8 @@ class Decider(Dial):
         batch, locations, channels = tokens.shape
         left = tokens.flatten(0, 1).index_select(0, before.keep_idx).view(batch, before.common_count, channels)
         scores = self.scorer(left, Context()).float().flatten()
-        everywhere = scores.new_full((batch * locations,), BURIED)
-        return everywhere.index_copy(0, before.keep_idx, scores).view(batch, locations)
+        buried = scores.new_full((batch * locations - len(scores),), BURIED)
+        return put_together(scores, buried, before.rows.inverse).view(batch, locations)
 
     def _leave(self, aux: Aux) -> None:
         if self._waiting and not self.collected:

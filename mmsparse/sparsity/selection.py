@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmsparse.ops import Rows, inverse_of, tile_grid
+from mmsparse.ops import Rows, exporting, inverse_of, put_together, tile_grid
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,15 @@ class Selection:
     @cached_property
     def keep_idx(self) -> Tensor:
         """Flat row numbers of the slow units, ascending."""
+        if self._ordered is not None:
+            return self._ordered[: self._total]
         return _true_positions(self.keep_mask.flatten(), self._total)
 
     @cached_property
     def rest_idx(self) -> Tensor:
         """Flat row numbers of the fast units, ascending."""
+        if self._ordered is not None:
+            return self._ordered[self._total :]
         total = None if self._total is None else self.keep_mask.numel() - self._total
         return _true_positions(~self.keep_mask.flatten(), total)
 
@@ -79,6 +84,11 @@ class Selection:
     def rows(self) -> Rows:
         """Both, and the permutation that puts their rows back, as the operators take them."""
         return Rows(self.keep_idx, self.rest_idx, inverse_of(self.keep_mask.flatten(), self.keep_idx.shape[0]))
+
+    @cached_property
+    def _ordered(self) -> Tensor | None:
+        """The numbers of both, where exporters look."""
+        return kept_first(self.keep_mask.flatten()) if exporting() and self._total is not None else None
 
     @cached_property
     def num_keep(self) -> list[int]:
@@ -150,6 +160,8 @@ class Selection:
     def join(self, kept: Tensor, rest: Tensor) -> Tensor:
         """Put packed rows back to their own places: the inverse of ``split``."""
         dtype = torch.promote_types(kept.dtype, rest.dtype)  # autocast may leave the paths in different precisions
+        if exporting():
+            return put_together(kept.to(dtype), rest.to(dtype), self.rows.inverse)
         rows = kept.new_empty((self.keep_mask.numel(), kept.shape[1]), dtype=dtype)
         rows.index_copy_(0, self.keep_idx, kept.to(dtype))
         return rows.index_copy_(0, self.rest_idx, rest.to(dtype))
@@ -169,3 +181,20 @@ def by_counting(flat: Tensor, total: int) -> Tensor:
     Every torch can do it on every device without waiting for it; ``nonzero_static`` came to CUDA late.
     """
     return torch.searchsorted(flat.cumsum(0), torch.arange(1, total + 1, device=flat.device))
+
+
+def kept_first(mask: Tensor) -> Tensor:
+    """Where the True entries of a flat mask are, then where the others are, by gathers and comparisons alone.
+
+    Every runtime has these, and quickly. How many are True up to each entry, and then how many are not, beyond those,
+    is a list that never falls; in it each number is searched in halves.
+    """
+    length = mask.numel()
+    both = torch.cat([mask, ~mask]).long().cumsum(0)
+    steps = [2**number for number in reversed(range((2 * length).bit_length()))]
+    both = F.pad(both, (0, 2 * steps[0] - len(both)), value=length + 1)  # so that no step leads out
+    wanted = torch.arange(1, length + 1, device=mask.device)
+    place = torch.zeros_like(wanted)
+    for step in steps:
+        place = torch.where(both.index_select(0, place + (step - 1)) < wanted, place + step, place)
+    return torch.where(place < length, place, place - length)

@@ -159,6 +159,13 @@ class ThresholdSelector(Selector):
         others = scores.detach() if valid is None else scores.detach().masked_fill(~valid.mask, torch.inf)
         return torch.where(dropped, others.amin(dim=1, keepdim=True) - 1.0, scores)
 
+    def export_objection(self, padded: bool) -> str:
+        return (
+            "a ThresholdSelector keeps another number of units of each picture, and an exported network has fixed "
+            "shapes. Export it with selector=dict(type='TopKSelector') in `sparsity`, which the same weights fit "
+            "(--cfg-options), or evaluate it in PyTorch"
+        )
+
     def threshold(self, keep_ratio: float) -> Tensor:
         position = (1.0 - keep_ratio) * (self.LEVELS - 1)
         low = min(int(position), self.LEVELS - 2)
@@ -218,23 +225,20 @@ def _logistic(like: Tensor) -> Tensor:
 
 
 def _top_k(scores: Tensor, keep_ratio: float, valid: Valid | None) -> tuple[Tensor, int | tuple[int, ...], Tensor]:
-    """Mask of the k best of each image, k, and each image's k-th score. The complement is never sorted."""
+    """Mask of the k best of each image, the first ones of equals; k; and each image's k-th score.
+
+    The complement is never sorted, and nothing is scattered: exporters see the same.
+    """
     counts = () if valid is None else tuple(num_keep(keep_ratio, number) for number in valid.counts)
+    count = counts[0] if counts else num_keep(keep_ratio, scores.shape[1])
+    scores = scores.detach().nan_to_num(nan=torch.inf)  # where a training overflows, counts stay exact
     if len(set(counts)) > 1:
-        return _top_each(scores, counts)
-    k = counts[0] if counts else num_keep(keep_ratio, scores.shape[1])
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    if k == 0:
-        return mask, 0, scores.detach().amax(dim=1, keepdim=True)
-    best = scores.detach().topk(k, dim=1, sorted=False)
-    mask.scatter_(1, best.indices, 1)
-    return mask, k, best.values.amin(dim=1, keepdim=True)
-
-
-def _top_each(scores: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...], Tensor]:
-    """The same where each image has a k of its own."""
-    best = scores.detach().topk(max(counts), dim=1)
-    k = torch.tensor(counts, device=scores.device).unsqueeze(1)
-    chosen = torch.arange(max(counts), device=scores.device) < k
-    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best.indices, chosen)
-    return mask, counts, best.values.gather(1, (k - 1).clamp_min(0))
+        count, k = counts, torch.tensor(counts, device=scores.device).unsqueeze(1)
+        threshold = scores.topk(max(counts), dim=1).values.gather(1, (k - 1).clamp_min(0))
+    elif (k := count) == 0:
+        return torch.zeros_like(scores, dtype=torch.bool), 0, scores.amax(dim=1, keepdim=True)
+    else:
+        threshold = scores.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    above, equal = scores > threshold, scores == threshold
+    room = k - above.long().sum(dim=1, keepdim=True)
+    return above | (equal & (equal.long().cumsum(dim=1) <= room)), count, threshold

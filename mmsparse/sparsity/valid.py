@@ -3,12 +3,12 @@
 The real sizes of the pictures in work are known to the call, in a context variable that threads do not share.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from .selection import Geometry
 
 Size = tuple[int, int]
+Sizes = Sequence[Size] | Tensor  # an exported network is given them (B, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Valid:
     Args:
         mask: Boolean (B, N).
         sizes: Height and width of each image's, which lie in the top left corner; known without asking the device.
+            Of an exported network, whose counts are fixed, those of whole maps.
     """
 
     mask: Tensor
@@ -49,7 +51,7 @@ class _Call:
     """Pictures of real sizes in the top left corners of a batch of a padded size; without sizes all is real."""
 
     owner: object
-    sizes: Sequence[Size] | None
+    sizes: Sizes | None
     padded: Size
     outer: "_Call | None"
     batches: Sequence[Batch] = ()  # where there are several, sizes are those of the one in work
@@ -61,7 +63,7 @@ _CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
 
 
 @contextmanager
-def real_sizes(sizes: Sequence[Size] | None, padded: Size = (0, 0)) -> Iterator[None]:
+def real_sizes(sizes: Sizes | None, padded: Size = (0, 0)) -> Iterator[None]:
     """Inside a with-block, pictures have these heights and widths in a batch of the padded size.
 
     With None everything counts, whatever was known outside.
@@ -118,16 +120,20 @@ def valid_units(geometry: Geometry, tokens: Tensor) -> Valid | None:
 
 
 def _valid(call: _Call, geometry: Geometry, device: torch.device) -> Valid | None:
-    def end(axis: int, real: int) -> int:
-        """How many tiles of an axis hold a real pixel."""
-        return math.ceil(math.ceil(real * geometry.size[axis] / call.padded[axis]) / geometry.tile)
+    def end(axis: int, real: Any) -> Any:
+        """How many tiles of an axis hold a real pixel, of a number or of a tensor of numbers."""
+        locations = -(-real * geometry.size[axis] // call.padded[axis])
+        return -(-locations // geometry.tile)
 
-    grid = [end(axis, call.padded[axis]) for axis in (0, 1)]
-    ends = [[end(axis, real[axis]) for axis in (0, 1)] for real in call.sizes]
-    if all(pair == grid for pair in ends):
-        return None
-    below, beyond = torch.tensor(ends, device=device).unsqueeze(-1).unbind(dim=1)  # (B, 1) each
-    rows = torch.arange(grid[0], device=device) < below
-    columns = torch.arange(grid[1], device=device) < beyond
-    mask = (rows.unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
-    return Valid(mask, tuple(map(tuple, ends)))
+    if isinstance(call.sizes, Tensor):
+        ends = torch.stack([end(axis, call.sizes[:, axis]) for axis in (0, 1)], dim=1).to(device)
+        sizes = (geometry.grid,) * len(call.sizes)
+    else:
+        pairs = [[end(axis, real[axis]) for axis in (0, 1)] for real in call.sizes]
+        if all(pair == [end(axis, call.padded[axis]) for axis in (0, 1)] for pair in pairs):
+            return None
+        ends, sizes = torch.tensor(pairs, device=device), tuple(map(tuple, pairs))
+    below, beyond = ends.unsqueeze(-1).unbind(dim=1)  # (B, 1) each
+    rows = torch.arange(geometry.grid[0], device=device) < below
+    columns = torch.arange(geometry.grid[1], device=device) < beyond
+    return Valid((rows.unsqueeze(2) & columns.unsqueeze(1)).flatten(1), sizes)

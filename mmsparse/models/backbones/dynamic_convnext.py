@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmpretrain.models import ConvNeXt
 from torch import Tensor, nn
 
-from mmsparse.ops import FeedForward, activation_name
+from mmsparse.ops import FeedForward, activation_name, exporting
 from mmsparse.registry import MODELS
 from mmsparse.sparsity import Paths, Selection
 
@@ -51,24 +51,48 @@ class DynamicConvNeXt(RoutedBackbone, ConvNeXt):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         self.check_pictures(x, self.downsample_layers[0][0].stride[0] * 2 ** (self.num_stages - 1))
         outs = []
-        x = x.contiguous(memory_format=torch.channels_last)  # a map's rows are then a view of it
+        x = x.contiguous(memory_format=torch.channels_last)  # a map's tokens are then a view of it
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             for layer in downsample:
                 x = layer(x) if isinstance(layer, nn.Conv2d) else _layer_norm(x, layer)
-            x = self.run_stage(i, stage, x)
+            size = x.shape[-2], x.shape[-1]
+            x = _as_map(self.run_stage(i, stage, _as_tokens(x), size), size)
             if i in self.out_indices:
-                norm = getattr(self, f"norm{i}")
-                # the stock norm leaves maps in plain memory: mmcv's operators read them as they lie
-                outs.append(norm(x.mean([-2, -1], keepdim=True)).flatten(1) if self.gap_before_final_norm else norm(x))
+                outs.append(self._out(x, getattr(self, f"norm{i}")))
         return tuple(outs)
+
+    def _out(self, x: Tensor, norm: nn.Module) -> Tensor:
+        if self.gap_before_final_norm:
+            return norm(x.mean([-2, -1], keepdim=True)).flatten(1)
+        # the stock norm leaves maps in plain memory: mmcv's operators read them as they lie
+        return _layer_norm(x, norm) if exporting() else norm(x)
+
+    def dense_block(self, block: nn.Module, x: Tensor, size: Size) -> Tensor:
+        """The stock block. Exporters see it on tokens, which the convolution reads as they lie."""
+        if not exporting():
+            return _as_tokens(block(_as_map(x, size)))
+        hidden = _first_half(block, _as_tokens(block.depthwise_conv(_as_map(x, size))))
+        if block.grn is not None:
+            hidden = block.grn(hidden.unflatten(1, size), data_format="channel_last").flatten(1, 2)
+        return x + _second_half(block, hidden)
 
     def routed_block(self, block: nn.Module, x: Tensor, size: Size, paths: Paths) -> Tensor:
         def run(x: Tensor) -> Tensor:
-            h = block.depthwise_conv(x).permute(0, 2, 3, 1)  # (B, H, W, C)
-            branch = paths.feed_forward(h.flatten(0, 2), _SlowPath(block, paths.selection), _tensors(block))
-            return x + block.drop_path(branch.view(h.shape).permute(0, 3, 1, 2))
+            rows = _as_tokens(block.depthwise_conv(_as_map(x, size))).flatten(0, 1)
+            branch = paths.feed_forward(rows, _SlowPath(block, paths.selection), _tensors(block))
+            return x + block.drop_path(branch.view_as(x))
 
         return checkpointed(run, x, block.with_cp)
+
+
+def _as_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, H * W, C)."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _as_map(tokens: Tensor, size: Size) -> Tensor:
+    """The inverse."""
+    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 def _tensors(block: nn.Module) -> FeedForward | None:
@@ -101,14 +125,8 @@ class _SlowPath:
         self.statistics: Tensor | None = None  # (B, hidden)
 
     def __call__(self, rows: Tensor, idx: Tensor) -> Tensor:
-        block = self.block
-        norm = block.norm
-        rows = F.layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        rows = block.act(_pointwise(rows, block.pointwise_conv1))
-        if block.grn is not None:
-            rows = self._grn(rows, idx)
-        rows = _pointwise(rows, block.pointwise_conv2)
-        return rows if block.gamma is None else rows * block.gamma
+        rows = _first_half(self.block, rows)
+        return _second_half(self.block, rows if self.block.grn is None else self._grn(rows, idx))
 
     def _grn(self, rows: Tensor, idx: Tensor) -> Tensor:
         grn = self.block.grn
@@ -119,6 +137,18 @@ class _SlowPath:
         return grn.gamma * (rows * self.statistics[image_of_row]) + grn.beta + rows
 
 
+def _first_half(block: nn.Module, rows: Tensor) -> Tensor:
+    """The channel mixing of a block, up to its activation."""
+    norm = block.norm
+    rows = F.layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return block.act(_pointwise(rows, block.pointwise_conv1))
+
+
+def _second_half(block: nn.Module, rows: Tensor) -> Tensor:
+    rows = _pointwise(rows, block.pointwise_conv2)
+    return rows if block.gamma is None else rows * block.gamma
+
+
 def _pointwise(rows: Tensor, layer: nn.Module) -> Tensor:
     """A linear layer or a 1x1 convolution, on rows."""
     return F.linear(rows, layer.weight.flatten(1), layer.bias)
@@ -126,5 +156,5 @@ def _pointwise(rows: Tensor, layer: nn.Module) -> Tensor:
 
 def _layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
     """The norm of mmpretrain over the channels of a map, without leaving channels-last memory."""
-    rows = F.layer_norm(x.permute(0, 2, 3, 1), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-    return rows.permute(0, 3, 1, 2)
+    rows = F.layer_norm(_as_tokens(x), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return _as_map(rows, x.shape[-2:])

@@ -66,6 +66,14 @@ class DynamicSwin(RoutedBackbone, SwinTransformer):
         self.skip_windows = (sparsity or {}).get("skip_windows", False)
         check_flags(skip_windows=self.skip_windows)
 
+    def export_objection(self, padded: bool) -> str | None:
+        if not self.skip_windows:
+            return None
+        return (
+            "with skip_windows=True how many windows are skipped depends on the picture, and an exported network has "
+            "fixed shapes. Set skip_windows=False in `sparsity` (--cfg-options), which the same weights fit"
+        )
+
     def routed_stages(self) -> tuple[Sequence[int], Sequence[int]]:
         return [len(stage.blocks) for stage in self.stages], self.num_features
 

@@ -87,6 +87,22 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
         if isinstance(arch, dict) and not needed <= arch.keys():
             raise ValueError(f"DynamicViT: a dict `arch` needs the keys {sorted(needed)}, but got {sorted(arch)}")
 
+    def export_objection(self, padded: bool) -> str | None:
+        if self.router is None:
+            return None
+        if any(self.windows):
+            return (
+                f"with window_size={self.windows[0] or max(self.windows)} how many selected tokens a window holds "
+                "depends on the picture, and an exported network has fixed shapes. Export a network of attention "
+                "among all (window_size=0), or evaluate it in PyTorch"
+            )
+        if self.router.cumulative and padded:
+            return (
+                "with cumulative=True a token of the padding that was dropped would have to return to fill its count. "
+                "Export it for pictures without padding (--no-padding)"
+            )
+        return None
+
     def routed_stages(self) -> tuple[Sequence[int], Sequence[int]]:
         return [self.num_layers], [self.embed_dims]
 

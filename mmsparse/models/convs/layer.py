@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsparse.ops import slow_fast_conv2d
+from mmsparse.ops import exporting, slow_fast_conv2d, static
 from mmsparse.sparsity import Paths, Selection
 
 
@@ -15,6 +15,7 @@ class Chooses(Protocol):
     """What a convolution asks, by its name."""
 
     explore: float
+    shared: bool  # the convolutions behind it are of the same decision
 
     def selection_for(self, name: str, x: Tensor) -> Selection | None:
         """Where it is evaluated densely; None means everywhere."""
@@ -52,8 +53,10 @@ class RoutedConv2d(nn.Conv2d):
         if selection.gate is not None:
             paths = Paths(selection, lambda rows: F.linear(rows, *one_by_one), router.explore)
             return paths.conv(x, self.weight, self.bias, self.dilation[0])
-        dense = (self.weight, self.bias)
-        return slow_fast_conv2d(x, dense, one_by_one, selection.rows, selection.geometry.tile, self.dilation[0])
+        dense, tile, dilation = (self.weight, self.bias), selection.geometry.tile, self.dilation[0]
+        if router.shared and exporting():
+            return static.slow_fast(x, dense, one_by_one, selection.rows, tile, dilation)
+        return slow_fast_conv2d(x, dense, one_by_one, selection.rows, tile, dilation)
 
 
 class ConvFastPath(BaseModule):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmsparse.mistakes import mistakes_in
+from mmsparse.ops import static
 from mmsparse.registry import check_keys
 from mmsparse.sparsity import Selection, router_keys
 
@@ -82,7 +83,8 @@ class RoutedTowers(RoutedPart):
         if levels is None:
             return super().forward_single(x, *args)
         with self.router.on_level(x, next(levels)):
-            return super().forward_single(x, *args)
+            results = super().forward_single(x, *args)
+        return tuple(part.whole() if isinstance(part, static.TileMap) else part for part in results)
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         towers = [getattr(self, tower, ()) for tower in TOWERS]

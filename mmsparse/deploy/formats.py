@@ -1,0 +1,159 @@
+"""The files an exported network can be, and how each is written and run. A new one is a class here and nothing else."""
+
+import importlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
+PRECISIONS = ("f32", "bf16", "f16")
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
+
+
+class Format:
+    """A kind of file.
+
+    Attributes:
+        suffix: Of its name.
+        needs: What must be installed to write it, and to run it.
+        casts: Whether the exported network itself computes in another precision; otherwise its runtime does.
+    """
+
+    suffix: ClassVar[str]
+    needs: ClassVar[Sequence[str]] = ()
+    casts: ClassVar[bool] = True
+
+    def check(self, precision: str) -> None:
+        """Refuse what cannot work here."""
+        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        if missing:
+            raise RuntimeError(
+                f"{type(self).__name__} needs {' and '.join(missing)}, not installed here: "
+                "pip install 'mmsparse[deploy]'"
+            )
+
+    def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        raise NotImplementedError
+
+    def load(self, path: Path, precision: str, threads: int | None) -> Run:
+        """A function of the inputs."""
+        raise NotImplementedError
+
+
+class Onnx(Format):
+    """ONNX, run by ONNX Runtime."""
+
+    suffix = ".onnx"
+    needs = ("onnx", "onnxscript", "onnxruntime")
+
+    def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        exported = torch.onnx.export(
+            program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False, external_data=False
+        )
+        exported.save(path)
+
+    def load(self, path: Path, precision: str, threads: int | None) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [entry.name for entry in session.get_inputs()]
+
+        def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+            fed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+            return [torch.from_numpy(array) for array in session.run(None, fed)]
+
+        return run
+
+
+class OpenVino(Format):
+    """OpenVINO's two files; the precision is a wish that its runtime is told."""
+
+    suffix = ".xml"
+    needs = ("openvino",)
+    casts = False
+
+    def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        import openvino
+
+        model = openvino.convert_model(program)
+        for ports, names in ((model.inputs, inputs), (model.outputs, outputs)):
+            for port, name in zip(ports, names, strict=True):
+                port.get_tensor().set_names({name})
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+    def load(self, path: Path, precision: str, threads: int | None) -> Run:
+        import openvino
+
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+
+        def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+            results = request.infer([value.numpy() for value in inputs], share_inputs=True)
+            return [torch.from_numpy(np.array(array)) for array in results.values()]
+
+        return run
+
+
+class TorchExport(Format):
+    """A program of ``torch.export``, run by PyTorch node by node."""
+
+    suffix = ".pt2"
+
+    def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        torch.export.save(program, path)
+
+    def load(self, path: Path, precision: str, threads: int | None) -> Run:
+        return _threaded(torch.export.load(path).module(), threads)
+
+
+class Aoti(Format):
+    """A package compiled ahead of time by AOTInductor, run without Python code."""
+
+    suffix = ".aoti.pt2"
+
+    def check(self, precision: str) -> None:
+        if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+            raise RuntimeError("Aoti needs a C++ compiler (g++ or clang++), not found here. Install one")
+
+    def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+    def load(self, path: Path, precision: str, threads: int | None) -> Run:
+        return _threaded(torch._inductor.aoti_load_package(str(path)), threads)
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Onnx(),
+    "openvino": OpenVino(),
+    "torch-export": TorchExport(),
+    "aoti": Aoti(),
+}
+
+
+def _threaded(module: Callable[..., Sequence[Tensor]], threads: int | None) -> Run:
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad(), _torch_threads(threads):
+            return list(module(*inputs))
+
+    return run
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,188 @@
+"""What exporters see of the convolutions: tables of numbers and gathers.
+
+Sizes are fixed there, so where every tile's window lies is a constant, and a decision only picks its rows. Results are
+never moved from one layout to another: one gather reads them at their places. A row of zeros stands for all that is
+beyond the border.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import winograd
+from .operator import EXPORT, OPERATORS
+from .rows import Rows
+from .sparse_conv import reach
+from .tiles import as_map, map_rows, tile_grid, whole_grid
+
+
+@cache
+def _windows(batch: int, size: tuple[int, int], tile: int, halo: int) -> np.ndarray:
+    """Rows of maps of a size in the window of each tile, (side * side, tiles); beyond the border the row after all."""
+    (height, width), (high, wide) = size, tile_grid(size, tile)
+    step = np.arange(-halo, tile + halo)
+    y = (np.arange(high)[:, None] * tile + step).T[:, None, None, :, None]  # (side, 1, 1, high, 1)
+    x = (np.arange(wide)[:, None] * tile + step).T[None, :, None, None, :]
+    row = np.arange(batch)[:, None, None] * height * width + y * width + x
+    outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+    return np.where(outside, batch * height * width, row).reshape(len(step) ** 2, -1).astype(np.int32)
+
+
+@cache
+def _places(batch: int, size: tuple[int, int], tile: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each location of whole tiles: its tile's number, and its own in the tile."""
+    height, width = whole_grid(size, tile)
+    y, x = np.arange(height)[:, None], np.arange(width)
+    number = y // tile * (width // tile) + x // tile
+    tiles = np.arange(batch)[:, None, None] * (height * width // tile**2) + number
+    inside = np.broadcast_to(y % tile * tile + x % tile, tiles.shape)
+    return tiles.flatten().astype(np.int32), inside.flatten().astype(np.int32)
+
+
+def _constant(table: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(table).to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Rows that a convolution reads; ``where`` says which one each location is, if they do not lie in order."""
+
+    rows: Tensor
+    where: Tensor | None
+    batch: int
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, x: "Tensor | TileMap") -> "_Source":
+        if isinstance(x, TileMap):
+            return cls(
+                x.rows, as_map(x.where, (x.shape[0], 1, *x.shape[2:]), x.tile).flatten(), x.shape[0], x.shape[2:]
+            )
+        return cls(map_rows(x), None, x.shape[0], (x.shape[-2], x.shape[-1]))
+
+    def windows(self, idx: Tensor, tile: int, halo: int) -> Tensor:
+        """Those of chosen tiles (side * side, R, C)."""
+        table = _constant(_windows(self.batch, self.size, tile, halo), self.rows.device).index_select(1, idx)
+        rows, number = self.rows, table.flatten()
+        if halo or whole_grid(self.size, tile) != self.size:
+            rows = F.pad(rows, (0, 0, 0, 1))
+        if self.where is not None:
+            number = F.pad(self.where, (0, 1), value=self.rows.shape[0]).index_select(0, number)
+        return rows.index_select(0, number).view(*table.shape, rows.shape[1])
+
+
+def _conv(
+    source: _Source, weight: Tensor, bias: Tensor | None, idx: Tensor, tile: int, dilation: int, groups: int
+) -> Tensor:
+    """The results at chosen tiles (tile * tile, R, D)."""
+    halo = reach(weight, dilation)
+    patches = source.windows(idx, tile, halo)
+    if winograd.suits(weight, tile, dilation, groups):
+        return _winograd(patches, weight, bias)
+    side = tile + 2 * halo
+    out = F.conv2d(
+        patches.unflatten(0, (side, side)).permute(2, 3, 0, 1), weight, bias, dilation=dilation, groups=groups
+    )
+    return out.permute(2, 3, 0, 1).flatten(0, 1)
+
+
+def _winograd(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(36, R, C) to (16, R, D), in three matrix products."""
+    patch, _, result = (_constant(table, patches.device) for table in winograd.transforms())
+    kernel = winograd.transform_kernel(weight)  # a constant of the exported network
+    transformed = (patch @ patches.flatten(1)).view_as(patches)
+    mixed = torch.bmm(transformed, kernel)
+    values = (result @ mixed.flatten(1)).view(-1, patches.shape[1], len(weight))
+    return values if bias is None else values + bias
+
+
+class TileMap:
+    """A map (B, D, H, W) whose rows lie as its tiles were decided: first all kept ones, and each by its location.
+
+    Layers that look at one location alone leave them there, the next convolution reads through ``where``, and whatever
+    else is done with it sees the map.
+
+    Args:
+        rows: (R, D).
+        where: Which of them each location of whole tiles is.
+        shape: Of the map.
+        tile: Locations along a side of a tile.
+    """
+
+    LOCAL = (F.relu, F.gelu, F.silu, F.hardswish, torch.relu, torch.sigmoid)
+
+    def __init__(self, rows: Tensor, where: Tensor, shape: torch.Size, tile: int) -> None:
+        self.rows, self.where, self.shape, self.tile = rows, where, shape, tile
+
+    def dim(self) -> int:
+        return 4
+
+    def whole(self) -> Tensor:
+        return as_map(self.rows.index_select(0, self.where), self.shape, self.tile)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        first = args[0]
+        if func in cls.LOCAL or (func is F.batch_norm and not kwargs["training"]):
+            return cls(func(first.rows, *args[1:], **(kwargs or {})), first.where, first.shape, first.tile)
+        return func(*(arg.whole() if isinstance(arg, cls) else arg for arg in args), **(kwargs or {}))
+
+
+def slow_fast(
+    x: Tensor | TileMap,
+    slow: tuple[Tensor, Tensor | None],
+    fast: tuple[Tensor, Tensor | None],
+    tiles: Rows,
+    tile: int,
+    dilation: int,
+) -> TileMap:
+    """``slow_fast_conv2d``, of which nothing is put in its place yet."""
+    (weight, bias), (keep, rest, inverse), size = slow, tiles, (x.shape[-2], x.shape[-1])
+    source = _Source.of(x)
+    kept = _conv(source, weight, bias, keep, tile, dilation, 1)
+    others = F.linear(source.windows(rest, tile, 0).flatten(0, 1), *fast)
+    count, other = keep.shape[0], rest.shape[0]
+    number, inside = (_constant(table, kept.device) for table in _places(x.shape[0], size, tile))
+    place = inverse.index_select(0, number)
+    beyond = tile**2 * count + inside * other + place - count
+    where = torch.where(place < count, inside * count + place, beyond)
+    rows = torch.cat([kept.flatten(0, 1), others])
+    return TileMap(rows, where, torch.Size((x.shape[0], len(weight), *size)), tile)
+
+
+@OPERATORS["slow_fast_conv2d"].kernel(EXPORT, name="static")
+def _slow_fast_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    fast_weight: Tensor,
+    fast_bias: Tensor | None,
+    keep: Tensor,
+    rest: Tensor,
+    inverse: Tensor,
+    tile: int,
+    dilation: int,
+) -> Tensor:
+    done = slow_fast(x, (weight, bias), (fast_weight, fast_bias), Rows(keep, rest, inverse), tile, dilation)
+    return done.rows.index_select(0, done.where)
+
+
+@OPERATORS["sparse_conv2d"].kernel(EXPORT, name="static")
+def _sparse_conv2d(
+    rows: Tensor,
+    height: int,
+    width: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    idx: Tensor,
+    tile: int,
+    dilation: int,
+    groups: int,
+) -> Tensor:
+    source = _Source(rows, None, rows.shape[0] // (height * width), (height, width))
+    return _conv(source, weight, bias, idx, tile, dilation, groups).transpose(0, 1).flatten(1)
