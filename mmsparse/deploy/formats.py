@@ -55,7 +55,13 @@ class Onnx(Format):
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         exported = torch.onnx.export(
-            program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False, external_data=False
+            program,
+            dynamo=True,
+            input_names=inputs,
+            output_names=outputs,
+            verbose=False,
+            external_data=False,
+            optimize=False,
         )
         exported.save(path)
 

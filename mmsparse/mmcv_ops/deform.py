@@ -112,6 +112,8 @@ def _convolve(
     modulated = mask is not None
     mask = mask if modulated else input.new_zeros(len(input), 1)
     bias = weight.new_zeros(len(weight)) if bias is None else bias
+    # a sample at NaN, of a network that overflows: nothing to mmcv, but torchvision would read memory that is not there
+    offset = offset.nan_to_num(-torch.inf, torch.inf, -torch.inf)
     return torch.ops.torchvision.deform_conv2d(*wide(input, weight, offset, mask, bias), *geometry, modulated)
 
 

@@ -45,7 +45,8 @@ def _places(batch: int, size: tuple[int, int], tile: int) -> tuple[np.ndarray, n
 
 
 def _constant(table: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(table).to(device)
+    constant = torch.from_numpy(table)
+    return constant if device.type == "cpu" else constant.to(device)  # which exporters would note
 
 
 @dataclass(frozen=True, eq=False)

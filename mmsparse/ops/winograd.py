@@ -39,8 +39,9 @@ def transforms(points: tuple[float, ...] = POINTS) -> tuple[np.ndarray, np.ndarr
 
 def transform_kernel(weight: Tensor) -> Tensor:
     """(D, C, 3, 3) to (36, C, D)."""
-    kernel = torch.from_numpy(transforms()[1]).to(weight.device)
-    return (kernel @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, weight.shape[1], weight.shape[0])
+    return (torch.from_numpy(transforms()[1]) @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(
+        36, weight.shape[1], weight.shape[0]
+    )
 
 
 def conv_tiles(

@@ -143,6 +143,14 @@ def test_modulated_deform_conv(either, name, offsets, biased):
     )
 
 
+def test_a_sample_at_nan_is_outside(either):
+    x, offset, weight = deform_inputs(GEOMETRIES["plain"], "random", modulated=False)
+    beyond = offset.clone()
+    offset[:, :, 1, 2], beyond[:, :, 1, 2] = torch.nan, 1e3
+    outputs = [deform_conv2d(x, moved, weight, 1, 1, 1, 1, 1) for moved in (offset, beyond)]
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("step", [1, 2, 4])
 def test_deform_conv_without_offsets_is_a_convolution(either, step):
     x, weight, offset = torch.randn(4, 3, 6, 7), torch.randn(5, 3, 3, 3), torch.zeros(4, 18, 6, 7)
