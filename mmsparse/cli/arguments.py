@@ -3,9 +3,12 @@
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import DictAction
+
+from mmsparse.deploy import FORMATS
 
 
 class Pairs(DictAction):
@@ -32,6 +35,11 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 def set_local_rank(args: argparse.Namespace) -> None:
     """mmengine reads the environment alone."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+
+
+def export_folder(runtime: str, config: str) -> Path:
+    """Where an exported network is that is given by its folder, or by a runtime's name."""
+    return Path("work_dirs") / Path(config).stem / runtime if runtime in FORMATS else Path(runtime)
 
 
 def add_keep_ratio(parser: argparse.ArgumentParser) -> None:

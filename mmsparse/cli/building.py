@@ -84,6 +84,17 @@ def read_test_set(cfg: Config, instead: str = "") -> BaseDataset:
     return DATASETS.build(cfg.test_dataloader.dataset)
 
 
+def classes_of(cfg: Config) -> list[str] | None:
+    """What the test set tells apart, if its config says; nothing is read from disk."""
+    dataset = cfg.get("test_dataloader", {}).get("dataset", {})
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    kind = DATASETS.get(dataset.get("type", ""))
+    if kind is None or not hasattr(kind, "METAINFO"):
+        return None
+    classes = {**kind.METAINFO, **dataset.get("metainfo", {})}.get("classes")
+    return None if classes is None else list(classes)
+
+
 def random_pictures(cfg: Config, count: int, shape: tuple[int, int]) -> list[dict[str, Any]]:
     """Noise with the metadata that the scope's model wants; exact-count budgets cost the same on any picture."""
     height, width = shape

@@ -23,11 +23,13 @@ class Format:
     Attributes:
         suffix: Of its name.
         needs: What must be installed to write it, and to run it.
+        beside: Suffixes of further files of the same name.
         casts: Whether the exported network itself computes in another precision; otherwise its runtime does.
     """
 
     suffix: ClassVar[str]
     needs: ClassVar[Sequence[str]] = ()
+    beside: ClassVar[Sequence[str]] = ()
     casts: ClassVar[bool] = True
 
     def check(self, precision: str) -> None:
@@ -85,6 +87,7 @@ class OpenVino(Format):
 
     suffix = ".xml"
     needs = ("openvino",)
+    beside = (".bin",)
     casts = False
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -74,7 +74,7 @@ def _patches(rows: Tensor, where: Tensor, outside: Tensor, side: int) -> Tensor:
 
 def reach(weight: Tensor, dilation: int) -> int:
     """How far beyond a location the kernel looks."""
-    return dilation * (weight.shape[-1] // 2)
+    return dilation * (int(weight.shape[-1]) // 2)
 
 
 def _plain(

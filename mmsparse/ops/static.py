@@ -23,13 +23,16 @@ from .tiles import as_map, map_rows, tile_grid, whole_grid
 
 @cache
 def _windows(batch: int, size: tuple[int, int], tile: int, halo: int) -> np.ndarray:
-    """Rows of maps of a size in the window of each tile, (side * side, tiles); beyond the border the row after all."""
+    """Rows of maps of a size in the window of each tile, (side * side, tiles).
+
+    Beyond the border it is the row after all, where zeros are; without a halo nobody reads on, and it is the nearest.
+    """
     (height, width), (high, wide) = size, tile_grid(size, tile)
     step = np.arange(-halo, tile + halo)
     y = (np.arange(high)[:, None] * tile + step).T[:, None, None, :, None]  # (side, 1, 1, high, 1)
     x = (np.arange(wide)[:, None] * tile + step).T[None, :, None, None, :]
-    row = np.arange(batch)[:, None, None] * height * width + y * width + x
-    outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+    outside = ((y < 0) | (y >= height) | (x < 0) | (x >= width)) & (halo > 0)
+    row = np.arange(batch)[:, None, None] * height * width + y.clip(0, height - 1) * width + x.clip(0, width - 1)
     return np.where(outside, batch * height * width, row).reshape(len(step) ** 2, -1).astype(np.int32)
 
 
@@ -49,6 +52,11 @@ def _constant(table: np.ndarray, device: torch.device) -> Tensor:
     return constant if device.type == "cpu" else constant.to(device)  # which exporters would note
 
 
+def _sizes(x: "Tensor | TileMap") -> tuple[int, tuple[int, int]]:
+    """Batch, and height and width, as plain numbers while tracing too."""
+    return int(x.shape[0]), (int(x.shape[-2]), int(x.shape[-1]))
+
+
 @dataclass(frozen=True, eq=False)
 class _Source:
     """Rows that a convolution reads; ``where`` says which one each location is, if they do not lie in order."""
@@ -64,13 +72,13 @@ class _Source:
             return cls(
                 x.rows, as_map(x.where, (x.shape[0], 1, *x.shape[2:]), x.tile).flatten(), x.shape[0], x.shape[2:]
             )
-        return cls(map_rows(x), None, x.shape[0], (x.shape[-2], x.shape[-1]))
+        return cls(map_rows(x), None, *_sizes(x))
 
     def windows(self, idx: Tensor, tile: int, halo: int) -> Tensor:
         """Those of chosen tiles (side * side, R, C)."""
         table = _constant(_windows(self.batch, self.size, tile, halo), self.rows.device).index_select(1, idx)
         rows, number = self.rows, table.flatten()
-        if halo or whole_grid(self.size, tile) != self.size:
+        if halo:
             rows = F.pad(rows, (0, 0, 0, 1))
         if self.where is not None:
             number = F.pad(self.where, (0, 1), value=self.rows.shape[0]).index_select(0, number)
@@ -83,7 +91,7 @@ def _conv(
     """The results at chosen tiles (tile * tile, R, D)."""
     halo = reach(weight, dilation)
     patches = source.windows(idx, tile, halo)
-    if winograd.suits(weight, tile, dilation, groups):
+    if winograd.suits(weight, tile, dilation, groups) and not torch.jit.is_tracing():  # counters trace
         return _winograd(patches, weight, bias)
     side = tile + 2 * halo
     out = F.conv2d(
@@ -98,7 +106,7 @@ def _winograd(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     kernel = winograd.transform_kernel(weight)  # a constant of the exported network
     transformed = (patch @ patches.flatten(1)).view_as(patches)
     mixed = torch.bmm(transformed, kernel)
-    values = (result @ mixed.flatten(1)).view(-1, patches.shape[1], len(weight))
+    values = (result @ mixed.flatten(1)).view(len(result), patches.shape[1], len(weight))
     return values if bias is None else values + bias
 
 
@@ -143,17 +151,17 @@ def slow_fast(
     dilation: int,
 ) -> TileMap:
     """``slow_fast_conv2d``, of which nothing is put in its place yet."""
-    (weight, bias), (keep, rest, inverse), size = slow, tiles, (x.shape[-2], x.shape[-1])
+    (weight, bias), (keep, rest, inverse), (batch, size) = slow, tiles, _sizes(x)
     source = _Source.of(x)
     kept = _conv(source, weight, bias, keep, tile, dilation, 1)
     others = F.linear(source.windows(rest, tile, 0).flatten(0, 1), *fast)
     count, other = keep.shape[0], rest.shape[0]
-    number, inside = (_constant(table, kept.device) for table in _places(x.shape[0], size, tile))
+    number, inside = (_constant(table, kept.device) for table in _places(batch, size, tile))
     place = inverse.index_select(0, number)
     beyond = tile**2 * count + inside * other + place - count
     where = torch.where(place < count, inside * count + place, beyond)
     rows = torch.cat([kept.flatten(0, 1), others])
-    return TileMap(rows, where, torch.Size((x.shape[0], len(weight), *size)), tile)
+    return TileMap(rows, where, torch.Size((batch, len(weight), *size)), tile)
 
 
 @OPERATORS["slow_fast_conv2d"].kernel(EXPORT, name="static")
@@ -185,5 +193,5 @@ def _sparse_conv2d(
     dilation: int,
     groups: int,
 ) -> Tensor:
-    source = _Source(rows, None, rows.shape[0] // (height * width), (height, width))
+    source = _Source(rows, None, int(rows.shape[0]) // (height * width), (height, width))
     return _conv(source, weight, bias, idx, tile, dilation, groups).transpose(0, 1).flatten(1)

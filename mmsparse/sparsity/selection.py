@@ -189,7 +189,7 @@ def kept_first(mask: Tensor) -> Tensor:
     Every runtime has these, and quickly. How many are True up to each entry, and then how many are not, beyond those,
     is a list that never falls; in it each number is searched in halves.
     """
-    length = mask.numel()
+    length = int(mask.shape[0])
     both = torch.cat([mask, ~mask]).long().cumsum(0)
     steps = [2**number for number in reversed(range((2 * length).bit_length()))]
     both = F.pad(both, (0, 2 * steps[0] - len(both)), value=length + 1)  # so that no step leads out

@@ -101,6 +101,14 @@ def read(pictures: Tensor) -> None:
         _CALL.set(replace(call, whole=size == call.padded))
 
 
+def sizes_of_call(batch: int) -> list[Size] | None:
+    """Heights and widths of the real pictures of a batch; None if they are not known, or all of it is real."""
+    call = _CALL.get()
+    if call is None or not call.whole or call.sizes is None or batch != len(call.sizes):
+        return None
+    return [tuple(size) for size in call.sizes]
+
+
 def valid_units(geometry: Geometry, tokens: Tensor) -> Valid | None:
     """Which units of maps are valid, those that hold a valid location; None if all are.
 

@@ -7,6 +7,7 @@ from operands import CASES, DTYPES, LAYOUTS, SIGMAS, Case, differences, growth, 
 
 from mmsparse.analysis import count_macs
 from mmsparse.ops import (
+    EXPORT,
     OPERATORS,
     FeedForward,
     Rows,
@@ -33,7 +34,7 @@ def every_kernel() -> list:
         for operator in OPERATORS.values()
         for kernel in operator.kernels
         for device in DEVICES
-        if kernel.device in (device, None)
+        if kernel.device in (device, None, EXPORT)
     ]
 
 
@@ -54,6 +55,8 @@ def few_at_a_time(monkeypatch):
 def test_values(operator, kernel, device, form, few_at_a_time, monkeypatch):
     kernels, calls = watched(operator, kernel)
     monkeypatch.setattr(operator, "kernels", kernels)
+    if kernel.device == EXPORT:
+        monkeypatch.setattr("mmsparse.ops.operator.exporting", lambda: True)
     dtype, layout = (torch.float32, form) if form in LAYOUTS else (form, None)
     with torch.no_grad():
         for case in CASES[operator.name]():

@@ -8,10 +8,18 @@ from mmengine.registry import MODELS
 
 from mmsparse.analysis.report import describe_macs
 from mmsparse.apis import find_dials, get_keep_ratio
-from mmsparse.cli.arguments import add_config_options, add_keep_ratio, add_launcher, read_keep_ratio, set_local_rank
+from mmsparse.cli.arguments import (
+    add_config_options,
+    add_keep_ratio,
+    add_launcher,
+    export_folder,
+    read_keep_ratio,
+    set_local_rank,
+)
 from mmsparse.cli.launch import build_runner, check_writable, close_process_group, prepare_work_dir
 from mmsparse.cli.preflight import check_testing
 from mmsparse.configs import read_config
+from mmsparse.deploy import serve
 from mmsparse.trust import add_trust, trust_checkpoints
 
 
@@ -24,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="dump predictions to this pickle file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="write pictures of predictions to this folder (inside the work dir)")
+    parser.add_argument(
+        "--runtime", metavar="NAME|FOLDER",
+        help="let an exported network run instead: its folder, or the name of the runtime where it lies as "
+        "`mmsparse export` leaves it",
+    )  # fmt: skip
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
     add_trust(parser)
     add_config_options(parser)
@@ -45,6 +58,8 @@ def test(args: argparse.Namespace) -> None:
     cfg.load_from, cfg.resume = None, False
     built = check_testing(cfg, args.checkpoint, read_keep_ratio(args))
     model = built.model
+    if args.runtime:
+        serve(model, export_folder(args.runtime, args.config))
     if args.show or args.show_dir:
         if "visualization" not in cfg.get("default_hooks", {}):
             raise ValueError(f"--show and --show-dir need default_hooks.visualization in {args.config}")
@@ -62,6 +77,6 @@ def test(args: argparse.Namespace) -> None:
 
     runner = build_runner(cfg, built)
     runner.test()
-    if is_main_process() and args.macs_pictures and find_dials(model) and not args.tta:
+    if is_main_process() and args.macs_pictures and find_dials(model) and not args.runtime and not args.tta:
         runner.logger.info(f"keep ratio of each place: {get_keep_ratio(model)}")
         runner.logger.info(describe_macs(model, runner.test_dataloader.dataset, args.macs_pictures))

@@ -1,0 +1,62 @@
+"""Export a network for another runtime: ONNX Runtime, OpenVINO, torch.export or AOTInductor.
+
+The result is a folder with a program for each size and a page, mmsparse.json, that says what they are. Every program is
+run once and compared with PyTorch before the folder appears.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmsparse.apis import find_deciders
+from mmsparse.cli.arguments import add_config_options, add_keep_ratio, export_folder, read_keep_ratio
+from mmsparse.cli.building import build_model, classes_of
+from mmsparse.cli.launch import check_writable
+from mmsparse.configs import read_config
+from mmsparse.deploy import FORMATS, PRECISIONS, Wish, export
+from mmsparse.deploy.program import PARTS
+from mmsparse.trust import add_trust, trust_checkpoints
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config")
+    parser.add_argument("checkpoint", nargs="?", help="weights; without them random ones, to measure speed with")
+    parser.add_argument("--to", choices=list(FORMATS), required=True, help="the runtime")
+    parser.add_argument(
+        "--size", type=int, nargs=2, action="append", required=True, metavar=("H", "W"),
+        help="of the pictures as the network gets them, padded; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, default=1, help="pictures of a call")
+    parser.add_argument("--precision", choices=PRECISIONS, default="f32")
+    parser.add_argument("--part", choices=PARTS, default="model", help="all up to post-processing, or the backbone")
+    padding = parser.add_mutually_exclusive_group()
+    padding.add_argument(
+        "--padding", action="store_true", default=None,
+        help="real sizes of padded pictures are a second input (the default of detectors)",
+    )  # fmt: skip
+    padding.add_argument("--no-padding", dest="padding", action="store_false", help="pictures fill their size")
+    parser.add_argument("--preprocess", action="store_true", help="let it normalise pictures itself")
+    parser.add_argument("--out", type=Path, help="the folder; default ./work_dirs/<config name>/<runtime>")
+    add_keep_ratio(parser)
+    add_trust(parser)
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
+    for name, numbers in (*(("size", size) for size in args.size), ("batch", [args.batch])):
+        if min(numbers) < 1:
+            raise ValueError(f"Expected argument `--{name}` to be positive, but got {' '.join(map(str, numbers))}")
+    folder = args.out or export_folder(args.to, args.config)
+    check_writable(folder.parent, "out")
+    FORMATS[args.to].check(args.precision)
+    cfg = read_config(args.config, args.cfg_options)
+    model = build_model(cfg, args.checkpoint, read_keep_ratio(args)).to("cpu")
+    wish = Wish(
+        args.to, list(map(tuple, args.size)), args.batch, args.precision, args.part, args.padding, args.preprocess
+    )
+    names = {"config": Path(args.config).name, "checkpoint": args.checkpoint and Path(args.checkpoint).name}
+    artifact = export(model, wish, folder, classes_of(cfg), names, tell=print)
+    for size, macs in artifact.macs.items():
+        share = f", {100 * macs['executed'] / macs['dense']:.1f} % of the dense network's" * bool(find_deciders(model))
+        print(f"{size}: {macs['executed'] / 1e9:.2f} GMACs{share}")
+    print(folder)

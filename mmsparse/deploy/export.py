@@ -1,0 +1,182 @@
+"""From a model in PyTorch to files that other runtimes run."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmsparse.analysis import count_macs
+from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
+from mmsparse.version import __version__
+
+from .artifact import PAGE, Artifact, Size, checksum, key_of
+from .check import check_exportable
+from .formats import DTYPES, FORMATS
+from .program import Program
+
+INPUTS = ("pictures", "sizes")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be exported, and how.
+
+    Args:
+        format: One of ``FORMATS``.
+        sizes: Heights and widths, a program each.
+        batch: Pictures of a call.
+        precision: "f32", "bf16" or "f16".
+        part: "model" or "backbone".
+        padded: Whether the real sizes of padded pictures are a second input; None: for detectors.
+        preprocess: Whether it normalises pictures itself.
+    """
+
+    format: str
+    sizes: Sequence[Size]
+    batch: int = 1
+    precision: str = "f32"
+    part: str = "model"
+    padded: bool | None = None
+    preprocess: bool = False
+
+
+def export(
+    model: nn.Module,
+    wish: Wish,
+    folder: Path,
+    classes: Sequence[str] | None = None,
+    source: dict[str, str | None] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Artifact:
+    """Write a model's programs into a folder, which is there whole or not at all.
+
+    Args:
+        model: In evaluation, on the CPU.
+        wish: What of it, and how.
+        folder: May hold an older export, which is replaced.
+        classes: Names for the page.
+        source: Names of config and checkpoint for the page.
+        tell: What happens, line by line.
+    """
+    kind = FORMATS[wish.format]
+    kind.check(wish.precision)
+    program = Program(model, wish.part, wish.preprocess).eval()
+    padded = wish.padded if wish.padded is not None else program.kind in ("detector", "proposals")
+    check_exportable(model, padded)
+    if folder.exists() and not (folder / PAGE).is_file():
+        raise FileExistsError(f"Argument `out`: {str(folder)!r} is there and is no export. Choose another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        artifact = _write(model, program, wish, padded, aside, classes, source or {}, tell)
+        aside.chmod(0o755)  # a temporary folder is its maker's alone
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return artifact
+
+
+def _write(
+    model: nn.Module,
+    program: Program,
+    wish: Wish,
+    padded: bool,
+    folder: Path,
+    classes: Sequence[str] | None,
+    source: dict[str, str | None],
+    tell: Callable[[str], None],
+) -> Artifact:
+    kind = FORMATS[wish.format]
+    files, macs, agreement = {}, {}, {}
+    for size in wish.sizes:
+        key = key_of(size)
+        path, inputs = folder / f"{key}{kind.suffix}", _inputs(wish, size, padded)
+        layout = program.layout(inputs[0])
+        tell(f"{key}: reading the network")
+        with torch.no_grad():
+            exported = torch.export.export(_cast(program, wish, kind.casts), inputs, strict=False)
+        tell(f"{key}: writing {wish.format}, which takes minutes for a large network")
+        kind.write(exported, path, INPUTS[: len(inputs)], layout.names)
+        files[key] = {"name": path.name, "sha256": checksum(path, kind.beside)}
+        macs[key] = _macs(program, inputs)
+        agreement[key] = _difference(kind.load(path, wish.precision, None)(inputs), program, inputs)
+        tell(f"{key}: within {agreement[key]:.1e} of PyTorch, relative to the largest number of each result")
+    artifact = Artifact(
+        format=wish.format,
+        kind=program.kind,
+        precision=wish.precision,
+        batch=wish.batch,
+        padded=padded,
+        preprocess=wish.preprocess,
+        files=files,
+        names=list(layout.names),
+        nested=layout.nested,
+        classes=None if classes is None else list(classes),
+        budgets=get_keep_ratio(model),
+        macs=macs,
+        agreement=agreement,
+        source=source,
+        versions=_versions(kind.needs),
+    )
+    artifact.write(folder)
+    return artifact
+
+
+def _inputs(wish: Wish, size: Size, padded: bool) -> tuple[Tensor, ...]:
+    """Noise, as a call has it."""
+    noise = torch.randn(wish.batch, 3, *size, generator=torch.Generator().manual_seed(0))
+    pictures = noise.mul(50).add(120).clamp(0, 255) if wish.preprocess else noise
+    return (pictures, torch.tensor([size] * wish.batch)) if padded else (pictures,)
+
+
+class _Autocast(nn.Module):
+    """The program in half precision, its inputs and results in float."""
+
+    def __init__(self, program: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.program, self.dtype = program, dtype
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", self.dtype):
+            results = self.program(*inputs)
+        return tuple(result.float() for result in results)
+
+
+def _cast(program: Program, wish: Wish, casts: bool) -> nn.Module:
+    return _Autocast(program, DTYPES[wish.precision]) if casts and wish.precision in DTYPES else program
+
+
+def _macs(program: Program, inputs: Sequence[Tensor]) -> dict[str, int]:
+    def total() -> int:
+        return int(count_macs(program, lambda: program(*inputs)).total)
+
+    if not find_dials(program):
+        return {"executed": total(), "dense": total()}
+    executed = total()
+    with dense_twin(program):
+        return {"executed": executed, "dense": total()}
+
+
+def _difference(results: Sequence[Tensor], program: Program, inputs: Sequence[Tensor]) -> float:
+    with torch.no_grad():
+        expected = program(*inputs)
+    pairs = zip(results, expected, strict=True)
+    return max(float((mine - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12)) for mine, wanted in pairs)
+
+
+def _versions(needs: Sequence[str]) -> dict[str, str]:
+    versions: dict[str, Any] = {"mmsparse": __version__, "torch": torch.__version__}
+    for name in needs:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
