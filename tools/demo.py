@@ -125,9 +125,9 @@ def train(
     cfg.param_scheduler = [dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=ramp)]
     if start:
         cfg.param_scheduler.append(dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=ramp, end=iters))
-        cfg.load_from = str(start)
     cfg.default_hooks.checkpoint.update(interval=100, max_keep_ckpts=1)
     cfg.resume = (work_dir / "last_checkpoint").is_file()
+    cfg.load_from = str(start) if start and not cfg.resume else None  # else mmengine would resume from the start
     with quiet():
         runner = Runner.from_cfg(cfg)
         runner.register_hook(ProgressBar(f"  {title}"), priority="VERY_LOW")

@@ -147,6 +147,14 @@ class SparsifinerViT(DynamicViT):
         )
         return Connectivity(dict.fromkeys(blocks, shape), keep_ratio)
 
+    def export_objection(self, padded: bool) -> str | None:
+        if not any(self._connected(i) for i in range(self.num_layers)):
+            return super().export_objection(padded)
+        return (
+            "with `connectivity` each query has keys of its own, which other runtimes could only mask in dense "
+            "attention. Export it with connectivity=None (dense keys; --cfg-options), or evaluate it in PyTorch"
+        )
+
     def _connected(self, i: int) -> ConnectivityPredictor | None:
         """The predictor of a block that is not dense."""
         if self.predictor is None or str(i) not in self.predictor.predictors:
