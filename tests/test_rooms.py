@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GROUND = ["version", "mmcv_ops", "mistakes", "trust", "env", "compat", "registry", "configs", "ops"]
-ROOMS = [*GROUND, "sparsity", "apis", "calls", "checkpoints", "models", "datasets", "analysis", "deploy", "visualization"]
+ROOMS = [
+    *GROUND,
+    "sparsity",
+    "apis",
+    "calls",
+    "checkpoints",
+    "models",
+    "datasets",
+    "analysis",
+    "deploy",
+    "visualization",
+]
 ROOMS += ["engine", "rewriting", "cli", "__main__"]  # each may import those before it
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mmsparse.ops import Rows, exporting, inverse_of, put_together, tile_grid
 
+SHORT = 2048  # entries of a mask that are sorted in less time than they are searched
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -184,12 +186,15 @@ def by_counting(flat: Tensor, total: int) -> Tensor:
 
 
 def kept_first(mask: Tensor) -> Tensor:
-    """Where the True entries of a flat mask are, then where the others are, by gathers and comparisons alone.
+    """Where the True entries of a flat mask are, then where the others are, by what every runtime has, and quickly.
 
-    Every runtime has these, and quickly. How many are True up to each entry, and then how many are not, beyond those,
-    is a list that never falls; in it each number is searched in halves.
+    Short masks are sorted. Of long ones, how many are True up to each entry, and then how many are not, beyond those,
+    is a list that never falls; in it each number is searched in halves, by gathers and comparisons.
     """
     length = int(mask.shape[0])
+    if length <= SHORT:
+        number = torch.arange(length, device=mask.device)
+        return torch.where(mask, number, number + length).topk(length, largest=False).indices
     both = torch.cat([mask, ~mask]).long().cumsum(0)
     steps = [2**number for number in reversed(range((2 * length).bit_length()))]
     both = F.pad(both, (0, 2 * steps[0] - len(both)), value=length + 1)  # so that no step leads out

@@ -89,6 +89,7 @@ class MaskScorer(Scorer):
         super().__init__(channels)
         self.masks = masks
         self._file = _read(masks, Path(masks).stat().st_mtime)
+        self._places = self._file.places
 
     def forward(self, tokens: Tensor, context: Context) -> Tensor:
         grid, valid = context.geometry.grid, context.valid
@@ -102,7 +103,7 @@ class MaskScorer(Scorer):
     def _scores(self, grid: tuple[int, int]) -> Tensor:
         """Of one picture, (H, W)."""
         file = _resized(self._file, tuple(grid))
-        block = self._file.places[self.index]
+        block = self._places[self.index]
         return (file.kept[block] + 0.5 * file.order[block] / file.kept.shape[1]).view(grid)
 
 

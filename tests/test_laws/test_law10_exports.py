@@ -1,5 +1,7 @@
 """Law 10: exported = eager, for every part, in each runtime that is here: results, and what was decided."""
 
+from functools import cache
+
 import pytest
 import torch
 from networks import LIGHT, Network, ids
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from mmsparse.apis import record_selections
 from mmsparse.deploy.check import check_exportable
 from mmsparse.deploy.formats import FORMATS
+from mmsparse.sparsity import selection
 
 SIZE = (64, 96)
 REFUSED = {  # what must be in the sentence
@@ -15,6 +18,13 @@ REFUSED = {  # what must be in the sentence
     "vit-micro-windows": "window_size=0",
     "sparsifiner": "connectivity=None",
 }
+EXPORTED = [network for network in LIGHT if network.name not in REFUSED]
+OFTEN = ["convnext-atto", "swin-micro-mmseg", "vit-micro-featmap-cumulative", "FPN", "RetinaHead", "UPerHead"]
+RUNS = [
+    pytest.param(network, runtime, id=f"{network.name}-{runtime}", marks=[] if often else pytest.mark.slow)
+    for network in EXPORTED
+    for runtime, often in (("openvino", True), ("onnx", network.name in OFTEN), ("torch-export", network.name == "FPN"))
+]
 
 
 class Watched(nn.Module):
@@ -27,7 +37,7 @@ class Watched(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         with record_selections(self.network) as taken:
             results = self.network(x)
-        return (*flat(results), *(selection.keep_mask for _, selection in taken))
+        return (*flat(results), *(chosen.keep_mask for _, chosen in taken))
 
 
 def flat(tree) -> list[Tensor]:
@@ -39,34 +49,51 @@ def dynamic(network: Network) -> nn.Module:
     return network.pair(network.everywhere)[1].eval()
 
 
-@pytest.mark.parametrize("network", [n for n in LIGHT if n.name not in REFUSED], ids=ids)
-def test_exported_is_eager(network, tmp_path):
-    model = Watched(dynamic(network))
+@cache
+def exported(name: str) -> tuple[Watched, torch.export.ExportedProgram]:
+    network = next(network for network in EXPORTED if network.name == name)
+    model, x = Watched(dynamic(network)), torch.randn(1, 3, *SIZE)
     check_exportable(model)
-    x, other = torch.randn(2, 2, 3, *SIZE)
     with torch.no_grad():
-        program = torch.export.export(model, (x,), strict=False)
-        seen = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-        words = ("mmsparse", "nonzero", "scatter", "index_copy", "index_put", "masked_select", "sym_size", "item")
-        assert not [target for target in seen for word in words if word in target]
-        assert "aten.index.Tensor" not in seen
-        expected = model(other)
-    decided = sum(tensor.dtype == torch.bool for tensor in expected)
-    assert decided == len(network.everywhere["keep_ratio"])
-    for name in ("torch-export", "onnx", "openvino"):
-        kind, path = FORMATS[name], tmp_path / f"program{FORMATS[name].suffix}"
-        kind.write(program, path, ["x"], [f"y{i}" for i in range(len(expected))])
-        results = kind.load(path, "f32", 1)([other])
-        for result, wanted in zip(results, expected, strict=True):
-            if wanted.dtype == torch.bool:
-                assert torch.equal(result.bool(), wanted), name
-            else:
-                torch.testing.assert_close(
-                    result, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()), msg=lambda text: f"{name}: {text}"
-                )
+        model(x)
+        return model, torch.export.export(model, (x,), strict=False)
+
+
+@pytest.mark.parametrize("network", EXPORTED, ids=ids)
+def test_shapes_do_not_depend_on_data(network):
+    _, program = exported(network.name)
+    seen = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    words = ("mmsparse", "nonzero", "scatter", "index_copy", "index_put", "masked_select", "sym_size", "local_scalar")
+    assert not [target for target in seen for word in words if word in target]
+
+
+@pytest.mark.parametrize("network, runtime", RUNS)
+def test_exported_is_eager(network, runtime, tmp_path):
+    (model, program), x = exported(network.name), torch.randn(1, 3, *SIZE)
+    with torch.no_grad():
+        expected = model(x)
+    assert sum(tensor.dtype == torch.bool for tensor in expected) == len(network.everywhere["keep_ratio"])
+    kind = FORMATS[runtime]
+    path = tmp_path / f"program{kind.suffix}"
+    kind.write(program, path, ["x"], [f"y{i}" for i in range(len(expected))])
+    for result, wanted in zip(kind.load(path, "f32", 1)([x]), expected, strict=True):
+        if wanted.dtype == torch.bool:
+            assert torch.equal(result.bool(), wanted)
+        else:
+            torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("network", [n for n in LIGHT if n.name in REFUSED], ids=ids)
 def test_what_cannot_be_exported_says_what_to_do(network):
     with pytest.raises(ValueError, match=f"cannot be exported: .*{REFUSED[network.name]}"):
         check_exportable(dynamic(network))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 9, 63, 64, 65, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("short", [0, 2048])
+def test_the_order_of_rows(length, share, short, monkeypatch):
+    monkeypatch.setattr(selection, "SHORT", short)
+    mask = torch.rand(length) < share
+    expected = torch.cat([mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)])
+    assert torch.equal(selection.kept_first(mask), expected)
