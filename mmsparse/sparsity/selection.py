@@ -71,14 +71,14 @@ class Selection:
     def keep_idx(self) -> Tensor:
         """Flat row numbers of the slow units, ascending."""
         if self._ordered is not None:
-            return self._ordered[: self._total]
+            return self._ordered[0]
         return _true_positions(self.keep_mask.flatten(), self._total)
 
     @cached_property
     def rest_idx(self) -> Tensor:
         """Flat row numbers of the fast units, ascending."""
         if self._ordered is not None:
-            return self._ordered[self._total :]
+            return self._ordered[1]
         total = None if self._total is None else self.keep_mask.numel() - self._total
         return _true_positions(~self.keep_mask.flatten(), total)
 
@@ -88,9 +88,11 @@ class Selection:
         return Rows(self.keep_idx, self.rest_idx, inverse_of(self.keep_mask.flatten(), self.keep_idx.shape[0]))
 
     @cached_property
-    def _ordered(self) -> Tensor | None:
+    def _ordered(self) -> tuple[Tensor, Tensor] | None:
         """The numbers of both, where exporters look."""
-        return kept_first(self.keep_mask.flatten()) if exporting() and self._total is not None else None
+        if not exporting() or self._total is None:
+            return None
+        return kept_first(self.keep_mask.flatten()).split([self._total, self.keep_mask.numel() - self._total])
 
     @cached_property
     def num_keep(self) -> list[int]:

@@ -1,0 +1,124 @@
+"""Exported networks: their folder and page, in the place of the model they came from, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from small_networks import DETECTOR, SEGMENTER
+
+from mmsparse.calls import ignore_padding, predict, prepare_batch
+from mmsparse.cli.building import build_model, random_pictures
+from mmsparse.deploy import FORMATS, Wish, export, serve
+from mmsparse.sparsity import real_sizes
+
+
+def built(cfg):
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deploy") / "detector"
+    lines = []
+    artifact = export(built(DETECTOR), Wish("openvino", [(96, 128), (64, 96)]), folder, ["a", "b"], tell=lines.append)
+    return folder, artifact, lines
+
+
+def test_the_folder_and_its_page(detector):
+    folder, artifact, lines = detector
+    assert {path.name for path in folder.iterdir()} == {
+        "mmsparse.json", "96x128.xml", "96x128.bin", "64x96.xml", "64x96.bin",
+    }  # fmt: skip
+    assert [path.name for path in folder.parent.iterdir()] == ["detector"]
+    page = json.loads((folder / "mmsparse.json").read_text())
+    assert page["kind"] == "detector" and page["padded"] and page["classes"] == ["a", "b"]
+    assert page["names"] == [f"{name}.{level}" for name in ("cls_scores", "bbox_preds") for level in range(4)]
+    assert page["budgets"]["head.level0"] == 0.5
+    assert 0 < page["macs"]["96x128"]["executed"] < page["macs"]["96x128"]["dense"]
+    assert max(artifact.agreement.values()) < 1e-5
+    assert "96x128: within" in lines[2]
+
+
+@pytest.mark.parametrize("size", [(96, 128), (64, 96)])
+def test_it_predicts_as_the_model_does(detector, size):
+    folder, *_ = detector
+    eager, served = built(DETECTOR), built(DETECTOR)
+    serve(served, folder)
+    with torch.no_grad():
+        (expected,), (actual,) = (
+            predict(m, prepare_batch(m, random_pictures(DETECTOR, 1, size))) for m in (eager, served)
+        )
+    assert len(expected.pred_instances) == 5
+    for key in ("bboxes", "scores"):
+        torch.testing.assert_close(actual.pred_instances[key], expected.pred_instances[key], rtol=1e-4, atol=1e-3)
+    assert torch.equal(actual.pred_instances.labels, expected.pred_instances.labels)
+
+
+def test_padding_takes_nothing_from_what_is_real(detector):
+    """A smaller picture in the larger program: what is beyond it changes nothing but through the convolutions."""
+    folder, artifact, _ = detector
+    run = artifact.load(folder, (96, 128))
+    x = torch.randn(1, 3, 96, 128)
+    sizes = torch.tensor([[64, 96]])
+    x[:, :, 64:], x[:, :, :, 96:] = 0, 0
+    model = built(DETECTOR)
+    with torch.no_grad(), real_sizes(sizes, (96, 128)):
+        expected = model.bbox_head(model.extract_feat(x))
+    for result, wanted in zip(run([x, sizes]), [*expected[0], *expected[1]], strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(run([x, torch.tensor([[96, 128]])])[0], expected[0][0], atol=1e-5)
+
+
+def test_a_segmenter_with_sliding_windows(tmp_path):
+    export(built(SEGMENTER), Wish("onnx", [(64, 64)]), tmp_path / "out")
+    models = [built(SEGMENTER), built(SEGMENTER)]
+    serve(models[1], tmp_path / "out")
+    for model in models:
+        model.test_cfg = model.test_cfg | dict(mode="slide", crop_size=(64, 64), stride=(32, 32))
+    with torch.no_grad():
+        expected, actual = (predict(m, prepare_batch(m, random_pictures(SEGMENTER, 1, (96, 128))))[0] for m in models)
+    torch.testing.assert_close(actual.seg_logits.data, expected.seg_logits.data, rtol=1e-4, atol=1e-4)
+
+
+def test_what_does_not_fit(detector, tmp_path):
+    folder, *_ = detector
+    model = built(DETECTOR)
+    with pytest.raises(FileNotFoundError, match="holds no exported network"):
+        serve(model, tmp_path)
+    with pytest.raises(ValueError, match="holds a detector, but the config builds a segmenter"):
+        serve(built(SEGMENTER), folder)
+    serve(model, folder)
+    with pytest.raises(ValueError, match="exported for batches of 1, but got 2 pictures"):
+        predict(model, prepare_batch(model, random_pictures(DETECTOR, 2, (64, 96))))
+    with pytest.raises(ValueError, match="exported for pictures of 64x96 and 96x128, but got one of 160x96"):
+        predict(model, prepare_batch(model, random_pictures(DETECTOR, 1, (160, 96))))
+
+
+def test_what_is_no_export_is_not_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FileExistsError, match="is there and is no export"):
+        export(built(DETECTOR), Wish("openvino", [(64, 96)]), tmp_path / "mine")
+
+
+def test_a_file_that_is_another(detector, tmp_path):
+    folder, artifact, _ = detector
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes() + b" " * (file.suffix == ".bin"))
+    with pytest.raises(ValueError, match="sha256 differs"):
+        artifact.load(tmp_path, (64, 96))
+
+
+def test_a_runtime_that_is_missing(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="OpenVino needs openvino, not installed here: pip install"):
+        FORMATS["openvino"].check("f32")
+
+
+def test_thresholds_are_refused():
+    cfg = DETECTOR.copy()
+    cfg.model.neck.sparsity = dict(**cfg.model.neck.sparsity, selector=dict(type="ThresholdSelector"))
+    model = built(cfg)
+    ignore_padding(model)
+    with pytest.raises(ValueError, match=r"neck.*cannot be exported: a ThresholdSelector .*TopKSelector"):
+        export(model, Wish("openvino", [(64, 96)]), None)
