@@ -1,5 +1,6 @@
 """Exported networks: their folder and page, in the place of the model they came from, and what is refused."""
 
+import copy
 import json
 
 import pytest
@@ -116,7 +117,7 @@ def test_a_runtime_that_is_missing(monkeypatch):
 
 
 def test_thresholds_are_refused():
-    cfg = DETECTOR.copy()
+    cfg = copy.deepcopy(DETECTOR)
     cfg.model.neck.sparsity = dict(**cfg.model.neck.sparsity, selector=dict(type="ThresholdSelector"))
     model = built(cfg)
     ignore_padding(model)

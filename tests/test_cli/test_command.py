@@ -18,6 +18,7 @@ TOOLS = {
     "benchmark": "analysis_tools/benchmark",
     "convert-dense": "model_converters/dense_to_mmsparse",
     "convert-dynamicvit": "model_converters/dynamicvit_to_mmsparse",
+    "export": "export",
     "flops": "analysis_tools/get_flops",
     "keep-maps": "analysis_tools/keep_maps",
     "publish": "model_converters/publish_model",
