@@ -116,6 +116,12 @@ def test_a_runtime_that_is_missing(monkeypatch):
         FORMATS["openvino"].check("f32")
 
 
+@pytest.mark.parametrize("name, precision", [("onnx", "bf16"), ("onnx", "f16"), ("aoti", "bf16")])
+def test_a_precision_that_it_lacks(name, precision):
+    with pytest.raises(ValueError, match=f"exports in f32, but --precision is {precision}"):
+        FORMATS[name].check(precision)
+
+
 def test_thresholds_are_refused():
     cfg = copy.deepcopy(DETECTOR)
     cfg.model.neck.sparsity = dict(**cfg.model.neck.sparsity, selector=dict(type="ThresholdSelector"))

@@ -24,16 +24,23 @@ class Format:
         suffix: Of its name.
         needs: What must be installed to write it, and to run it.
         beside: Suffixes of further files of the same name.
+        precisions: What it can compute in.
         casts: Whether the exported network itself computes in another precision; otherwise its runtime does.
     """
 
     suffix: ClassVar[str]
     needs: ClassVar[Sequence[str]] = ()
     beside: ClassVar[Sequence[str]] = ()
+    precisions: ClassVar[Sequence[str]] = ("f32",)
     casts: ClassVar[bool] = True
 
     def check(self, precision: str) -> None:
         """Refuse what cannot work here."""
+        if precision not in self.precisions:
+            raise ValueError(
+                f"{type(self).__name__} exports in {' or '.join(self.precisions)}, but --precision is {precision}. "
+                "OpenVINO has all of f32, bf16 and f16"
+            )
         missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if missing:
             raise RuntimeError(
@@ -89,6 +96,7 @@ class OpenVino(Format):
     suffix = ".xml"
     needs = ("openvino",)
     beside = (".bin",)
+    precisions = PRECISIONS
     casts = False
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -119,6 +127,7 @@ class TorchExport(Format):
     """A program of ``torch.export``, run by PyTorch node by node."""
 
     suffix = ".pt2"
+    precisions = ("f32", "bf16")
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         torch.export.save(program, path)
@@ -133,6 +142,7 @@ class Aoti(Format):
     suffix = ".aoti.pt2"
 
     def check(self, precision: str) -> None:
+        super().check(precision)
         if not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise RuntimeError("Aoti needs a C++ compiler (g++ or clang++), not found here. Install one")
 

@@ -1,22 +1,29 @@
 """Latency of a routed network beside its dense twin: in turn, in one process, on the same pictures.
 
 The dense twin runs contiguous and channels-last, and its faster layout is what the routed network is compared with.
+With --runtime both are exported, and what is timed is the exported networks, up to post-processing.
 """
 
 import argparse
+import tempfile
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from mmsparse.analysis import count_macs
+from mmsparse.analysis import Latency, compare_latency, count_macs
 from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
 from mmsparse.cli.building import build_model, random_pictures, read_pictures
 from mmsparse.configs import read_config
+from mmsparse.deploy import FORMATS, Wish, export
+from mmsparse.deploy.artifact import key_of
 from mmsparse.trust import add_trust, trust_checkpoints
 
 
@@ -29,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; default: all that torch takes")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones")
+    parser.add_argument("--runtime", choices=list(FORMATS), help="time both as exported networks; needs --shape")
     add_trust(parser)
     add_config_options(parser)
 
@@ -41,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     if not find_dials(model):
         raise ValueError(f"{args.config} has no dynamic part: there is nothing to compare with its dense twin")
+    if args.runtime and not args.shape:
+        raise ValueError("--runtime needs --shape H W: an exported network has one size")
     count = max(args.batch_sizes)
     if args.shape:
         pictures = random_pictures(cfg, count, tuple(args.shape))
@@ -53,7 +63,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"{'':<10}{'batch':>6}{'size':>11}{'dense is':>15}{'dense ms':>10} (p10 - p90){'':9}"
           f"{'routed ms':>10} (p10 - p90){'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
     for size in args.batch_sizes:
-        _rows(model, prepare_batch(model, pictures[:size]), size, args)
+        if args.runtime:
+            _exported_row(model, size, args)
+        else:
+            _rows(model, prepare_batch(model, pictures[:size]), size, args)
 
 
 def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Namespace) -> None:
@@ -67,10 +80,30 @@ def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Nam
     by_macs = {"backbone": dense.backbone / executed.backbone, "whole": dense.total / executed.total}
     shape = "x".join(str(n) for n in batch["inputs"].shape[-2:])
     for part, beside in times.items():
-        row = f"{part:<10}{size:>6}{shape:>11}{beside.layout:>15}"
-        for latency in (beside.dense, beside.routed):
-            row += f"{latency.median:10.1f} {f'({latency.p10:.1f} - {latency.p90:.1f})':<20}"
-        print(f"{row}{beside.routed.speedup:8.2f}x{by_macs[part]:8.2f}x")
+        _print_row((part, size, shape, beside.layout), beside.dense, beside.routed, by_macs[part])
+
+
+def _exported_row(model: nn.Module, size: int, args: argparse.Namespace) -> None:
+    shape, runs, macs = tuple(args.shape), {}, {}
+    pictures, sizes = torch.randn(size, 3, *shape), torch.tensor([shape] * size)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, twin in (("dense", dense_twin), ("routed", nullcontext)):
+            with twin(model):
+                artifact = export(model, Wish(args.runtime, [shape], size), Path(folder) / name)
+            run = artifact.load(Path(folder) / name, shape, args.threads)
+            runs[name] = partial(run, [pictures, sizes] if artifact.padded else [pictures])
+            macs[name] = artifact.macs[key_of(shape)]["executed"]
+        times = compare_latency(runs, args.rounds, args.warmup, partial(tqdm, desc=args.runtime, leave=False))
+    row = ("model", size, key_of(shape), args.runtime)
+    _print_row(row, times["dense"], times["routed"], macs["dense"] / macs["routed"])
+
+
+def _print_row(head: tuple[str, int, str, str], dense: Latency, routed: Latency, by_macs: float) -> None:
+    part, size, shape, layout = head
+    row = f"{part:<10}{size:>6}{shape:>11}{layout:>15}"
+    for latency in (dense, routed):
+        row += f"{latency.median:10.1f} {f'({latency.p10:.1f} - {latency.p90:.1f})':<20}"
+    print(f"{row}{routed.speedup:8.2f}x{by_macs:8.2f}x")
 
 
 def _machine() -> str:

@@ -59,6 +59,8 @@ def test(args: argparse.Namespace) -> None:
     built = check_testing(cfg, args.checkpoint, read_keep_ratio(args))
     model = built.model
     if args.runtime:
+        if args.keep_ratio:
+            raise ValueError("--keep-ratio has no effect on an exported network (--runtime): export with --keep-ratio")
         serve(model, export_folder(args.runtime, args.config))
     if args.show or args.show_dir:
         if "visualization" not in cfg.get("default_hooks", {}):
