@@ -78,7 +78,8 @@ def test_help_says_what_it_does(name, capsys):
     assert ended.value.code == 0
     told = capsys.readouterr().out
     description = importlib.import_module(f"mmsparse.cli.commands.{name.replace('-', '_')}").__doc__
-    assert told.startswith(f"usage: mmsparse {name} ") and " ".join(description.split()) in " ".join(told.split())
+    assert told.startswith(f"usage: mmsparse {name} ")
+    assert "".join(description.split()) in "".join(told.split())  # lines break at hyphens, too
     with pytest.raises(SystemExit):
         main(["--help"])
     assert f"  {name:<18}  {description.splitlines()[0]}\n" in capsys.readouterr().out
