@@ -18,9 +18,9 @@ CLASSES = 5
 
 
 def published() -> list[Path]:
-    """Every config that a user may start from, those of projects included."""
+    """Every config that a user may start from, those of projects included; rivals have nothing of ours."""
     paths = [*ROOT.glob("configs/**/*.py"), *ROOT.glob("projects/*/configs/**/*.py")]
-    return sorted(path for path in paths if "_base_" not in path.parts)
+    return sorted(path for path in paths if not {"_base_", "rivals"} & set(path.parts))
 
 
 @cache

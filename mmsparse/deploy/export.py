@@ -17,7 +17,7 @@ from mmsparse.version import __version__
 
 from .artifact import PAGE, Artifact, Size, checksum, key_of
 from .check import check_exportable
-from .formats import DTYPES, FORMATS
+from .formats import DTYPES, FORMATS, HalfPrecision
 from .program import Program
 
 INPUTS = ("pictures", "sizes")
@@ -98,7 +98,7 @@ def _write(
     files, macs, agreement = {}, {}, {}
     for size in wish.sizes:
         key = key_of(size)
-        path, inputs = folder / f"{key}{kind.suffix}", _inputs(wish, size, padded)
+        path, inputs = folder / f"{key}{kind.suffix}", inputs_of(wish, size, padded)
         layout = program.layout(inputs[0])
         tell(f"{key}: reading the network")
         with torch.no_grad():
@@ -124,34 +124,21 @@ def _write(
         macs=macs,
         agreement=agreement,
         source=source,
-        versions=_versions(kind.needs),
+        versions=versions_of(kind.needs),
     )
     artifact.write(folder)
     return artifact
 
 
-def _inputs(wish: Wish, size: Size, padded: bool) -> tuple[Tensor, ...]:
+def inputs_of(wish: Wish, size: Size, padded: bool) -> tuple[Tensor, ...]:
     """Noise, as a call has it."""
     noise = torch.randn(wish.batch, 3, *size, generator=torch.Generator().manual_seed(0))
     pictures = noise.mul(50).add(120).clamp(0, 255) if wish.preprocess else noise
     return (pictures, torch.tensor([size] * wish.batch)) if padded else (pictures,)
 
 
-class _Autocast(nn.Module):
-    """The program in half precision, its inputs and results in float."""
-
-    def __init__(self, program: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.program, self.dtype = program, dtype
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast("cpu", self.dtype):
-            results = self.program(*inputs)
-        return tuple(result.float() for result in results)
-
-
 def _cast(program: Program, wish: Wish, casts: bool) -> nn.Module:
-    return _Autocast(program, DTYPES[wish.precision]) if casts and wish.precision in DTYPES else program
+    return HalfPrecision(program, wish.precision) if casts and wish.precision in DTYPES else program
 
 
 def _macs(program: Program, inputs: Sequence[Tensor]) -> dict[str, int]:
@@ -172,7 +159,7 @@ def _difference(results: Sequence[Tensor], program: Program, inputs: Sequence[Te
     return max(float((mine - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12)) for mine, wanted in pairs)
 
 
-def _versions(needs: Sequence[str]) -> dict[str, str]:
+def versions_of(needs: Sequence[str]) -> dict[str, str]:
     versions: dict[str, Any] = {"mmsparse": __version__, "torch": torch.__version__}
     for name in needs:
         try:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -133,7 +133,7 @@ class TorchExport(Format):
         torch.export.save(program, path)
 
     def load(self, path: Path, precision: str, threads: int | None) -> Run:
-        return _threaded(torch.export.load(path).module(), threads)
+        return threaded(torch.export.load(path).module(), threads)
 
 
 class Aoti(Format):
@@ -150,7 +150,7 @@ class Aoti(Format):
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
     def load(self, path: Path, precision: str, threads: int | None) -> Run:
-        return _threaded(torch._inductor.aoti_load_package(str(path)), threads)
+        return threaded(torch._inductor.aoti_load_package(str(path)), threads)
 
 
 FORMATS: dict[str, Format] = {
@@ -161,7 +161,22 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def _threaded(module: Callable[..., Sequence[Tensor]], threads: int | None) -> Run:
+class HalfPrecision(nn.Module):
+    """A program under autocast, its inputs and results in float."""
+
+    def __init__(self, program: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.program, self.dtype = program, DTYPES[precision]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", self.dtype):
+            results = self.program(*inputs)
+        return tuple(result.float() for result in results)
+
+
+def threaded(module: Callable[..., Sequence[Tensor]], threads: int | None) -> Run:
+    """A module as a function of its inputs, run by so many threads of PyTorch."""
+
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad(), _torch_threads(threads):
             return list(module(*inputs))

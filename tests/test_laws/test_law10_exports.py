@@ -1,6 +1,7 @@
 """Law 10: exported = eager, for every part, in each runtime that is here: results, and what was decided."""
 
-from functools import cache
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +20,29 @@ REFUSED = {  # what must be in the sentence
     "sparsifiner": "connectivity=None",
 }
 EXPORTED = [network for network in LIGHT if network.name not in REFUSED]
-OFTEN = ["convnext-atto", "swin-micro-mmseg", "vit-micro-featmap-cumulative", "FPN", "RetinaHead", "UPerHead"]
 CRASHES = ["vit", "tpc", "slim"]  # OpenVINO 2026.4.1 while it compiles them, now and then; it is refused
-RUNS = [
-    pytest.param(network, runtime, id=f"{network.name}-{runtime}", marks=[] if often else pytest.mark.slow)
-    for network in EXPORTED
-    for runtime, often in (("openvino", True), ("onnx", network.name in OFTEN), ("torch-export", network.name == "FPN"))
-    if runtime != "openvino" or not any(word in network.name for word in CRASHES)
-]
+OFTEN = {  # an export takes 10 seconds; the others are behind the marker
+    "convnext-atto": ["openvino", "onnx"],
+    "swin-micro-mmseg": ["openvino"],
+    "vit-micro-featmap-cumulative": ["onnx"],
+    "FPN": ["openvino", "torch-export"],
+    "RetinaHead": ["openvino", "onnx"],
+    "UPerHead": ["openvino"],
+}
+
+
+def runs() -> Iterator[Any]:
+    for network in EXPORTED:
+        everywhere = [
+            name for name in ("openvino", "onnx", "torch-export") if name != "openvino" or not crashes(network)
+        ]
+        if network.name in OFTEN:
+            yield pytest.param(network, OFTEN[network.name], id=network.name)
+        yield pytest.param(network, everywhere, id=f"{network.name}-everywhere", marks=pytest.mark.slow)
+
+
+def crashes(network: Network) -> bool:
+    return any(word in network.name for word in CRASHES)
 
 
 class Watched(nn.Module):
@@ -51,38 +67,28 @@ def dynamic(network: Network) -> nn.Module:
     return network.pair(network.everywhere)[1].eval()
 
 
-@cache
-def exported(name: str) -> tuple[Watched, torch.export.ExportedProgram]:
-    network = next(network for network in EXPORTED if network.name == name)
+DYNAMIC = ("mmsparse", "nonzero", "scatter", "index_copy", "index_put", "masked_select", "sym_size", "local_scalar")
+
+
+@pytest.mark.parametrize("network, runtimes", runs())
+def test_exported_is_eager(network, runtimes, tmp_path):
     model, x = Watched(dynamic(network)), torch.randn(1, 3, *SIZE)
     check_exportable(model)
     with torch.no_grad():
-        model(x)
-        return model, torch.export.export(model, (x,), strict=False)
-
-
-@pytest.mark.parametrize("network", EXPORTED, ids=ids)
-def test_shapes_do_not_depend_on_data(network):
-    _, program = exported(network.name)
-    seen = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    words = ("mmsparse", "nonzero", "scatter", "index_copy", "index_put", "masked_select", "sym_size", "local_scalar")
-    assert not [target for target in seen for word in words if word in target]
-
-
-@pytest.mark.parametrize("network, runtime", RUNS)
-def test_exported_is_eager(network, runtime, tmp_path):
-    (model, program), x = exported(network.name), torch.randn(1, 3, *SIZE)
-    with torch.no_grad():
         expected = model(x)
+        program = torch.export.export(model, (torch.randn(1, 3, *SIZE),), strict=False)
     assert sum(tensor.dtype == torch.bool for tensor in expected) == len(network.everywhere["keep_ratio"])
-    kind = FORMATS[runtime]
-    path = tmp_path / f"program{kind.suffix}"
-    kind.write(program, path, ["x"], [f"y{i}" for i in range(len(expected))])
-    for result, wanted in zip(kind.load(path, "f32", 1)([x]), expected, strict=True):
-        if wanted.dtype == torch.bool:
-            assert torch.equal(result.bool(), wanted)
-        else:
-            torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    seen = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not [target for target in seen for word in DYNAMIC if word in target]  # no shape depends on data
+    for runtime in runtimes:
+        kind = FORMATS[runtime]
+        path = tmp_path / f"program{kind.suffix}"
+        kind.write(program, path, ["x"], [f"y{i}" for i in range(len(expected))])
+        for result, wanted in zip(kind.load(path, "f32", 1)([x]), expected, strict=True):
+            if wanted.dtype == torch.bool:
+                assert torch.equal(result.bool(), wanted)
+            else:
+                torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("network", [n for n in LIGHT if n.name in REFUSED], ids=ids)

@@ -1,13 +1,11 @@
 """Latency of a routed network beside its dense twin: in turn, in one process, on the same pictures.
 
 The dense twin runs contiguous and channels-last, and its faster layout is what the routed network is compared with.
-With --runtime both are exported, and what is timed is the exported networks, up to post-processing.
+With --rivals also in other runtimes and precisions, and beside a smaller picture and other networks: each up to
+post-processing, for each number of threads. The figures are written to --out; what is interrupted goes on from there.
 """
 
 import argparse
-import tempfile
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,16 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from mmsparse.analysis import Latency, compare_latency, count_macs
+from mmsparse.analysis import Latency, count_macs
 from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
 from mmsparse.cli.building import build_model, random_pictures, read_pictures
+from mmsparse.cli.rivals import run_rivals
 from mmsparse.configs import read_config
-from mmsparse.deploy import FORMATS, Wish, export
-from mmsparse.deploy.artifact import key_of
+from mmsparse.deploy.program import PARTS
+from mmsparse.deploy.rivals import RUNTIMES
 from mmsparse.trust import add_trust, trust_checkpoints
 
 
@@ -34,23 +33,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=20, help="timed rounds; each times every network once")
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--threads", type=int, help="CPU threads; default: all that torch takes")
+    parser.add_argument("--threads", type=int, nargs="+", help="CPU threads, one or several; default: all of torch's")
     parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones")
-    parser.add_argument("--runtime", choices=list(FORMATS), help="time both as exported networks; needs --shape")
+    parser.add_argument("--rivals", nargs="*", metavar="CONFIG", help="further networks; none: those made of this one")
+    parser.add_argument(
+        "--forms", nargs="+", default=["eager", "onnx", "openvino"],
+        help=f"of --rivals: {', '.join(RUNTIMES)}; each also with -bf16 or -f16, such as openvino-bf16",
+    )  # fmt: skip
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["model"], help="of --rivals")
+    parser.add_argument("--out", type=Path, help="of --rivals; default ./work_dirs/<config name>/rivals.json")
     add_trust(parser)
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    threads = args.threads or [torch.get_num_threads()]
     cfg = read_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     if not find_dials(model):
         raise ValueError(f"{args.config} has no dynamic part: there is nothing to compare with its dense twin")
-    if args.runtime and not args.shape:
-        raise ValueError("--runtime needs --shape H W: an exported network has one size")
+    print(f"{args.config}\nkeep ratio: {get_keep_ratio(model)}")
+    if args.rivals is not None:
+        return run_rivals(model, args, threads)
     count = max(args.batch_sizes)
     if args.shape:
         pictures = random_pictures(cfg, count, tuple(args.shape))
@@ -58,14 +63,14 @@ def run(args: argparse.Namespace) -> None:
         pictures = read_pictures(cfg, count, instead=", or take random pictures with --shape H W")
     if len(pictures) < count:
         raise ValueError(f"--batch-sizes asks for {count} pictures, but the test set has {len(pictures)}")
-    print(f"{args.config}\nkeep ratio: {get_keep_ratio(model)}")
-    print(f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn, {args.warmup} of warm-up")
-    print(f"{'':<10}{'batch':>6}{'size':>11}{'dense is':>15}{'dense ms':>10} (p10 - p90){'':9}"
-          f"{'routed ms':>10} (p10 - p90){'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
-    for size in args.batch_sizes:
-        if args.runtime:
-            _exported_row(model, size, args)
-        else:
+    for number in threads:
+        torch.set_num_threads(number)
+        print(
+            f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn, {args.warmup} of warm-up"
+        )
+        print(f"{'':<10}{'batch':>6}{'size':>11}{'dense is':>15}{'dense ms':>10} (p10 - p90){'':9}"
+              f"{'routed ms':>10} (p10 - p90){'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
+        for size in args.batch_sizes:
             _rows(model, prepare_batch(model, pictures[:size]), size, args)
 
 
@@ -81,21 +86,6 @@ def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Nam
     shape = "x".join(str(n) for n in batch["inputs"].shape[-2:])
     for part, beside in times.items():
         _print_row((part, size, shape, beside.layout), beside.dense, beside.routed, by_macs[part])
-
-
-def _exported_row(model: nn.Module, size: int, args: argparse.Namespace) -> None:
-    shape, runs, macs = tuple(args.shape), {}, {}
-    pictures, sizes = torch.randn(size, 3, *shape), torch.tensor([shape] * size)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, twin in (("dense", dense_twin), ("routed", nullcontext)):
-            with twin(model):
-                artifact = export(model, Wish(args.runtime, [shape], size), Path(folder) / name)
-            run = artifact.load(Path(folder) / name, shape, args.threads)
-            runs[name] = partial(run, [pictures, sizes] if artifact.padded else [pictures])
-            macs[name] = artifact.macs[key_of(shape)]["executed"]
-        times = compare_latency(runs, args.rounds, args.warmup, partial(tqdm, desc=args.runtime, leave=False))
-    row = ("model", size, key_of(shape), args.runtime)
-    _print_row(row, times["dense"], times["routed"], macs["dense"] / macs["routed"])
 
 
 def _print_row(head: tuple[str, int, str, str], dense: Latency, routed: Latency, by_macs: float) -> None:
