@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmsparse.apis import find_deciders
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, export_folder, read_keep_ratio
-from mmsparse.cli.building import build_model, classes_of
+from mmsparse.cli.building import build_model, meta_of
 from mmsparse.cli.launch import check_writable
 from mmsparse.configs import read_config
 from mmsparse.deploy import FORMATS, PRECISIONS, Wish, export
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         args.to, list(map(tuple, args.size)), args.batch, args.precision, args.part, args.padding, args.preprocess
     )
     names = {"config": Path(args.config).name, "checkpoint": args.checkpoint and Path(args.checkpoint).name}
-    artifact = export(model, wish, folder, classes_of(cfg), names, tell=print)
+    artifact = export(model, wish, folder, meta_of(cfg).get("classes"), names, tell=print)
     for size, macs in artifact.macs.items():
         share = f", {100 * macs['executed'] / macs['dense']:.1f} % of the dense network's" * bool(find_deciders(model))
         print(f"{size}: {macs['executed'] / 1e9:.2f} GMACs{share}")
