@@ -111,6 +111,9 @@ def dense(cfg):
 def detector():
     """Unlike at first, its classes and boxes differ from place to place, and it sees two of a kind."""
     cfg = dense(DETECTOR)
+    cfg.model.backbone.out_indices = [2, 3]
+    cfg.model.neck.update(in_channels=[16, 32], num_outs=2)
+    cfg.model.bbox_head.anchor_generator.strides = [16, 32]
     cfg.model.test_cfg.update(nms_pre=30, max_per_img=5)
     torch.manual_seed(2)
     model = build_model(cfg)

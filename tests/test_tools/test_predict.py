@@ -13,7 +13,7 @@ from mmsparse.cli.building import build_model, meta_of, read_pictures
 from mmsparse.cli.main import main
 from mmsparse.cli.picture_files import find_pictures
 from mmsparse.configs import read_config
-from mmsparse.deploy import Wish, export
+from mmsparse.deploy import FORMATS, Wish, export
 
 DETECTOR = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 SEGMENTER = "configs/demo/dynamic-convnext-atto_k50_fpn_scenes.py"
@@ -42,9 +42,9 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(weights, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    folder = tmp_path_factory.mktemp("exported") / "out"
     model = build_model(read_config(DETECTOR, OPTIONS[DETECTOR]), str(weights(DETECTOR)))
-    export(model, Wish("onnx", [(160, 160)], batch=2), folder)
+    export(model, Wish("torch-export", [(160, 160)], batch=2), folder)
     return folder
 
 
@@ -152,9 +152,9 @@ def test_what_is_refused(weights, exported, scenes, tmp_path, capsys, monkeypatc
     monkeypatch.setitem(OPTIONS[DETECTOR], "test_dataloader.dataset.pipeline.1.scale", "(320,96)")
     line = refused(capsys, DETECTOR, checkpoint, tmp_path / "wide.png", *out, "--runtime", exported)
     assert f"`pictures`: {tmp_path / 'wide.png'}: The network was exported for pictures of 160x160, but got" in line
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(type(FORMATS["torch-export"]), "needs", ["no_such_runtime"])
     line = refused(capsys, DETECTOR, checkpoint, picture, "--out", tmp_path / "more", "--runtime", exported)
-    assert "Onnx needs onnx and onnxscript and onnxruntime, not installed here" in line
+    assert "TorchExport needs no_such_runtime, not installed here" in line
 
 
 def test_which_pictures_are_meant(tmp_path):
