@@ -37,6 +37,19 @@ def set_local_rank(args: argparse.Namespace) -> None:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
 
 
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runtime", metavar="NAME|FOLDER",
+        help="let an exported network run instead: its folder, or the name of the runtime where it lies as "
+        "`mmsparse export` leaves it",
+    )  # fmt: skip
+
+
+def check_runtime(args: argparse.Namespace) -> None:
+    if args.runtime and args.keep_ratio:
+        raise ValueError("--keep-ratio has no effect on an exported network (--runtime): export with --keep-ratio")
+
+
 def export_folder(runtime: str, config: str) -> Path:
     """Where an exported network is that is given by its folder, or by a runtime's name."""
     return Path("work_dirs") / Path(config).stem / runtime if runtime in FORMATS else Path(runtime)

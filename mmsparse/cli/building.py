@@ -84,15 +84,13 @@ def read_test_set(cfg: Config, instead: str = "") -> BaseDataset:
     return DATASETS.build(cfg.test_dataloader.dataset)
 
 
-def classes_of(cfg: Config) -> list[str] | None:
-    """What the test set tells apart, if its config says; nothing is read from disk."""
-    dataset = cfg.get("test_dataloader", {}).get("dataset", {})
-    init_default_scope(cfg.get("default_scope", "mmengine"))
-    kind = DATASETS.get(dataset.get("type", ""))
-    if kind is None or not hasattr(kind, "METAINFO"):
-        return None
-    classes = {**kind.METAINFO, **dataset.get("metainfo", {})}.get("classes")
-    return None if classes is None else list(classes)
+def meta_of(cfg: Config) -> dict[str, Any]:
+    """What the test set says of its classes, by its kind and its config; nothing is read from disk."""
+    dataset, scope = cfg.get("test_dataloader", {}).get("dataset", {}), cfg.get("default_scope", "mmengine")
+    init_default_scope(scope)
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = registry.get(dataset.get("type", ""))
+    return {**getattr(kind, "METAINFO", {}), **dataset.get("metainfo", {})}
 
 
 def random_pictures(cfg: Config, count: int, shape: tuple[int, int]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ class Artifact:
         batch: Pictures of a call.
         padded: Whether the real sizes of padded pictures are its second input.
         preprocess: Whether it normalises pictures itself.
+        decoded: Whether its results are boxes, a label map or scores rather than what these are made of.
         files: Name and sha256 of each size's program, by "HxW".
         names: Of its results.
         nested: How they are put into lists again.
@@ -42,6 +43,7 @@ class Artifact:
     batch: int
     padded: bool
     preprocess: bool
+    decoded: bool
     files: dict[str, dict[str, str]]
     names: list[str]
     nested: dict[str, Any]

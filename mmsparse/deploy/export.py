@@ -35,6 +35,7 @@ class Wish:
         part: "model" or "backbone".
         padded: Whether the real sizes of padded pictures are a second input; None: for detectors.
         preprocess: Whether it normalises pictures itself.
+        decoded: Whether post-processing is a part of it.
     """
 
     format: str
@@ -44,6 +45,7 @@ class Wish:
     part: str = "model"
     padded: bool | None = None
     preprocess: bool = False
+    decoded: bool = False
 
 
 def export(
@@ -66,7 +68,12 @@ def export(
     """
     kind = FORMATS[wish.format]
     kind.check(wish.precision)
-    program = Program(model, wish.part, wish.preprocess).eval()
+    program = Program(model, wish.part, wish.preprocess, wish.decoded).eval()
+    if wish.decoded and program.kind == "detector" and wish.precision != "f32":
+        raise ValueError(
+            f"--decoded needs --precision f32, but got {wish.precision}, in which boxes are off by pixels. Export "
+            "without --decoded"
+        )
     padded = wish.padded if wish.padded is not None else program.kind in ("detector", "proposals")
     check_exportable(model, padded, wish.format)
     if folder.exists() and not (folder / PAGE).is_file():
@@ -116,6 +123,7 @@ def _write(
         batch=wish.batch,
         padded=padded,
         preprocess=wish.preprocess,
+        decoded=wish.decoded,
         files=files,
         names=list(layout.names),
         nested=layout.nested,
@@ -155,7 +163,7 @@ def _macs(program: Program, inputs: Sequence[Tensor]) -> dict[str, int]:
 def _difference(results: Sequence[Tensor], program: Program, inputs: Sequence[Tensor]) -> float:
     with torch.no_grad():
         expected = program(*inputs)
-    pairs = zip(results, expected, strict=True)
+    pairs = ((mine.float(), wanted.float()) for mine, wanted in zip(results, expected, strict=True))
     return max(float((mine - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12)) for mine, wanted in pairs)
 
 

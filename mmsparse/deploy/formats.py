@@ -171,7 +171,7 @@ class HalfPrecision(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast("cpu", self.dtype):
             results = self.program(*inputs)
-        return tuple(result.float() for result in results)
+        return tuple(result.float() if result.is_floating_point() else result for result in results)
 
 
 def threaded(module: Callable[..., Sequence[Tensor]], threads: int | None) -> Run:

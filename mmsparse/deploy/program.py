@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from mmsparse.sparsity.valid import real_sizes
 
+from .decode import decoder_of
+
 PARTS = ("model", "backbone")
 
 
@@ -56,18 +58,24 @@ class Program(nn.Module):
         part: "model": up to what its head gives, before post-processing; of a two-stage detector up to the head that
             proposes. "backbone": the maps.
         preprocess: Whether pictures come as the data preprocessor gets them, values from 0 to 255 in its order.
+        decoded: Whether post-processing is a part of it.
     """
 
-    def __init__(self, model: nn.Module, part: str = "model", preprocess: bool = False) -> None:
+    def __init__(self, model: nn.Module, part: str = "model", preprocess: bool = False, decoded: bool = False) -> None:
         super().__init__()
         if part not in PARTS:
             raise ValueError(f"Expected argument `part` to be one of {PARTS}, but got {part!r}")
         self.model = model
         self.kind = "backbone" if part == "backbone" else kind_of(model)
         self.preprocess = preprocess
+        self.decode = decoder_of(model, self.kind) if decoded else None
 
-    def named(self, pictures: Tensor) -> dict[str, Any]:
-        """The results by name, as the model nests them."""
+    def named(self, pictures: Tensor, sizes: Tensor | None = None) -> dict[str, Any]:
+        """The results by name, nested as the model does."""
+        results = self._raw(pictures)
+        return results if self.decode is None else self.decode(results, pictures, sizes)
+
+    def _raw(self, pictures: Tensor) -> dict[str, Any]:
         model = self.model
         if self.preprocess:
             pictures = _preprocessed(pictures, model.data_preprocessor)
@@ -82,7 +90,7 @@ class Program(nn.Module):
     def forward(self, pictures: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         """``sizes``: (B, 2) heights and widths of the real pictures, which lie in the top left corners."""
         with real_sizes(sizes, (pictures.shape[-2], pictures.shape[-1])):
-            return tuple(_flat(self.named(pictures)))
+            return tuple(_flat(self.named(pictures, sizes)))
 
     def layout(self, pictures: Tensor) -> Layout:
         with torch.no_grad(), real_sizes(None):

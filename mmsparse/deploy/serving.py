@@ -28,6 +28,10 @@ def serve(model: nn.Module, folder: Path, threads: int | None = None) -> Artifac
         threads: Of the runtime; None: its own choice.
     """
     artifact = Artifact.read(folder)
+    if artifact.decoded:
+        raise ValueError(
+            f"Argument `runtime`: {folder} was exported with --decoded, for use without PyTorch. Export it without"
+        )
     if artifact.kind == "backbone":
         model.backbone = Served(artifact, folder, threads)
         return artifact

@@ -21,6 +21,7 @@ TOOLS = {
     "export": "export",
     "flops": "analysis_tools/get_flops",
     "keep-maps": "analysis_tools/keep_maps",
+    "predict": "predict",
     "publish": "model_converters/publish_model",
     "scenes": "dataset_converters/make_scenes",
     "sparsify": "misc/sparsify_config",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmsparse.apis import find_deciders
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, export_folder, read_keep_ratio
-from mmsparse.cli.building import build_model, classes_of
+from mmsparse.cli.building import build_model, meta_of
 from mmsparse.cli.launch import check_writable
 from mmsparse.configs import read_config
 from mmsparse.deploy import FORMATS, PRECISIONS, Wish, export
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--batch", type=int, default=1, help="pictures of a call")
     parser.add_argument("--precision", choices=PRECISIONS, default="f32")
-    parser.add_argument("--part", choices=PARTS, default="model", help="all up to post-processing, or the backbone")
+    parser.add_argument("--part", choices=PARTS, default="model", help="all of it, or the backbone")
     padding = parser.add_mutually_exclusive_group()
     padding.add_argument(
         "--padding", action="store_true", default=None,
@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     padding.add_argument("--no-padding", dest="padding", action="store_false", help="pictures fill their size")
     parser.add_argument("--preprocess", action="store_true", help="let it normalise pictures itself")
+    parser.add_argument(
+        "--decoded", action="store_true",
+        help="post-processing is a part of it: boxes after suppression, a label map, or softmaxed scores",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="the folder; default ./work_dirs/<config name>/<runtime>")
     add_keep_ratio(parser)
     add_trust(parser)
@@ -52,10 +56,17 @@ def run(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args)).to("cpu")
     wish = Wish(
-        args.to, list(map(tuple, args.size)), args.batch, args.precision, args.part, args.padding, args.preprocess
+        args.to,
+        list(map(tuple, args.size)),
+        batch=args.batch,
+        precision=args.precision,
+        part=args.part,
+        padded=args.padding,
+        preprocess=args.preprocess,
+        decoded=args.decoded,
     )
     names = {"config": Path(args.config).name, "checkpoint": args.checkpoint and Path(args.checkpoint).name}
-    artifact = export(model, wish, folder, classes_of(cfg), names, tell=print)
+    artifact = export(model, wish, folder, meta_of(cfg).get("classes"), names, tell=print)
     for size, macs in artifact.macs.items():
         share = f", {100 * macs['executed'] / macs['dense']:.1f} % of the dense network's" * bool(find_deciders(model))
         print(f"{size}: {macs['executed'] / 1e9:.2f} GMACs{share}")

@@ -12,6 +12,8 @@ from mmsparse.cli.arguments import (
     add_config_options,
     add_keep_ratio,
     add_launcher,
+    add_runtime,
+    check_runtime,
     export_folder,
     read_keep_ratio,
     set_local_rank,
@@ -32,11 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="dump predictions to this pickle file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="write pictures of predictions to this folder (inside the work dir)")
-    parser.add_argument(
-        "--runtime", metavar="NAME|FOLDER",
-        help="let an exported network run instead: its folder, or the name of the runtime where it lies as "
-        "`mmsparse export` leaves it",
-    )  # fmt: skip
+    add_runtime(parser)
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
     add_trust(parser)
     add_config_options(parser)
@@ -51,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 def test(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
+    check_runtime(args)
     cfg = read_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.out:
@@ -59,8 +58,6 @@ def test(args: argparse.Namespace) -> None:
     built = check_testing(cfg, args.checkpoint, read_keep_ratio(args))
     model = built.model
     if args.runtime:
-        if args.keep_ratio:
-            raise ValueError("--keep-ratio has no effect on an exported network (--runtime): export with --keep-ratio")
         serve(model, export_folder(args.runtime, args.config))
     if args.show or args.show_dir:
         if "visualization" not in cfg.get("default_hooks", {}):

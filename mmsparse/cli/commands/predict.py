@@ -1,0 +1,137 @@
+"""Run pictures through a network, in PyTorch or exported, and write what it finds.
+
+Results go to preds/ in the folder of --out: boxes as JSON (labels, scores, bboxes), a class as JSON (pred_label,
+pred_score, pred_class), a segmentation as a PNG of class numbers; pictures with results drawn on them go to vis/. What
+is there already is not made again.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+from mmengine.config import Config
+from tqdm import tqdm
+
+from mmsparse.cli.arguments import (
+    add_config_options,
+    add_keep_ratio,
+    add_runtime,
+    check_runtime,
+    export_folder,
+    read_keep_ratio,
+)
+from mmsparse.cli.building import build_model
+from mmsparse.cli.checkpoint_files import write_whole
+from mmsparse.cli.inferring import RESULTS, Found, Infer, check_predictable, inferencer_of
+from mmsparse.cli.launch import check_writable
+from mmsparse.cli.picture_files import find_pictures
+from mmsparse.configs import read_config
+from mmsparse.deploy import serve
+from mmsparse.deploy.artifact import PAGE, checksum
+from mmsparse.mistakes import mistakes_in
+from mmsparse.trust import add_trust, trust_checkpoints
+
+MADE_BY = "made_by.json"
+
+
+class Job(NamedTuple):
+    """A picture and the files to be made of it."""
+
+    picture: Path
+    result: Path
+    drawing: Path | None
+
+    def done(self) -> bool:
+        return self.result.is_file() and (self.drawing is None or self.drawing.is_file())
+
+    def write(self, found: Found) -> None:
+        if self.drawing is not None:
+            write_whole(cv2.imencode(".png", found.drawn[..., ::-1])[1].tobytes(), self.drawing)
+        write_whole(found.content, self.result)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config")
+    parser.add_argument("checkpoint", help="a checkpoint of this config or of its dense twin")
+    parser.add_argument("pictures", nargs="+", help="files, folders or patterns")
+    parser.add_argument("--out", type=Path, help="the folder; default ./work_dirs/<config name>/predictions")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are not drawn")
+    parser.add_argument("--no-save-vis", dest="draw", action="store_false", help="draw nothing, which is quicker")
+    add_runtime(parser)
+    add_keep_ratio(parser)
+    add_trust(parser)
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
+    check_runtime(args)
+    out = args.out or Path("work_dirs") / Path(args.config).stem / "predictions"
+    check_writable(out, "out")
+    pictures = find_pictures(args.pictures, out)
+    cfg = read_config(args.config, args.cfg_options)
+    check_predictable(cfg)
+    model, batch = build_model(cfg, args.checkpoint, read_keep_ratio(args)), 1
+    if args.runtime:
+        batch = serve(model.to("cpu"), export_folder(args.runtime, args.config)).batch
+    _claim(out, _made_by(args, cfg))
+    suffix = RESULTS[cfg.default_scope]
+    jobs = [
+        Job(path, out / "preds" / f"{name}{suffix}", out / "vis" / f"{name}.png" if args.draw else None)
+        for name, path in pictures.items()
+    ]
+    unreadable = _predict(inferencer_of(model, cfg, args.score_thr), jobs, batch)
+    print(f"{len(jobs) - len(unreadable)} pictures in {out}")
+    if unreadable:
+        raise ValueError(
+            f"Argument `pictures`: {len(unreadable)} of {len(jobs)} cannot be read as pictures, such as {unreadable[0]}"
+        )
+
+
+def _predict(infer: Infer, jobs: Sequence[Job], size: int) -> list[Path]:
+    """Do what is not done; returns the pictures that cannot be read."""
+    left, unreadable = [job for job in jobs if not job.done()], []
+    with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="predicting") as bar:
+        for start in range(0, len(left), size):
+            batch = left[start : start + size]
+            given = [job for job in batch if cv2.imread(str(job.picture), cv2.IMREAD_UNCHANGED) is not None]
+            unreadable += [job.picture for job in batch if job not in given]
+            if given:
+                filled = given + given[-1:] * (size - len(given))  # an exported network has one batch
+                with mistakes_in(f"Argument `pictures`: {given[0].picture}"):
+                    results = infer([str(job.picture) for job in filled], given[0].drawing is not None)
+                for job, found in zip(given, results, strict=False):
+                    job.write(found)
+            bar.update(len(batch))
+    return unreadable
+
+
+def _made_by(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
+    """What results depend on beside their pictures."""
+    content = json.dumps(cfg.to_dict(), default=str, sort_keys=True)
+    checkpoint = Path(args.checkpoint)
+    return {
+        "config": f"{Path(args.config).name} {hashlib.sha256(content.encode()).hexdigest()}",
+        "checkpoint": f"{checkpoint.name} {checksum(checkpoint, ())}" if checkpoint.is_file() else args.checkpoint,
+        "runtime": args.runtime and checksum(export_folder(args.runtime, args.config) / PAGE, ()),
+        "keep_ratio": args.keep_ratio,
+        "score_thr": args.score_thr,
+    }
+
+
+def _claim(out: Path, made_by: dict[str, Any]) -> None:
+    """Refuse a folder with results of something else, among which those that are there would be kept."""
+    page = out / MADE_BY
+    if page.is_file():
+        before = json.loads(page.read_text())
+        other = [name for name, value in made_by.items() if before.get(name) != value]
+        if other:
+            raise FileExistsError(
+                f"Argument `out`: {str(out)!r} holds predictions of another {' and '.join(other)}. Choose another "
+                "folder, or delete it"
+            )
+    write_whole((json.dumps(made_by, indent=1) + "\n").encode(), page)
