@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from networks import LIGHT, Network, ids
+from networks import LIGHT, VITS, Network, ids
 from torch import Tensor, nn
 
 from mmsparse.apis import record_selections
@@ -20,12 +20,14 @@ REFUSED = {  # what must be in the sentence
 }
 EXPORTED = [network for network in LIGHT if network.name not in REFUSED]
 OFTEN = ["convnext-atto", "swin-micro-mmseg", "vit-micro-featmap-cumulative", "FPN", "RetinaHead", "UPerHead"]
-CRASHES = ["vit", "tpc", "slim"]  # OpenVINO 2026.4.1 while it compiles them, now and then; it is refused
 RUNS = [
     pytest.param(network, runtime, id=f"{network.name}-{runtime}", marks=[] if often else pytest.mark.slow)
     for network in EXPORTED
-    for runtime, often in (("openvino", True), ("onnx", network.name in OFTEN), ("torch-export", network.name == "FPN"))
-    if runtime != "openvino" or not any(word in network.name for word in CRASHES)
+    for runtime, often in (
+        ("openvino", network.name in OFTEN or network not in VITS),
+        ("onnx", network.name in OFTEN),
+        ("torch-export", network.name == "FPN"),
+    )
 ]
 
 
@@ -89,12 +91,6 @@ def test_exported_is_eager(network, runtime, tmp_path):
 def test_what_cannot_be_exported_says_what_to_do(network):
     with pytest.raises(ValueError, match=f"cannot be exported: .*{REFUSED[network.name]}"):
         check_exportable(dynamic(network))
-
-
-def test_a_vit_is_refused_where_it_would_crash():
-    (network,) = [network for network in EXPORTED if network.name == "vit-micro-featmap"]
-    with pytest.raises(ValueError, match="crashes now and then .* --to onnx"):
-        check_exportable(dynamic(network), runtime="openvino")
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 9, 63, 64, 65, 1000])
