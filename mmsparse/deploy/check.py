@@ -9,19 +9,18 @@ from torch import nn
 class HasObjection(Protocol):
     """A module that cannot always be exported."""
 
-    def export_objection(self, padded: bool, runtime: str | None) -> str | None:
+    def export_objection(self, padded: bool) -> str | None:
         """Why not, and what to do; None if it can."""
 
 
-def check_exportable(model: nn.Module, padded: bool = False, runtime: str | None = None) -> None:
+def check_exportable(model: nn.Module, padded: bool = False) -> None:
     """Refuse a model with a part whose shapes depend on data.
 
     Args:
         model: A network or a part of one.
         padded: Whether the real sizes of padded pictures are an input.
-        runtime: One of ``FORMATS``; None: any.
     """
     for name, module in model.named_modules():
-        objection = module.export_objection(padded, runtime) if isinstance(module, HasObjection) else None
+        objection = module.export_objection(padded) if isinstance(module, HasObjection) else None
         if objection is not None:
             raise ValueError(f"{name or type(model).__name__} cannot be exported: {objection}")

@@ -75,7 +75,7 @@ def export(
             "without --decoded"
         )
     padded = wish.padded if wish.padded is not None else program.kind in ("detector", "proposals")
-    check_exportable(model, padded, wish.format)
+    check_exportable(model, padded)
     if folder.exists() and not (folder / PAGE).is_file():
         raise FileExistsError(f"Argument `out`: {str(folder)!r} is there and is no export. Choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -159,7 +159,7 @@ class ThresholdSelector(Selector):
         others = scores.detach() if valid is None else scores.detach().masked_fill(~valid.mask, torch.inf)
         return torch.where(dropped, others.amin(dim=1, keepdim=True) - 1.0, scores)
 
-    def export_objection(self, padded: bool, runtime: str | None) -> str:
+    def export_objection(self, padded: bool) -> str:
         return (
             "a ThresholdSelector keeps another number of units of each picture, and an exported network has fixed "
             "shapes. Export it with selector=dict(type='TopKSelector') in `sparsity`, which the same weights fit "

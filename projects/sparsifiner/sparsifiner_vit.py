@@ -147,9 +147,9 @@ class SparsifinerViT(DynamicViT):
         )
         return Connectivity(dict.fromkeys(blocks, shape), keep_ratio)
 
-    def export_objection(self, padded: bool, runtime: str | None) -> str | None:
+    def export_objection(self, padded: bool) -> str | None:
         if not any(self._connected(i) for i in range(self.num_layers)):
-            return super().export_objection(padded, runtime)
+            return super().export_objection(padded)
         return (
             "with `connectivity` each query has keys of its own, which other runtimes could only mask in dense "
             "attention. Export it with connectivity=None (dense keys; --cfg-options), or evaluate it in PyTorch"

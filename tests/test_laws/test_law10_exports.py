@@ -20,11 +20,10 @@ REFUSED = {  # what must be in the sentence
     "sparsifiner": "connectivity=None",
 }
 EXPORTED = [network for network in LIGHT if network.name not in REFUSED]
-CRASHES = ["vit", "tpc", "slim"]  # OpenVINO 2026.4.1 while it compiles them, now and then; it is refused
 OFTEN = {  # an export takes 10 seconds; the others are behind the marker
     "convnext-atto": ["openvino", "onnx"],
     "swin-micro-mmseg": ["openvino"],
-    "vit-micro-featmap-cumulative": ["onnx"],
+    "vit-micro-featmap-cumulative": ["openvino"],
     "FPN": ["openvino", "torch-export"],
     "RetinaHead": ["openvino", "onnx"],
     "UPerHead": ["openvino"],
@@ -33,16 +32,11 @@ OFTEN = {  # an export takes 10 seconds; the others are behind the marker
 
 def runs() -> Iterator[Any]:
     for network in EXPORTED:
-        everywhere = [
-            name for name in ("openvino", "onnx", "torch-export") if name != "openvino" or not crashes(network)
-        ]
         if network.name in OFTEN:
             yield pytest.param(network, OFTEN[network.name], id=network.name)
-        yield pytest.param(network, everywhere, id=f"{network.name}-everywhere", marks=pytest.mark.slow)
-
-
-def crashes(network: Network) -> bool:
-    return any(word in network.name for word in CRASHES)
+        yield pytest.param(
+            network, ["openvino", "onnx", "torch-export"], id=f"{network.name}-everywhere", marks=pytest.mark.slow
+        )
 
 
 class Watched(nn.Module):
@@ -95,12 +89,6 @@ def test_exported_is_eager(network, runtimes, tmp_path):
 def test_what_cannot_be_exported_says_what_to_do(network):
     with pytest.raises(ValueError, match=f"cannot be exported: .*{REFUSED[network.name]}"):
         check_exportable(dynamic(network))
-
-
-def test_a_vit_is_refused_where_it_would_crash():
-    (network,) = [network for network in EXPORTED if network.name == "vit-micro-featmap"]
-    with pytest.raises(ValueError, match="crashes now and then .* --to onnx"):
-        check_exportable(dynamic(network), runtime="openvino")
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 9, 63, 64, 65, 1000])

@@ -66,7 +66,7 @@ class DynamicSwin(RoutedBackbone, SwinTransformer):
         self.skip_windows = (sparsity or {}).get("skip_windows", False)
         check_flags(skip_windows=self.skip_windows)
 
-    def export_objection(self, padded: bool, runtime: str | None) -> str | None:
+    def export_objection(self, padded: bool) -> str | None:
         if not self.skip_windows:
             return None
         return (

@@ -87,7 +87,7 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
         if isinstance(arch, dict) and not needed <= arch.keys():
             raise ValueError(f"DynamicViT: a dict `arch` needs the keys {sorted(needed)}, but got {sorted(arch)}")
 
-    def export_objection(self, padded: bool, runtime: str | None) -> str | None:
+    def export_objection(self, padded: bool) -> str | None:
         if self.router is None:
             return None
         if any(self.windows):
@@ -95,11 +95,6 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
                 f"with window_size={self.windows[0] or max(self.windows)} how many selected tokens a window holds "
                 "depends on the picture, and an exported network has fixed shapes. Export a network of attention "
                 "among all (window_size=0), or evaluate it in PyTorch"
-            )
-        if runtime == "openvino":
-            return (
-                "OpenVINO (2026.4.1 was tried) crashes now and then while it compiles a ViT of packed tokens. "
-                "Export it with --to onnx"
             )
         if self.router.cumulative and padded:
             return (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mmsparse.ops import Groups
+from mmsparse.ops import Groups, exporting
 from mmsparse.sparsity import IdentityFastPath, Selection
 
 from .routed_attention import Pattern, Tokens, Windows, asking_attention, packed_attention
@@ -42,7 +42,9 @@ class Packed:
         else:
             (entering, images), self.entering = self.entering, None
             x = self.kept + asking_attention(layer.attn, h, groups, layer.ln1(entering), images)
-        self.kept = layer.ffn(layer.ln2(x), identity=x)
+        if exporting():  # OpenVINO 2026.4.1 crashes on two small layers of few rows (R, C) and a sum
+            x = x.unsqueeze(0)
+        self.kept = layer.ffn(layer.ln2(x), identity=x).view_as(self.kept)
         if not isinstance(fast, IdentityFastPath):
             self.rest = self.rest + fast(self.rest)
 
