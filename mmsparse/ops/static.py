@@ -5,6 +5,7 @@ never moved from one layout to another: one gather reads them at their places. A
 beyond the border.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -47,6 +48,16 @@ def _places(batch: int, size: tuple[int, int], tile: int) -> tuple[np.ndarray, n
     return tiles.flatten().astype(np.int32), inside.flatten().astype(np.int32)
 
 
+@cache
+def _inside(batch: int, size: tuple[int, int], tile: int) -> np.ndarray:
+    """Which locations of each tile lie on the map (tile * tile, tiles), as 1 and 0."""
+    inside = np.zeros(whole_grid(size, tile), np.float32)
+    inside[: size[0], : size[1]] = 1
+    high, wide = tile_grid(size, tile)
+    inside = inside.reshape(high, tile, wide, tile).transpose(1, 3, 0, 2).reshape(tile**2, -1)
+    return np.tile(inside, (1, batch))
+
+
 def _constant(table: np.ndarray, device: torch.device) -> Tensor:
     constant = torch.from_numpy(table)
     return constant if device.type == "cpu" else constant.to(device)  # which exporters would note
@@ -59,7 +70,10 @@ def _sizes(x: "Tensor | TileMap") -> tuple[int, tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Rows that a convolution reads; ``where`` says which one each location is, if they do not lie in order."""
+    """Rows that a convolution reads; ``where`` says which one each location is, if they do not lie in order.
+
+    With a ``border`` the last of both is what lies beyond the map.
+    """
 
     rows: Tensor
     where: Tensor | None
@@ -67,22 +81,29 @@ class _Source:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, x: "Tensor | TileMap") -> "_Source":
-        if isinstance(x, TileMap):
-            return cls(
-                x.rows, as_map(x.where, (x.shape[0], 1, *x.shape[2:]), x.tile).flatten(), x.shape[0], x.shape[2:]
-            )
-        return cls(map_rows(x), None, *_sizes(x))
+    def of(cls, x: "Tensor | TileMap", border: bool) -> "_Source":
+        parts, where = (x.parts, x.locations()) if isinstance(x, TileMap) else ([map_rows(x)], None)
+        return cls.cut(parts, where, *_sizes(x), border)
+
+    @classmethod
+    def cut(
+        cls, parts: Sequence[Tensor], where: Tensor | None, batch: int, size: tuple[int, int], border: bool
+    ) -> "_Source":
+        """Of rows in several pieces."""
+        if border:
+            parts = [*parts, parts[0].new_zeros(1, parts[0].shape[1])]
+        rows = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+        if where is not None and border:
+            where = torch.cat([where, where.new_full((1,), int(rows.shape[0]) - 1)])
+        return cls(rows, where, batch, size)
 
     def windows(self, idx: Tensor, tile: int, halo: int) -> Tensor:
         """Those of chosen tiles (side * side, R, C)."""
         table = _constant(_windows(self.batch, self.size, tile, halo), self.rows.device).index_select(1, idx)
-        rows, number = self.rows, table.flatten()
-        if halo:
-            rows = F.pad(rows, (0, 0, 0, 1))
+        number = table.flatten()
         if self.where is not None:
-            number = F.pad(self.where, (0, 1), value=self.rows.shape[0]).index_select(0, number)
-        return rows.index_select(0, number).view(*table.shape, rows.shape[1])
+            number = self.where.index_select(0, number)
+        return self.rows.index_select(0, number).view(*table.shape, self.rows.shape[1])
 
 
 def _conv(
@@ -113,33 +134,78 @@ def _winograd(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class TileMap:
     """A map (B, D, H, W) whose rows lie as its tiles were decided: first all kept ones, and each by its location.
 
-    Layers that look at one location alone leave them there, the next convolution reads through ``where``, and whatever
-    else is done with it sees the map.
+    Layers that look at one location alone leave them there, normalisation in groups does, the next convolution reads
+    through ``where``, and whatever else is done with it sees the map.
 
     Args:
-        rows: (R, D).
-        where: Which of them each location of whole tiles is.
+        parts: Rows (tile * tile * R, D) of the kept tiles and of the others.
+        tiles: Which those are.
+        where: Which row of both each location of whole tiles is.
         shape: Of the map.
         tile: Locations along a side of a tile.
     """
 
     LOCAL = (F.relu, F.gelu, F.silu, F.hardswish, torch.relu, torch.sigmoid)
 
-    def __init__(self, rows: Tensor, where: Tensor, shape: torch.Size, tile: int) -> None:
-        self.rows, self.where, self.shape, self.tile = rows, where, shape, tile
+    def __init__(self, parts: Sequence[Tensor], tiles: Rows, where: Tensor, shape: torch.Size, tile: int) -> None:
+        self.parts, self.tiles, self.where, self.shape, self.tile = parts, tiles, where, shape, tile
 
     def dim(self) -> int:
         return 4
 
+    def rows(self) -> Tensor:
+        """The map's, in order, those of whole tiles."""
+        return torch.cat(list(self.parts)).index_select(0, self.where)
+
     def whole(self) -> Tensor:
-        return as_map(self.rows.index_select(0, self.where), self.shape, self.tile)
+        return as_map(self.rows(), self.shape, self.tile)
+
+    def locations(self) -> Tensor:
+        """``where`` for those on the map."""
+        return as_map(self.where, torch.Size((self.shape[0], 1, *self.shape[2:])), self.tile).flatten()
+
+    def with_parts(self, parts: Sequence[Tensor]) -> "TileMap":
+        return TileMap(parts, self.tiles, self.where, self.shape, self.tile)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        first = args[0]
+        first, kwargs = args[0], kwargs or {}
         if func in cls.LOCAL or (func is F.batch_norm and not kwargs["training"]):
-            return cls(func(first.rows, *args[1:], **(kwargs or {})), first.where, first.shape, first.tile)
-        return func(*(arg.whole() if isinstance(arg, cls) else arg for arg in args), **(kwargs or {}))
+            return first.with_parts([func(part, *args[1:], **kwargs) for part in first.parts])
+        if func is F.group_norm:
+            return _group_norm(first, args[1], **kwargs)
+        return func(*(arg.whole() if isinstance(arg, cls) else arg for arg in args), **kwargs)
+
+
+def _group_norm(
+    x: TileMap, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> TileMap:
+    """Over each picture's locations on the map, in whatever order they lie."""
+    batch, channels, (height, width) = x.shape[0], x.shape[1], x.shape[2:]
+    members = height * width * channels // num_groups
+    parts = [part.view(x.tile**2, batch, -1, channels) for part in x.parts]
+    on_map = [None, None]
+    if whole_grid((height, width), x.tile) != (height, width):
+        inside = _constant(_inside(batch, (height, width), x.tile), x.where.device)
+        on_map = [
+            inside.index_select(1, idx).view(*part.shape[:3], 1)
+            for part, idx in zip(parts, (x.tiles.keep, x.tiles.rest), strict=True)
+        ]
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        """(B, D), equal in a group."""
+        counted = [part if mask is None else part * mask for part, mask in zip(values, on_map, strict=True)]
+        sums = sum(part.sum((0, 2)) for part in counted).view(batch, num_groups, -1).sum(2, keepdim=True) / members
+        return sums.expand(-1, -1, channels // num_groups).reshape(batch, 1, channels)
+
+    centre = mean(parts)
+    scale = (mean([(part - centre).square() for part in parts]) + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -centre * scale
+    if bias is not None:
+        shift = shift + bias
+    return x.with_parts([(part * scale + shift).flatten(0, 2) for part in parts])
 
 
 def slow_fast(
@@ -152,7 +218,7 @@ def slow_fast(
 ) -> TileMap:
     """``slow_fast_conv2d``, of which nothing is put in its place yet."""
     (weight, bias), (keep, rest, inverse), (batch, size) = slow, tiles, _sizes(x)
-    source = _Source.of(x)
+    source = _Source.of(x, reach(weight, dilation) > 0)
     kept = _conv(source, weight, bias, keep, tile, dilation, 1)
     others = F.linear(source.windows(rest, tile, 0).flatten(0, 1), *fast)
     count, other = keep.shape[0], rest.shape[0]
@@ -160,8 +226,7 @@ def slow_fast(
     place = inverse.index_select(0, number)
     beyond = tile**2 * count + inside * other + place - count
     where = torch.where(place < count, inside * count + place, beyond)
-    rows = torch.cat([kept.flatten(0, 1), others])
-    return TileMap(rows, where, torch.Size((batch, len(weight), *size)), tile)
+    return TileMap([kept.flatten(0, 1), others], tiles, where, torch.Size((batch, len(weight), *size)), tile)
 
 
 @OPERATORS["slow_fast_conv2d"].kernel(EXPORT, name="static")
@@ -177,8 +242,7 @@ def _slow_fast_conv2d(
     tile: int,
     dilation: int,
 ) -> Tensor:
-    done = slow_fast(x, (weight, bias), (fast_weight, fast_bias), Rows(keep, rest, inverse), tile, dilation)
-    return done.rows.index_select(0, done.where)
+    return slow_fast(x, (weight, bias), (fast_weight, fast_bias), Rows(keep, rest, inverse), tile, dilation).rows()
 
 
 @OPERATORS["sparse_conv2d"].kernel(EXPORT, name="static")
@@ -193,5 +257,6 @@ def _sparse_conv2d(
     dilation: int,
     groups: int,
 ) -> Tensor:
-    source = _Source(rows, None, int(rows.shape[0]) // (height * width), (height, width))
+    border = reach(weight, dilation) > 0
+    source = _Source.cut([rows], None, int(rows.shape[0]) // (height * width), (height, width), border)
     return _conv(source, weight, bias, idx, tile, dilation, groups).transpose(0, 1).flatten(1)

@@ -19,6 +19,7 @@ from mmsparse.ops import (
     slow_fast_ffn,
     sparse_conv2d,
     sparse_conv2d_reference,
+    static,
     tile_grid,
     to_tiles,
     winograd,
@@ -219,6 +220,27 @@ def test_rows_come_back(chosen):
     rows, flat = Rows.of(mask), x.flatten(0, 1)
     assert torch.equal(flat[rows.keep], x[mask]) and torch.equal(flat[rows.rest], x[~mask])
     assert torch.equal(torch.cat([flat[rows.keep], flat[rows.rest]])[rows.inverse], flat)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 10)])
+@pytest.mark.parametrize(
+    "norm", [torch.nn.GroupNorm(4, 16), torch.nn.GroupNorm(4, 16, affine=False), torch.nn.BatchNorm2d(16)]
+)
+def test_what_follows_a_convolution_leaves_rows_in_the_order_of_tiles(size, norm):
+    torch.manual_seed(0)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    tile, batch = 4, 2
+    x = torch.randn(batch, 8, *size)
+    high, wide = tile_grid(size, tile)
+    mask = torch.rand(batch, high * wide).argsort(1) < 2  # as many of each picture
+    tiles = Rows.of(mask)
+    weights = (torch.randn(16, 8, 3, 3), torch.randn(16)), (torch.randn(16, 8), torch.randn(16))
+    found = static.slow_fast(x, *weights, tiles, tile, 1)
+    layers = torch.nn.Sequential(norm, torch.nn.ReLU()).eval()
+    done = layers(found)
+    assert isinstance(done, static.TileMap) and done.where is found.where
+    torch.testing.assert_close(done.whole(), layers(found.whole()), rtol=1e-5, atol=1e-5)
 
 
 def test_only_chosen_tiles_are_multiplied():
