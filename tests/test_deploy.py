@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_networks import DETECTOR, SEGMENTER
 
+from mmsparse.apis import record_selections
 from mmsparse.calls import ignore_padding, predict, prepare_batch
 from mmsparse.cli.building import build_model, random_pictures
 from mmsparse.deploy import FORMATS, Wish, export, serve
@@ -54,6 +55,23 @@ def test_it_predicts_as_the_model_does(detector, size):
     for key in ("bboxes", "scores"):
         torch.testing.assert_close(actual.pred_instances[key], expected.pred_instances[key], rtol=1e-4, atol=1e-3)
     assert torch.equal(actual.pred_instances.labels, expected.pred_instances.labels)
+
+
+def test_keep_masks_are_results_too(tmp_path):
+    lines = []
+    wish = Wish("torch-export", [(64, 96)], masks=True)
+    artifact = export(built(DETECTOR), wish, tmp_path / "masks", tell=lines.append)
+    masks = [name for name in artifact.names if name.startswith("keep_mask.")]
+    assert masks == [f"keep_mask.{name}" for name in artifact.budgets]
+    assert artifact.equal_masks == {"64x96": 1.0} and lines[-1] == "64x96: 100.000 % of keep masks equal"
+    model = built(DETECTOR)
+    picture = torch.randn(1, 3, 64, 96)
+    *_, mask = artifact.load(tmp_path / "masks", (64, 96))([picture, torch.tensor([[64, 96]])])
+    with torch.no_grad(), record_selections(model) as taken:
+        model.bbox_head(model.extract_feat(picture))
+    assert torch.equal(mask, taken[-1][1].keep_mask)
+    serve(model, tmp_path / "masks")  # which has no use for them
+    assert len(predict(model, prepare_batch(model, random_pictures(DETECTOR, 1, (64, 96))))) == 1
 
 
 def test_padding_takes_nothing_from_what_is_real(detector):

@@ -33,6 +33,7 @@ class Artifact:
         budgets: Keep ratio of each place.
         macs: Multiply-accumulates of a call, executed and dense, by "HxW".
         agreement: Largest difference from PyTorch, relative to the largest number of each result, by "HxW".
+        equal_masks: Share of units that were decided as in PyTorch, by "HxW"; empty if masks are no results.
         source: Names of config and checkpoint.
         versions: Of what made it.
     """
@@ -51,6 +52,7 @@ class Artifact:
     budgets: dict[str, float]
     macs: dict[str, dict[str, int]]
     agreement: dict[str, float]
+    equal_masks: dict[str, float]
     source: dict[str, str | None]
     versions: dict[str, str]
 

@@ -36,6 +36,7 @@ class Wish:
         padded: Whether the real sizes of padded pictures are a second input; None: for detectors.
         preprocess: Whether it normalises pictures itself.
         decoded: Whether post-processing is a part of it.
+        masks: Whether the keep masks are results, too.
     """
 
     format: str
@@ -46,6 +47,7 @@ class Wish:
     padded: bool | None = None
     preprocess: bool = False
     decoded: bool = False
+    masks: bool = False
 
 
 def export(
@@ -68,7 +70,7 @@ def export(
     """
     kind = FORMATS[wish.format]
     kind.check(wish.precision)
-    program = Program(model, wish.part, wish.preprocess, wish.decoded).eval()
+    program = Program(model, wish.part, wish.preprocess, wish.decoded, wish.masks).eval()
     if wish.decoded and program.kind == "detector" and wish.precision != "f32":
         raise ValueError(
             f"--decoded needs --precision f32, but got {wish.precision}, in which boxes are off by pixels. Export "
@@ -102,7 +104,7 @@ def _write(
     tell: Callable[[str], None],
 ) -> Artifact:
     kind = FORMATS[wish.format]
-    files, macs, agreement = {}, {}, {}
+    files, macs, agreement, equal_masks = {}, {}, {}, {}
     for size in wish.sizes:
         key = key_of(size)
         path, inputs = folder / f"{key}{kind.suffix}", inputs_of(wish, size, padded)
@@ -114,8 +116,11 @@ def _write(
         kind.write(exported, path, INPUTS[: len(inputs)], layout.names)
         files[key] = {"name": path.name, "sha256": checksum(path, kind.beside)}
         macs[key] = _macs(program, inputs)
-        agreement[key] = _difference(kind.load(path, wish.precision, None)(inputs), program, inputs)
+        agreement[key], equal = _compare(kind.load(path, wish.precision, None)(inputs), program, inputs)
         tell(f"{key}: within {agreement[key]:.1e} of PyTorch, relative to the largest number of each result")
+        if equal is not None:
+            equal_masks[key] = equal
+            tell(f"{key}: {100 * equal:.3f} % of keep masks equal")
     artifact = Artifact(
         format=wish.format,
         kind=program.kind,
@@ -131,6 +136,7 @@ def _write(
         budgets=get_keep_ratio(model),
         macs=macs,
         agreement=agreement,
+        equal_masks=equal_masks,
         source=source,
         versions=versions_of(kind.needs),
     )
@@ -160,11 +166,17 @@ def _macs(program: Program, inputs: Sequence[Tensor]) -> dict[str, int]:
         return {"executed": executed, "dense": total()}
 
 
-def _difference(results: Sequence[Tensor], program: Program, inputs: Sequence[Tensor]) -> float:
+def _compare(results: Sequence[Tensor], program: Program, inputs: Sequence[Tensor]) -> tuple[float, float | None]:
+    """The largest relative difference of a result, and the share of equal units of all keep masks, if there are any."""
     with torch.no_grad():
-        expected = program(*inputs)
-    pairs = ((mine.float(), wanted.float()) for mine, wanted in zip(results, expected, strict=True))
-    return max(float((mine - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12)) for mine, wanted in pairs)
+        pairs = list(zip(results, program(*inputs), strict=True))
+    masks = [mine.bool() == wanted for mine, wanted in pairs if wanted.dtype == torch.bool]
+    differences = [
+        float((mine.float() - wanted.float()).abs().max() / wanted.abs().max().clamp_min(1e-12))
+        for mine, wanted in pairs
+        if wanted.dtype != torch.bool
+    ]
+    return max(differences), float(torch.cat([mask.flatten() for mask in masks]).float().mean()) if masks else None
 
 
 def versions_of(needs: Sequence[str]) -> dict[str, str]:

@@ -2,17 +2,20 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmsparse.apis import record_selections
 from mmsparse.sparsity.valid import real_sizes
 
 from .decode import decoder_of
 
 PARTS = ("model", "backbone")
+MASK = "keep_mask."  # begins the name of a result that is one
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,17 @@ class Program(nn.Module):
             proposes. "backbone": the maps.
         preprocess: Whether pictures come as the data preprocessor gets them, values from 0 to 255 in its order.
         decoded: Whether post-processing is a part of it.
+        masks: Whether the keep masks of all places are results, too, each by its place.
     """
 
-    def __init__(self, model: nn.Module, part: str = "model", preprocess: bool = False, decoded: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        part: str = "model",
+        preprocess: bool = False,
+        decoded: bool = False,
+        masks: bool = False,
+    ) -> None:
         super().__init__()
         if part not in PARTS:
             raise ValueError(f"Expected argument `part` to be one of {PARTS}, but got {part!r}")
@@ -69,11 +80,15 @@ class Program(nn.Module):
         self.kind = "backbone" if part == "backbone" else kind_of(model)
         self.preprocess = preprocess
         self.decode = decoder_of(model, self.kind) if decoded else None
+        self.masks = masks
 
     def named(self, pictures: Tensor, sizes: Tensor | None = None) -> dict[str, Any]:
         """The results by name, nested as the model does."""
-        results = self._raw(pictures)
-        return results if self.decode is None else self.decode(results, pictures, sizes)
+        with record_selections(self.model) if self.masks else nullcontext([]) as taken:
+            results = self._raw(pictures)
+        if self.decode is not None:
+            results = self.decode(results, pictures, sizes)
+        return {**results, **{f"{MASK}{place}": selection.keep_mask for place, selection in taken}}
 
     def _raw(self, pictures: Tensor) -> dict[str, Any]:
         model = self.model

@@ -12,7 +12,7 @@ from mmsparse.sparsity import valid
 
 from .artifact import Artifact, Size, key_of
 from .formats import Run
-from .program import head_of, kind_of
+from .program import MASK, head_of, kind_of
 
 PADDABLE = ("detector", "proposals")
 
@@ -99,6 +99,7 @@ class Served(nn.Module):
         if size not in self.programs:
             self.programs[size] = artifact.load(self.folder, size, self.threads)
         named = artifact.layout.fill(self.programs[size](inputs))
+        named = {name: result for name, result in named.items() if not name.startswith(MASK)}
         if artifact.kind == "backbone":
             return tuple(named["maps"])
         if artifact.kind == "proposals":

@@ -39,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoded", action="store_true",
         help="post-processing is a part of it: boxes after suppression, a label map, or softmaxed scores",
     )  # fmt: skip
+    parser.add_argument(
+        "--keep-masks", action="store_true",
+        help="where each place looked is a result, too; how much of it is as in PyTorch is told",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="the folder; default ./work_dirs/<config name>/<runtime>")
     add_keep_ratio(parser)
     add_trust(parser)
@@ -64,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
         padded=args.padding,
         preprocess=args.preprocess,
         decoded=args.decoded,
+        masks=args.keep_masks,
     )
     names = {"config": Path(args.config).name, "checkpoint": args.checkpoint and Path(args.checkpoint).name}
     artifact = export(model, wish, folder, meta_of(cfg).get("classes"), names, tell=print)
