@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmsparse.deploy.rivals import Results, table
 from mmsparse.ops import OPERATORS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -52,3 +53,12 @@ def test_a_back_ends_example_is_what_runs():
     left = run(DOCS / "add_a_back_end.md")
     calls = left["query"], left["key_value"], 2, *[None] * 4, 4, 4
     assert operator._choose("cpu", calls) is operator.kernels[-1].run is left["attend"]
+
+
+def test_tables_are_of_the_results_beside_them():
+    """<!-- results/NAME.json PART BATCH THREADS --> and the table that follows."""
+    page = (DOCS / "deploy.md").read_text()
+    found = re.findall(r"<!-- (results/\S+\.json) (\w+) (\d+) (\d+) -->\n\n((?:\|.*\n)+)", page)
+    assert {name for name, *_ in found} == {f"results/{path.name}" for path in (DOCS / "results").iterdir()}
+    for name, part, batch, threads, told in found:
+        assert told.strip() == table(Results.read(DOCS / name).of(part, int(batch), int(threads)))
