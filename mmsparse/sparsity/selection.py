@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmsparse.ops import Rows, exporting, inverse_of, put_together, tile_grid
+
+from .once import once
 
 SHORT = 2048  # entries of a mask that are sorted in less time than they are searched
 
@@ -67,14 +68,14 @@ class Selection:
     def grid(self) -> tuple[int, int]:
         return self.geometry.grid
 
-    @cached_property
+    @once
     def keep_idx(self) -> Tensor:
         """Flat row numbers of the slow units, ascending."""
         if self._ordered is not None:
             return self._ordered[0]
         return _true_positions(self.keep_mask.flatten(), self._total)
 
-    @cached_property
+    @once
     def rest_idx(self) -> Tensor:
         """Flat row numbers of the fast units, ascending."""
         if self._ordered is not None:
@@ -82,19 +83,19 @@ class Selection:
         total = None if self._total is None else self.keep_mask.numel() - self._total
         return _true_positions(~self.keep_mask.flatten(), total)
 
-    @cached_property
+    @once
     def rows(self) -> Rows:
         """Both, and the permutation that puts their rows back, as the operators take them."""
         return Rows(self.keep_idx, self.rest_idx, inverse_of(self.keep_mask.flatten(), self.keep_idx.shape[0]))
 
-    @cached_property
+    @once
     def _ordered(self) -> tuple[Tensor, Tensor] | None:
         """The numbers of both, where exporters look."""
         if not exporting() or self._total is None:
             return None
         return kept_first(self.keep_mask.flatten()).split([self._total, self.keep_mask.numel() - self._total])
 
-    @cached_property
+    @once
     def num_keep(self) -> list[int]:
         """Number of slow units of each image."""
         if self.count is None:
