@@ -67,11 +67,8 @@ def real_sizes(sizes: Sizes | None, padded: Size = (0, 0)) -> Iterator[None]:
 
     With None everything counts, whatever was known outside.
     """
-    enter(owner := object(), sizes, padded)
-    try:
+    with _CALL.set(_Call(None, sizes, padded, _CALL.value)):
         yield
-    finally:
-        leave(owner)
 
 
 def enter(owner: object, sizes: Sequence[Size] | None, padded: Size, batches: Sequence[Batch] = ()) -> None:
