@@ -11,8 +11,8 @@ T = TypeVar("T")
 class OfThread(threading.local, Generic[T]):
     """A value of which each thread has its own.
 
-    What ``torch.compile`` makes depends on it: with another value it compiles again. A ``ContextVar`` is nothing that it
-    can trace, and a default that hangs on the class is nothing that it watches.
+    ``torch.compile`` watches it, and compiles again for another value. A ``ContextVar`` it cannot trace; a default that
+    hangs on the class it would not watch.
     """
 
     def __init__(self, value: T) -> None:  # runs in each thread
