@@ -134,9 +134,9 @@ class Operator:
 
 
 def opaque(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """What compilers leave alone, where they would make many small kernels of it: a function without gradients.
+    """What compilers leave alone: a function of which they would make many small kernels, each compiled for a second.
 
-    Exporters look inside.
+    Where gradients or autocast are on, they look inside; exporters always do.
 
     Args:
         fake: From the same arguments, what comes out without its values.
@@ -148,7 +148,9 @@ def opaque(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[
 
         @functools.wraps(run)
         def call(*args: Any) -> Any:
-            return (operator if torch.compiler.is_compiling() and not exporting() else run)(*args)
+            if not torch.compiler.is_compiling() or exporting() or torch.is_grad_enabled() or autocasts(args[0]):
+                return run(*args)
+            return operator(*args)
 
         return call
 
