@@ -1,5 +1,6 @@
 """Law 10, of ``torch.compile``: no graph break, eager's results and decisions, and never those of another call."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -55,6 +56,16 @@ def test_a_whole_network(cfg):
     compiled, x = Compiled(Program(build_model(cfg))), torch.randn(1, 3, *SIZE)
     assert compiled.agrees(x, torch.tensor([[40, 60]])) and compiled.agrees(x, torch.tensor([[64, 50]]))
     assert compiled.times == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("cfg", [DETECTOR, SEGMENTER], ids=["detector", "segmenter"])
+def test_what_the_compiler_makes_of_a_whole_network(cfg):
+    program, x = Program(build_model(cfg)), torch.randn(1, 3, *SIZE)
+    with torch.no_grad():
+        for found, expected in zip(torch.compile(program, fullgraph=True, dynamic=False)(x), program(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_each_call_has_its_own_budget_and_sizes():
