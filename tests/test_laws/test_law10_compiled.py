@@ -94,9 +94,10 @@ def test_threads_share_what_is_compiled():
         with mmsparse.budget(keep_ratio):
             return compiled.agrees(x)
 
+    assert all(map(agrees, [0.25, 0.5, 0.75]))
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(agrees, [0.25, 0.5, 0.75] * 8))
-    assert 3 <= compiled.times <= 6  # threads may make the same at the same time
+    assert compiled.times == 3
 
 
 def test_a_backbone_in_a_model_that_knows_padding():
