@@ -2,7 +2,7 @@
 
 from .attention import Groups, attention_rows
 from .feed_forward import FeedForward, NormLinear, activation_name, slow_fast_ffn
-from .operator import EXPORT, OPERATORS, Kernel, Operator, exporting
+from .operator import EXPORT, OPERATORS, Kernel, Operator, exporting, opaque
 from .rows import Rows, inverse_of, put_together
 from .slow_fast import slow_fast_conv2d
 from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
@@ -27,6 +27,7 @@ __all__ = [
     "feed_forward_cpu",
     "from_tiles",
     "inverse_of",
+    "opaque",
     "put_together",
     "slow_fast_conv2d",
     "slow_fast_ffn",

@@ -1,5 +1,6 @@
 """What makes an operator of a function of tensors: torch's dispatcher picks the kernel, exporters see plain PyTorch."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,6 +131,30 @@ class Operator:
         wanted = [arg for arg, need in zip(args, needed, strict=True) if need]
         grads = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))
         return tuple(next(grads) if need else None for need in needed)
+
+
+def opaque(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What compilers leave alone: a function of which they would make many small kernels, each compiled for a second.
+
+    Where gradients or autocast are on, they look inside; exporters always do.
+
+    Args:
+        fake: From the same arguments, what comes out without its values.
+    """
+
+    def wrap(run: Callable[..., Any]) -> Callable[..., Any]:
+        operator = torch.library.custom_op(f"mmsparse::{run.__name__}", run, mutates_args=())
+        operator.register_fake(fake)
+
+        @functools.wraps(run)
+        def call(*args: Any) -> Any:
+            if not torch.compiler.is_compiling() or exporting() or torch.is_grad_enabled() or autocasts(args[0]):
+                return run(*args)
+            return operator(*args)
+
+        return call
+
+    return wrap
 
 
 def exporting() -> bool:

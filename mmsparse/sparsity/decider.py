@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmsparse.ops import put_together
 from .budget import anneal
 from .dials import Dial, Tunable
 from .gain import GATE, WAYS, gain_gate
+from .of_thread import OfThread
 from .scorers import Context
 from .selection import Geometry, Selection
 from .selectors import BURIED
@@ -93,7 +93,7 @@ class Decider(Dial):
             attention: The attention of the block to come, for scorers that read it (``scorers.Attention``).
         """
         selection = self._decide(tokens, geometry, before if self.cumulative else None, attention)
-        for record in _RECORDS.get() if selection is not None else ():
+        for record in _RECORDS.value if selection is not None else ():
             if self in record.deciders:
                 record.taken.append((self.name, selection))
         return selection
@@ -158,18 +158,15 @@ class _Record:
     taken: list[tuple[str, Selection]]
 
 
-_RECORDS: ContextVar[tuple[_Record, ...]] = ContextVar("records", default=())
+_RECORDS: OfThread[tuple[_Record, ...]] = OfThread(())
 
 
 @contextmanager
 def record_decisions(deciders: Collection[Decider]) -> Iterator[list[tuple[str, Selection]]]:
     """Collect what some places decide inside a with-block, in this thread."""
     record = _Record(deciders, [])
-    token = _RECORDS.set((*_RECORDS.get(), record))
-    try:
+    with _RECORDS.set((*_RECORDS.value, record)):
         yield record.taken
-    finally:
-        _RECORDS.reset(token)
 
 
 class Router(Tunable):

@@ -1,16 +1,16 @@
 """What of a network can be turned down: dials, and the modules that hold them.
 
-A dial's own budget is a default. A call may bring another, in a context variable that threads do not share.
+A dial's own budget is a default. A call may bring another, in a variable that threads do not share.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 from mmengine.model import BaseModule
 
 from .new_parts import NewPart
+from .of_thread import OfThread
 
 
 class Dial(BaseModule):
@@ -31,7 +31,7 @@ class Dial(BaseModule):
 
     @property
     def keep_ratio(self) -> float:
-        given = _GIVEN.get()
+        given = _GIVEN.value
         ratio = None if given is None else given.of(self)
         return self._keep_ratio if ratio is None else ratio
 
@@ -82,14 +82,11 @@ class _Given:
         return None if self.outer is None else self.outer.of(dial)
 
 
-_GIVEN: ContextVar[_Given | None] = ContextVar("budgets", default=None)
+_GIVEN: OfThread[_Given | None] = OfThread(None)
 
 
 @contextmanager
 def budgets(ratios: Mapping[Dial, float], number: float | None = None) -> Iterator[None]:
     """Other budgets inside a with-block, in this thread: of some dials, and one number for the parts of all others."""
-    token = _GIVEN.set(_Given(ratios, number, _GIVEN.get()))
-    try:
+    with _GIVEN.set(_Given(ratios, number, _GIVEN.value)):
         yield
-    finally:
-        _GIVEN.reset(token)

@@ -3,13 +3,16 @@
 A score is a logit: the probability of the slow path is its sigmoid, the slow path is preferred where it is high.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmsparse.ops import opaque
 from mmsparse.registry import MODELS
 
 from .selection import Geometry
@@ -108,12 +111,29 @@ class LocalGlobalScorer(Scorer):
         self.init_weights()
 
     def forward(self, tokens: Tensor, context: Context = ALL) -> Tensor:
-        local, everywhere = self.embed(tokens).chunk(2, dim=-1)
-        # The first layer of the head is linear: apply its context half once per image, not once per location.
-        first, half = self.head[0], self.hidden // 2
-        shared = nn.functional.linear(mean_of_alive(everywhere, context.alive), first.weight[:, half:], first.bias)
-        hidden = nn.functional.linear(local, first.weight[:, :half]) + shared
-        return self.head[1:](hidden).squeeze(-1)
+        norm, layers = self.embed[0], [self.embed[1], *self.head[::2]]
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        return local_global(tokens, context.alive, [norm.weight, norm.bias], norm.eps, weights, biases)
+
+
+@opaque(lambda tokens, *_: tokens.new_empty(tokens.shape[:2]))
+def local_global(
+    tokens: Tensor,
+    alive: Tensor | None,
+    norm: Sequence[Tensor],
+    eps: float,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+) -> Tensor:
+    """Scores (B, N) of tokens (B, N, C), by the layers of a ``LocalGlobalScorer``."""
+    embedded = F.gelu(F.linear(F.layer_norm(tokens, tokens.shape[-1:], *norm, eps), weights[0], biases[0]))
+    local, everywhere = embedded.chunk(2, dim=-1)
+    # The first layer of the head is linear: apply its context half once per image, not once per location.
+    first, half = weights[1], local.shape[-1]
+    shared = F.linear(mean_of_alive(everywhere, alive), first[:, half:], biases[1])
+    hidden = F.gelu(F.linear(local, first[:, :half]) + shared)
+    hidden = F.gelu(F.linear(hidden, weights[2], biases[2]))
+    return F.linear(hidden, weights[3], biases[3]).squeeze(-1)
 
 
 @MODELS.register_module()

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsparse.ops import Rows, exporting, inverse_of, put_together, tile_grid
+from mmsparse.ops import Rows, exporting, inverse_of, opaque, put_together, tile_grid
+
+from .once import once
 
 SHORT = 2048  # entries of a mask that are sorted in less time than they are searched
 
@@ -67,34 +68,40 @@ class Selection:
     def grid(self) -> tuple[int, int]:
         return self.geometry.grid
 
-    @cached_property
+    @once
     def keep_idx(self) -> Tensor:
         """Flat row numbers of the slow units, ascending."""
-        if self._ordered is not None:
-            return self._ordered[0]
+        if self._at_once is not None:
+            return self._at_once.keep
         return _true_positions(self.keep_mask.flatten(), self._total)
 
-    @cached_property
+    @once
     def rest_idx(self) -> Tensor:
         """Flat row numbers of the fast units, ascending."""
-        if self._ordered is not None:
-            return self._ordered[1]
+        if self._at_once is not None:
+            return self._at_once.rest
         total = None if self._total is None else self.keep_mask.numel() - self._total
         return _true_positions(~self.keep_mask.flatten(), total)
 
-    @cached_property
+    @once
     def rows(self) -> Rows:
         """Both, and the permutation that puts their rows back, as the operators take them."""
+        if self._at_once is not None:
+            return self._at_once
         return Rows(self.keep_idx, self.rest_idx, inverse_of(self.keep_mask.flatten(), self.keep_idx.shape[0]))
 
-    @cached_property
-    def _ordered(self) -> tuple[Tensor, Tensor] | None:
-        """The numbers of both, where exporters look."""
-        if not exporting() or self._total is None:
+    @once
+    def _at_once(self) -> Rows | None:
+        """All of it, where exporters or compilers look."""
+        mask, total = self.keep_mask.flatten(), self._total
+        if total is None or (not torch.compiler.is_compiling() and not exporting()):
             return None
-        return kept_first(self.keep_mask.flatten()).split([self._total, self.keep_mask.numel() - self._total])
+        if not exporting():
+            return Rows(*rows_of(mask, total))
+        keep, rest = kept_first(mask).split([total, mask.shape[0] - total])
+        return Rows(keep, rest, inverse_of(mask, total))
 
-    @cached_property
+    @once
     def num_keep(self) -> list[int]:
         """Number of slow units of each image."""
         if self.count is None:
@@ -164,11 +171,23 @@ class Selection:
     def join(self, kept: Tensor, rest: Tensor) -> Tensor:
         """Put packed rows back to their own places: the inverse of ``split``."""
         dtype = torch.promote_types(kept.dtype, rest.dtype)  # autocast may leave the paths in different precisions
-        if exporting():
+        if self._at_once is not None:
             return put_together(kept.to(dtype), rest.to(dtype), self.rows.inverse)
         rows = kept.new_empty((self.keep_mask.numel(), kept.shape[1]), dtype=dtype)
         rows.index_copy_(0, self.keep_idx, kept.to(dtype))
         return rows.index_copy_(0, self.rest_idx, rest.to(dtype))
+
+
+def _fake_rows(mask: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    number = mask.new_empty(mask.shape, dtype=torch.long)
+    return number[:total].clone(), number[total:].clone(), number
+
+
+@opaque(_fake_rows)
+def rows_of(mask: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``Rows`` of a flat mask with so many True entries."""
+    keep, rest = _true_positions(mask, total), _true_positions(~mask, mask.shape[0] - total)
+    return keep, rest, inverse_of(mask, total)
 
 
 def _true_positions(flat: Tensor, total: int | None) -> Tensor:

@@ -1,12 +1,13 @@
 """Selectors: scores and a budget in, a Selection out. Noise in training only; evaluation is exact and deterministic."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmsparse.ops import opaque
 from mmsparse.registry import MODELS
 
 from .budget import num_keep
@@ -225,20 +226,37 @@ def _logistic(like: Tensor) -> Tensor:
 
 
 def _top_k(scores: Tensor, keep_ratio: float, valid: Valid | None) -> tuple[Tensor, int | tuple[int, ...], Tensor]:
-    """Mask of the k best of each image, the first ones of equals; k; and each image's k-th score.
+    """Mask of the k best of each image; k; and each image's k-th score."""
+    numbers = (scores.shape[1],) if valid is None else valid.counts
+    counts = tuple(num_keep(keep_ratio, number) for number in numbers)
+    counts = counts[:1] if len(set(counts)) == 1 else counts
+    mask, threshold = best_of(scores.detach(), counts)
+    return mask, counts[0] if len(counts) == 1 else counts, threshold
+
+
+def _fake_best(scores: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(scores.shape, dtype=torch.bool), scores.new_empty(scores.shape[0], 1)
+
+
+@opaque(_fake_best)
+def best_of(scores: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mask (B, N) of the k best of each image, the first ones of equals; and each image's k-th score (B, 1).
 
     The complement is never sorted, and nothing is scattered: exporters see the same.
+
+    Args:
+        scores: (B, N).
+        counts: The k of all images, or of each.
     """
-    counts = () if valid is None else tuple(num_keep(keep_ratio, number) for number in valid.counts)
-    count = counts[0] if counts else num_keep(keep_ratio, scores.shape[1])
-    scores = scores.detach().nan_to_num(nan=torch.inf)  # where a training overflows, counts stay exact
-    if len(set(counts)) > 1:
-        count, k = counts, torch.tensor(counts, device=scores.device).unsqueeze(1)
+    scores = scores.nan_to_num(nan=torch.inf)  # where a training overflows, counts stay exact
+    k = counts[0]
+    if len(counts) > 1:
+        k = torch.tensor(counts, device=scores.device).unsqueeze(1)
         threshold = scores.topk(max(counts), dim=1).values.gather(1, (k - 1).clamp_min(0))
-    elif (k := count) == 0:
-        return torch.zeros_like(scores, dtype=torch.bool), 0, scores.amax(dim=1, keepdim=True)
+    elif k == 0:
+        return torch.zeros_like(scores, dtype=torch.bool), scores.amax(dim=1, keepdim=True)
     else:
         threshold = scores.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
     above, equal = scores > threshold, scores == threshold
     room = k - above.long().sum(dim=1, keepdim=True)
-    return above | (equal & (equal.long().cumsum(dim=1) <= room)), count, threshold
+    return above | (equal & (equal.long().cumsum(dim=1) <= room)), threshold

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsparse.ops import opaque
+
 from .selection import Geometry
 from .valid import valid_units
 
@@ -11,14 +13,16 @@ def unit_features(x: Tensor, geometry: Geometry) -> Tensor:
     """Of maps (B, C, H, W) to (B, N, C): a tile is the mean of its locations that hold a real pixel."""
     if geometry.tile == 1:
         return x.flatten(2).transpose(1, 2)
-
-    def pool(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, geometry.tile, ceil_mode=True, count_include_pad=False)
-
     valid = valid_units(Geometry(geometry.size), x)
     if valid is None:
-        means = pool(x)
+        means = tile_means(x, geometry.tile)
     else:
         weight = valid.mask.view(len(x), 1, *geometry.size).to(x.dtype)
-        means = pool(x * weight) / pool(weight).clamp_min(0.5 / geometry.tile**2)
+        share = tile_means(weight, geometry.tile).clamp_min(0.5 / geometry.tile**2)
+        means = tile_means(x * weight, geometry.tile) / share
     return means.flatten(2).transpose(1, 2)
+
+
+@opaque(lambda x, tile: F.avg_pool2d(x, tile, ceil_mode=True, count_include_pad=False))
+def tile_means(x: Tensor, tile: int) -> Tensor:
+    return F.avg_pool2d(x, tile, ceil_mode=True, count_include_pad=False)

@@ -1,18 +1,17 @@
 """Which part of padded pictures is real: budgets and context are of that alone.
 
-The real sizes of the pictures in work are known to the call, in a context variable that threads do not share.
+The real sizes of the pictures in work are known to the call, in a variable that threads do not share.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .of_thread import OfThread
 from .selection import Geometry
 
 Size = tuple[int, int]
@@ -32,7 +31,7 @@ class Valid:
     mask: Tensor
     sizes: tuple[Size, ...]
 
-    @cached_property
+    @property
     def counts(self) -> tuple[int, ...]:
         """Number of True entries of each image."""
         return tuple(high * wide for high, wide in self.sizes)
@@ -59,7 +58,7 @@ class _Call:
     found: dict[tuple, Valid | None] = field(default_factory=dict)  # places share grids
 
 
-_CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
+_CALL: OfThread[_Call | None] = OfThread(None)
 
 
 @contextmanager
@@ -68,42 +67,39 @@ def real_sizes(sizes: Sizes | None, padded: Size = (0, 0)) -> Iterator[None]:
 
     With None everything counts, whatever was known outside.
     """
-    enter(owner := object(), sizes, padded)
-    try:
+    with _CALL.set(_Call(None, sizes, padded, _CALL.value)):
         yield
-    finally:
-        leave(owner)
 
 
 def enter(owner: object, sizes: Sequence[Size] | None, padded: Size, batches: Sequence[Batch] = ()) -> None:
     """The beginning of a call; for hooks, which cannot hold a with-block. Sizes or several batches, not both."""
-    _CALL.set(_Call(owner, sizes, padded, _CALL.get(), batches))
+    _CALL.value = _Call(owner, sizes, padded, _CALL.value, batches)
 
 
 def leave(owner: object) -> None:
     """The end of the call that the owner began last, and of what was begun inside and not ended."""
-    call = _CALL.get()
+    call = _CALL.value
     while call is not None and call.owner is not owner:
         call = call.outer
     if call is not None:
-        _CALL.set(call.outer)
+        _CALL.value = call.outer
 
 
 def read(pictures: Tensor) -> None:
     """The network is about to read pictures (B, C, H, W): of anything but what the call has (crops), all counts."""
-    if (call := _CALL.get()) is None:
+    if (call := _CALL.value) is None:
         return
     size = (int(pictures.shape[-2]), int(pictures.shape[-1]))
     if call.batches:
         sizes = next((batch.sizes for batch in call.batches if batch.pictures is pictures), None)
-        _CALL.set(replace(call, sizes=sizes, padded=size, found={}))
+        _CALL.value = replace(call, sizes=sizes, padded=size, found={})
     else:
-        _CALL.set(replace(call, whole=size == call.padded))
+        _CALL.value = replace(call, whole=size == call.padded)
 
 
 def sizes_of_call(batch: int) -> list[Size] | None:
     """Heights and widths of the real pictures of a batch; None if they are not known, or all of it is real."""
-    call = _CALL.get()
+    call = _CALL.value
     if call is None or not call.whole or call.sizes is None or batch != len(call.sizes):
         return None
     return [tuple(size) for size in call.sizes]
@@ -118,7 +114,7 @@ def valid_units(geometry: Geometry, tokens: Tensor) -> Valid | None:
         geometry: What the units are.
         tokens: Anything on their device, with their batch in the first dimension.
     """
-    call = _CALL.get()
+    call = _CALL.value
     if call is None or not call.whole or call.sizes is None or len(tokens) != len(call.sizes):
         return None
     key = (geometry, tokens.device)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmcv.cnn.bricks.drop import DropPath
 from mmpretrain.models import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, sparsity=sparsity, **kwargs)
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = float(module.drop_prob)  # a number of numpy's is a tensor to compilers
         if window_size and self.num_extra_tokens:
             raise ValueError(
                 "DynamicViT: expected argument `with_cls_token` to be False with `window_size`, because a class token "

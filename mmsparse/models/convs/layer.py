@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsparse.ops import exporting, slow_fast_conv2d, static
+from mmsparse.ops import exporting, opaque, slow_fast_conv2d, static
 from mmsparse.sparsity import Paths, Selection
 
 
@@ -49,14 +49,19 @@ class RoutedConv2d(nn.Conv2d):
         selection = router.selection_for(self.name, x)
         if selection is None:
             return super().forward(x)
-        one_by_one = router.fast_path(self.name).effective(self.weight, self.bias)
+        fast = router.fast_path(self.name).effective(self.weight, self.bias)
         if selection.gate is not None:
-            paths = Paths(selection, lambda rows: F.linear(rows, *one_by_one), router.explore)
+            paths = Paths(selection, lambda rows: F.linear(rows, *fast), router.explore)
             return paths.conv(x, self.weight, self.bias, self.dilation[0])
         dense, tile, dilation = (self.weight, self.bias), selection.geometry.tile, self.dilation[0]
         if router.shared and exporting():
-            return static.slow_fast(x, dense, one_by_one, selection.rows, tile, dilation)
-        return slow_fast_conv2d(x, dense, one_by_one, selection.rows, tile, dilation)
+            return static.slow_fast(x, dense, fast, selection.rows, tile, dilation)
+        return slow_fast_conv2d(x, dense, fast, selection.rows, tile, dilation)
+
+
+@opaque(lambda kernel, bias, own, own_bias: (own.new_empty(own.shape), own.new_empty(own_bias.shape)))
+def one_by_one(kernel: Tensor, bias: Tensor | None, own: Tensor, own_bias: Tensor) -> tuple[Tensor, Tensor]:
+    return kernel.sum(dim=(2, 3)) + own, own_bias.clone() if bias is None else bias + own_bias
 
 
 class ConvFastPath(BaseModule):
@@ -72,7 +77,7 @@ class ConvFastPath(BaseModule):
 
     def effective(self, kernel: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weight (D, C) and bias, given those of the dense convolution."""
-        return kernel.sum(dim=(2, 3)) + self.weight, self.bias if bias is None else bias + self.bias
+        return one_by_one(kernel, bias, self.weight, self.bias)
 
     @torch.no_grad()
     def follow(self, before: Tensor, after: Tensor) -> None:

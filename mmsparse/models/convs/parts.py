@@ -1,7 +1,6 @@
 """What every neck and head with routed convolutions has in common."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,12 +9,12 @@ from torch import Tensor
 from mmsparse.mistakes import mistakes_in
 from mmsparse.ops import static
 from mmsparse.registry import check_keys
-from mmsparse.sparsity import Selection, router_keys
+from mmsparse.sparsity import OfThread, Selection, router_keys
 
 from .router import ConvRouter
 
 TOWERS = ("cls_convs", "reg_convs")
-_LEVELS: ContextVar[Iterator[Selection | None] | None] = ContextVar("levels", default=None)  # to come in this call
+_LEVELS: OfThread[Iterator[Selection | None] | None] = OfThread(None)  # to come in this call
 
 
 class RoutedPart:
@@ -71,15 +70,12 @@ class RoutedTowers(RoutedPart):
         if self.router is None:
             return super().forward(x)
         x = [_rows_together(m) for m in x]
-        token = _LEVELS.set(iter(self.router.decide_levels(x)))
-        try:
+        with _LEVELS.set(iter(self.router.decide_levels(x))):
             return super().forward(x)
-        finally:
-            _LEVELS.reset(token)
 
     def forward_single(self, x: Tensor, *args: Any) -> Any:
         """The stock forward calls this for one level after the other."""
-        levels = None if self.router is None else _LEVELS.get()
+        levels = None if self.router is None else _LEVELS.value
         if levels is None:
             return super().forward_single(x, *args)
         with self.router.on_level(x, next(levels)):

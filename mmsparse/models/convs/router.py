@@ -3,9 +3,8 @@
 The module keeps its class, its forward and its parameter names.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mmengine.model import ModuleDict
@@ -15,6 +14,7 @@ from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
     Geometry,
+    OfThread,
     Router,
     Scorer,
     Selection,
@@ -108,7 +108,7 @@ class ConvRouter(Router):
         """Where a convolution is evaluated densely; None means everywhere."""
         if not self.shared:
             return self._decide(self.decisions[_key(name)], x)
-        level = _LEVEL.get()
+        level = _LEVEL.value
         if level is None or level[0] is not self or level[1] != _size(x):
             raise RuntimeError(
                 f"The convolution {name} was called outside of its module's forward, or on a map of another size "
@@ -121,14 +121,9 @@ class ConvRouter(Router):
         taken = [self._decide(decider, x) for decider, x in zip(self.decisions.values(), maps, strict=False)]
         return taken + [None] * (len(maps) - len(taken))
 
-    @contextmanager
-    def on_level(self, x: Tensor, selection: Selection | None) -> Iterator[None]:
+    def on_level(self, x: Tensor, selection: Selection | None) -> AbstractContextManager[None]:
         """Inside a with-block, convolutions are applied to one level, where it was decided so."""
-        token = _LEVEL.set((self, _size(x), selection))
-        try:
-            yield
-        finally:
-            _LEVEL.reset(token)
+        return _LEVEL.set((self, _size(x), selection))
 
     def _decide(self, decider: Decider, x: Tensor) -> Selection | None:
         if not self.training and decider.keep_ratio >= 1.0:
@@ -137,7 +132,7 @@ class ConvRouter(Router):
         return decider(unit_features(x, geometry), geometry)
 
 
-_LEVEL: ContextVar[tuple[ConvRouter, tuple[int, int], Selection | None] | None] = ContextVar("level", default=None)
+_LEVEL: OfThread[tuple[ConvRouter, tuple[int, int], Selection | None] | None] = OfThread(None)
 
 
 def _size(x: Tensor) -> tuple[int, int]:
