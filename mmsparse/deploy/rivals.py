@@ -230,7 +230,7 @@ def _runner(
         module = HalfPrecision(module, form.precision)
     if form.runtime == "compiled":
         torch._dynamo.reset()
-        module = torch.compile(module, fullgraph=True)
+        module = torch.compile(module, fullgraph=True, dynamic=False)
     return partial(threaded(module, threads), inputs)
 
 
