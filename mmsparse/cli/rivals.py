@@ -65,7 +65,7 @@ def _setup(model: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
 
 def _line(row: Row) -> str:
     """A row's median with what nine in ten rounds lie between, or why there is none."""
-    head = f"{row.form:<14}{row.network:<20.20}{row.shape:>10}{row.macs / 1e9:9.2f} GMACs"
+    head = f"{row.form:<14}{row.network:<20}{row.shape:>10}{row.macs / 1e9:9.2f} GMACs"
     if not row.times:
         return f"{head}  {row.why}"
     return f"{head}{row.ms:9.1f} ms ({row.percentile(10):.1f} - {row.percentile(90):.1f}) {row.layout}"

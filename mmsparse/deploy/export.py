@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -83,7 +84,9 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        artifact = _write(model, program, wish, padded, aside, classes, source or {}, tell)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of PyTorch, about itself
+            artifact = _write(model, program, wish, padded, aside, classes, source or {}, tell)
         aside.chmod(0o755)  # a temporary folder is its maker's alone
         if folder.exists():
             shutil.rmtree(folder)
