@@ -55,6 +55,24 @@ def test_a_back_ends_example_is_what_runs():
     assert operator._choose("cpu", calls) is operator.kernels[-1].run is left["attend"]
 
 
+ROWS = {  # of the README, by their results
+    "UPerNet, ConvNeXt-T, 512x512": "upernet",
+    "RetinaNet, ConvNeXt-T, 800x1344": "retinanet",
+    "Mask R-CNN, Swin-T, 800x1344, to its proposals": "mask-rcnn",
+    "a small RetinaNet (64 channels) at 0.15, 640x640": "small",
+}
+
+
+@pytest.mark.parametrize("head, name", ROWS.items(), ids=ROWS.values())
+def test_the_readme_tells_the_results(head, name):
+    rows = [row for row in Results.read(DOCS / "results" / f"{name}.json").rows if row.form == "openvino f32"]
+    dense, routed, smaller = rows[:3]
+    narrow = next((f"{row.speedup(dense):.2f}x" for row in rows if "-w75_" in row.network), "not measured")
+    told = f"{dense.ms:.0f} | {routed.speedup(dense):.2f}x | {smaller.speedup(dense):.2f}x | {narrow}"
+    line = f"| {head} | {told} | {dense.macs / routed.macs:.2f}x |"
+    assert line in (DOCS.parent / "README.md").read_text().splitlines()
+
+
 def test_tables_are_of_the_results_beside_them():
     """<!-- results/NAME.json PART BATCH THREADS --> and the table that follows."""
     page = (DOCS / "deploy.md").read_text()

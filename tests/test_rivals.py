@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def rows(networks, tmp_path_factory):
     how = "backbone", 1, 1, 3, 1, tmp_path_factory.mktemp("rivals")
     found = time_rivals(networks, [Form("eager"), Form("onnx", "bf16")], *how)
     return found + time_rivals(networks[1:2], [Form("openvino")], *how)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_networks_are_many_variants_of_one_function(networks, tmp_path):
+    found = time_rivals(5 * networks[1:2], [Form("compiled")], "backbone", 1, 1, 1, 0, tmp_path)
+    assert [(row.form, len(row.times), row.why) for row in found] == 5 * [("compiled f32", 1, "")]
 
 
 def row(network: str, times: list[float], macs: int = 1, form: str = "eager f32", shape: str = "96x128") -> Row:

@@ -29,8 +29,8 @@ def run_rivals(model: nn.Module, args: argparse.Namespace, threads: Sequence[int
     check_writable(out.parent, "out")
     results = Results.begin(out, _setup(model, args))
     others = {Path(path).stem: build_model(read_config(path)) for path in args.rivals}
+    networks = networks_of(model, tuple(args.shape), others)
     for batch in args.batch_sizes:
-        networks = networks_of(model, tuple(args.shape), others)
         with tempfile.TemporaryDirectory() as folder:
             for part in args.parts:
                 for number in threads:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmsparse.analysis import count_macs
 from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
 from mmsparse.version import __version__
 
@@ -159,14 +158,11 @@ def _cast(program: Program, wish: Wish, casts: bool) -> nn.Module:
 
 
 def _macs(program: Program, inputs: Sequence[Tensor]) -> dict[str, int]:
-    def total() -> int:
-        return int(count_macs(program, lambda: program(*inputs)).total)
-
-    if not find_dials(program):
-        return {"executed": total(), "dense": total()}
-    executed = total()
-    with dense_twin(program):
-        return {"executed": executed, "dense": total()}
+    executed = dense = program.macs(inputs)
+    if find_dials(program):
+        with dense_twin(program):
+            dense = program.macs(inputs)
+    return {"executed": executed, "dense": dense}
 
 
 def _compare(results: Sequence[Tensor], program: Program, inputs: Sequence[Tensor]) -> tuple[float, float | None]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmsparse.analysis import count_macs
 from mmsparse.apis import record_selections
 from mmsparse.sparsity.valid import real_sizes
 
@@ -106,6 +107,10 @@ class Program(nn.Module):
         """``sizes``: (B, 2) heights and widths of the real pictures, which lie in the top left corners."""
         with real_sizes(sizes, (pictures.shape[-2], pictures.shape[-1])):
             return tuple(_flat(self.named(pictures, sizes)))
+
+    def macs(self, inputs: Sequence[Tensor]) -> int:
+        """What it executes for these inputs."""
+        return int(count_macs(self, lambda: self(*inputs)).total)
 
     def layout(self, pictures: Tensor) -> Layout:
         with torch.no_grad(), real_sizes(None):

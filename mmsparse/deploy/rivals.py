@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmsparse.analysis import count_macs
 from mmsparse.analysis.latency import seconds_of, time_in_turn
 from mmsparse.apis import find_dials, set_keep_ratio
 
 from .artifact import Artifact, Size, key_of
 from .export import Wish, export, inputs_of
-from .formats import FORMATS, HalfPrecision, threaded
+from .formats import FORMATS, PRECISIONS, HalfPrecision, threaded
 from .program import Program
 
 DENSE, ROUTED, SMALLER = "dense", "routed", "smaller picture"
+IN_TORCH = ("eager", "compiled")  # not exported
+RUNTIMES = (*IN_TORCH, *FORMATS)
+VARIANTS = 1000
 LAYOUTS = {"": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
@@ -42,10 +44,10 @@ class Form:
     def read(cls, text: str) -> "Form":
         """Of a runtime's name, or of one with a precision: openvino-bf16."""
         runtime, _, precision = text.rpartition("-")
-        form = cls(runtime, precision) if precision in ("f32", "bf16", "f16") else cls(text)
+        form = cls(runtime, precision) if precision in PRECISIONS else cls(text)
         if form.runtime not in RUNTIMES:
             raise ValueError(
-                f"Argument `forms`: expected {', '.join(RUNTIMES)}, each also with -bf16, but got {text!r}"
+                f"Argument `forms`: expected {', '.join(RUNTIMES)}, each also with -bf16 or -f16, but got {text!r}"
             )
         return form
 
@@ -55,10 +57,7 @@ class Form:
     @property
     def layouts(self) -> Mapping[str, torch.memory_format]:
         """Memory layouts to try; an exported network has its runtime's own."""
-        return LAYOUTS if self.runtime in ("eager", "compiled") else {"": torch.contiguous_format}
-
-
-RUNTIMES = ("eager", "compiled", *FORMATS)
+        return LAYOUTS if self.runtime in IN_TORCH else {"": torch.contiguous_format}
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,8 @@ def networks_of(model: nn.Module, shape: Size, others: Mapping[str, nn.Module]) 
         raise ValueError(f"{type(model).__name__} has no dynamic part: there is nothing to compare with its rivals")
     dense = copy.deepcopy(model)
     set_keep_ratio(dense, 1.0)
-    share = _macs(Program(model), shape) / _macs(Program(dense), shape)
+    picture = [torch.zeros(1, 3, *shape)]
+    share = Program(model).macs(picture) / Program(dense).macs(picture)
     networks = [Network(DENSE, dense, shape), Network(ROUTED, model, shape)]
     networks += [Network(SMALLER, dense, smaller(shape, share))]
     return networks + [Network(name, other, shape) for name, other in others.items()]
@@ -189,10 +189,14 @@ def time_rivals(
         progress: Wraps what takes long, called with it and with a `desc`.
     """
     rows, clocks = [], {}
-    for form, network in progress([(form, network) for form in forms for network in networks], desc="preparing"):
-        program = Program(network.model, part).eval()
-        macs = _macs(program, network.shape, batch)
-        rows.append(Row(part, batch, threads, str(form), network.name, key_of(network.shape), macs))
+    programs = [Program(network.model, part).eval() for network in networks]
+    macs = [
+        program.macs([torch.zeros(batch, 3, *network.shape)])
+        for program, network in zip(programs, networks, strict=True)
+    ]
+    cases = [(form, *case) for form in forms for case in zip(networks, programs, macs, strict=True)]
+    for form, network, program, count in progress(cases, desc="preparing"):
+        rows.append(Row(part, batch, threads, str(form), network.name, key_of(network.shape), count))
         for layout, memory in form.layouts.items():
             try:
                 run = _runner(network, program, form, memory, threads, folder, batch)
@@ -228,10 +232,12 @@ def _runner(
     module = copy.deepcopy(program).to(memory_format=memory)
     if form.precision != "f32":
         module = HalfPrecision(module, form.precision)
-    if form.runtime == "compiled":
-        torch._dynamo.reset()
-        module = torch.compile(module, fullgraph=True, dynamic=False)
-    return partial(threaded(module, threads), inputs)
+    if form.runtime == "eager":
+        return partial(threaded(module, threads), inputs)
+    run = partial(threaded(torch.compile(module, fullgraph=True, dynamic=False), threads), inputs)
+    with torch._dynamo.config.patch(recompile_limit=VARIANTS):  # all networks are calls of one function
+        run()
+    return run
 
 
 def _exported(network: Network, wish: Wish, threads: int, folder: Path) -> Callable[[], Any]:
@@ -245,11 +251,6 @@ def _exported(network: Network, wish: Wish, threads: int, folder: Path) -> Calla
     artifact = Artifact.read(place)
     path = place / artifact.files[key_of(network.shape)]["name"]
     return partial(kind.load(path, wish.precision, threads), list(inputs_of(wish, network.shape, artifact.padded)))
-
-
-def _macs(program: Program, shape: Size, batch: int = 1) -> int:
-    pictures = torch.zeros(batch, 3, *shape)
-    return int(count_macs(program, lambda: program(pictures)).total)
 
 
 def table(rows: Sequence[Row]) -> str:
