@@ -143,14 +143,18 @@ class Aoti(Format):
 
     def check(self, precision: str) -> None:
         super().check(precision)
-        if not any(map(shutil.which, ("g++", "clang++", "c++"))):
-            raise RuntimeError("Aoti needs a C++ compiler (g++ or clang++), not found here. Install one")
+        check_compiler("Aoti")
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
     def load(self, path: Path, precision: str, threads: int | None) -> Run:
         return threaded(torch._inductor.aoti_load_package(str(path)), threads)
+
+
+def check_compiler(what: str) -> None:
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        raise RuntimeError(f"{what} needs a C++ compiler (g++ or clang++), not found here. Install one")
 
 
 FORMATS: dict[str, Format] = {

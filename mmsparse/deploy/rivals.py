@@ -18,7 +18,7 @@ from mmsparse.apis import find_dials, set_keep_ratio
 
 from .artifact import Artifact, Size, key_of
 from .export import Wish, export, inputs_of
-from .formats import FORMATS, PRECISIONS, HalfPrecision, threaded
+from .formats import FORMATS, PRECISIONS, HalfPrecision, check_compiler, threaded
 from .program import Program
 
 DENSE, ROUTED, SMALLER = "dense", "routed", "smaller picture"
@@ -234,6 +234,7 @@ def _runner(
         module = HalfPrecision(module, form.precision)
     if form.runtime == "eager":
         return partial(threaded(module, threads), inputs)
+    check_compiler("torch.compile")
     run = partial(threaded(torch.compile(module, fullgraph=True, dynamic=False), threads), inputs)
     with torch._dynamo.config.patch(recompile_limit=VARIANTS):  # all networks are calls of one function
         run()
