@@ -2,11 +2,12 @@
 
 from .attention import Groups, attention_rows
 from .feed_forward import FeedForward, NormLinear, activation_name, slow_fast_ffn
+from .of_thread import OfThread
 from .operator import EXPORT, OPERATORS, Kernel, Operator, exporting, opaque
 from .rows import Rows, inverse_of, put_together
 from .slow_fast import slow_fast_conv2d
 from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
-from .tiles import from_tiles, tile_grid, to_tiles
+from .tiles import from_tiles, remembered_windows, tile_grid, to_tiles
 
 from . import conv_cpu, conv_triton, feed_forward_cpu, static, winograd  # isort: skip  # they register kernels
 
@@ -17,6 +18,7 @@ __all__ = [
     "Groups",
     "Kernel",
     "NormLinear",
+    "OfThread",
     "Operator",
     "Rows",
     "activation_name",
@@ -29,6 +31,7 @@ __all__ = [
     "inverse_of",
     "opaque",
     "put_together",
+    "remembered_windows",
     "slow_fast_conv2d",
     "slow_fast_ffn",
     "sparse_conv2d",

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .operator import OPERATORS
 from .sparse_conv import conv_tiles, reach
-from .tiles import empty_rows, map_rows, size_of, whole_grid, window
+from .tiles import empty_rows, map_rows, size_of, whole_grid, window, window_of
 
 LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
 
@@ -44,7 +44,7 @@ def fast_into(
     tile: int,
 ) -> None:
     """The 1x1 convolution's results, each to its place in the whole tiles of a map."""
-    source, target = (window(each, rest, tile, 0)[0] for each in (size, whole_grid(size, tile)))
+    source, target = (window_of(each, rest, tile, 0)[0] for each in (size, whole_grid(size, tile)))
     count = max(1, LARGE // sum(weight.shape))
     for part, where in zip(source.split(count), target.split(count), strict=True):
         out.index_copy_(0, where, F.linear(rows.index_select(0, part), weight, bias))

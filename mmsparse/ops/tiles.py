@@ -5,10 +5,13 @@ border.
 """
 
 import math
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .of_thread import OfThread
 
 
 def tile_grid(size: tuple[int, int], tile: int) -> tuple[int, int]:
@@ -82,3 +85,22 @@ def window(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Te
     outside = ((y < 0) | (y >= height)).unsqueeze(2) | ((x < 0) | (x >= width)).unsqueeze(1)
     row = image.unsqueeze(1) * height + y.clamp(0, height - 1)
     return (row.unsqueeze(2) * width + x.clamp(0, width - 1).unsqueeze(1)).flatten(), outside.flatten()
+
+
+_WINDOWS: OfThread[dict[tuple, tuple[Tensor, tuple[Tensor, Tensor]]] | None] = OfThread(None)
+
+
+def remembered_windows() -> AbstractContextManager[None]:
+    """Inside a with-block, in this thread, ``window_of`` computes those of the same tiles once."""
+    return _WINDOWS.set({})
+
+
+def window_of(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Tensor, Tensor]:
+    """``window``, of tiles that several layers may ask for."""
+    known = _WINDOWS.value
+    if known is None:
+        return window(size, idx, tile, halo)
+    key = (id(idx), size, tile, halo)
+    if key not in known:
+        known[key] = idx, window(size, idx, tile, halo)  # as long as it is held, nothing else has its id
+    return known[key][1]

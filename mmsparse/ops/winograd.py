@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import conv_cpu
 from .operator import OPERATORS
-from .tiles import empty_rows, map_rows, size_of, whole_grid, window
+from .tiles import empty_rows, map_rows, size_of, whole_grid, window_of
 
 TILE = 4
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # let rounding errors grow 5-fold, the usual 0, 1, -1, 2, -2 11-fold
@@ -63,7 +63,7 @@ def conv_tiles(
     points, channels, width = kernel.shape
     batch = max(1, min(len(idx), conv_cpu.LARGE // (points * (channels + width))))
     memory = [kernel.new_empty(batch * n) for n in (points * channels, points * channels, points * width, 16 * width)]
-    where, outside = (t.view(-1, points) for t in window(size, idx, TILE, 1))
+    where, outside = (t.view(-1, points) for t in window_of(size, idx, TILE, 1))
     for start in range(0, len(idx), batch):
         part = slice(start, start + batch)
         count = len(where[part])
@@ -97,7 +97,7 @@ def _slow_fast_conv2d(
     dilation: int,
 ) -> Tensor:
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
-    where = window(whole_grid(size, tile), keep, tile, 0)[0].view(-1, tile**2).t()
+    where = window_of(whole_grid(size, tile), keep, tile, 0)[0].view(-1, tile**2).t()
     for part, kept in conv_tiles(rows, size, weight, bias, keep):
         out.index_copy_(0, where[:, part].reshape(-1), kept.view(-1, len(weight)))
     conv_cpu.fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)

@@ -6,7 +6,6 @@ from .dials import Dial, Tunable, budgets
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
 from .new_parts import NewPart, new_prefixes
-from .of_thread import OfThread
 from .paths import Path, Paths, take_paths
 from .scorers import (
     AttentionScorer,
@@ -40,7 +39,6 @@ __all__ = [
     "LocalGlobalScorer",
     "MLPScorer",
     "NewPart",
-    "OfThread",
     "Path",
     "Paths",
     "RandomScorer",

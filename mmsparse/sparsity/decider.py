@@ -10,12 +10,11 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from mmsparse.ops import put_together
+from mmsparse.ops import OfThread, put_together
 
 from .budget import anneal
 from .dials import Dial, Tunable
 from .gain import GATE, WAYS, gain_gate
-from .of_thread import OfThread
 from .scorers import Context
 from .selection import Geometry, Selection
 from .selectors import BURIED

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from mmengine.model import BaseModule
 
+from mmsparse.ops import OfThread
+
 from .new_parts import NewPart
-from .of_thread import OfThread
 
 
 class Dial(BaseModule):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .of_thread import OfThread
+from mmsparse.ops import OfThread
+
 from .selection import Geometry
 
 Size = tuple[int, int]

@@ -20,6 +20,8 @@ from mmsparse.models import (
     DynamicUPerHead,
 )
 from mmsparse.models.convs import RoutedConv2d
+from mmsparse.ops import tiles
+from mmsparse.ops.tiles import window
 
 FPN_ARGS = dict(in_channels=[8, 16, 32, 64], out_channels=12, num_outs=5)
 ANCHORS = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[4, 8, 16, 32])
@@ -59,6 +61,20 @@ def test_a_level_decides_once_for_all_towers():
     assert [name for name, _ in taken] == ["head.level0", "head.level1", "head.level2"]
     assert [s.grid for _, s in taken] == [(12, 16), (6, 8), (3, 4)]
     assert [s.num_keep for _, s in taken] == [[96, 96], [24, 24], [6, 6]]
+
+
+def test_the_windows_of_a_level_are_computed_once_for_all_towers(monkeypatch):
+    head = DynamicRetinaHead(**RETINA, sparsity=dict(keep_ratio=0.5, levels=1)).eval()
+    asked = []
+    monkeypatch.setattr(tiles, "window", lambda *args: (asked.append(args), window(*args))[1])
+    feats = maps([8] * 4)
+    with torch.no_grad():
+        first = head(feats)
+        assert len(asked) == 3  # of 4 convolutions: kept tiles with and without halo, all others
+        again = head([f.flip(0) for f in feats])
+    assert len(asked) == 6  # nothing is kept for another call
+    for one, other in zip([*first[0], *first[1]], [*again[0], *again[1]], strict=True):
+        torch.testing.assert_close(one, other.flip(0))
 
 
 def test_levels_of_one_size_decide_each_for_itself():

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mmsparse.mistakes import mistakes_in
-from mmsparse.ops import static
+from mmsparse.ops import OfThread, static
 from mmsparse.registry import check_keys
-from mmsparse.sparsity import OfThread, Selection, router_keys
+from mmsparse.sparsity import Selection, router_keys
 
 from .router import ConvRouter
 

@@ -3,18 +3,18 @@
 The module keeps its class, its forward and its parameter names.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mmsparse.ops import OfThread, remembered_windows
 from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
     Geometry,
-    OfThread,
     Router,
     Scorer,
     Selection,
@@ -121,9 +121,11 @@ class ConvRouter(Router):
         taken = [self._decide(decider, x) for decider, x in zip(self.decisions.values(), maps, strict=False)]
         return taken + [None] * (len(maps) - len(taken))
 
-    def on_level(self, x: Tensor, selection: Selection | None) -> AbstractContextManager[None]:
+    @contextmanager
+    def on_level(self, x: Tensor, selection: Selection | None) -> Iterator[None]:
         """Inside a with-block, convolutions are applied to one level, where it was decided so."""
-        return _LEVEL.set((self, _size(x), selection))
+        with _LEVEL.set((self, _size(x), selection)), remembered_windows():
+            yield
 
     def _decide(self, decider: Decider, x: Tensor) -> Selection | None:
         if not self.training and decider.keep_ratio >= 1.0:
