@@ -2,6 +2,9 @@
 
 import gc
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,21 @@ def _runner_of(kind: type[Runner], built: Built) -> type[Runner]:
             super().set_randomness(drawn[0] if seed is None else seed, **more)
 
     return Ready
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Runners inside a with-block print nothing: what they log is in their folders."""
+    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
 
 
 def close_process_group() -> None:

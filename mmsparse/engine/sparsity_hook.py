@@ -8,6 +8,7 @@ import torch
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmsparse.analysis.score_targets import score_targets
 from mmsparse.apis import find_deciders, pop_aux
 from mmsparse.calls import Call, ignore_padding
 from mmsparse.registry import HOOKS
@@ -15,7 +16,6 @@ from mmsparse.sparsity import Aux, ratio_loss, score_loss
 
 from .loss_hook import Collecting, LossHook
 from .optim_constructor import check_length
-from .score_targets import score_targets
 from .thresholds import AveragedThresholdsHook, find_thresholds, share_thresholds
 
 

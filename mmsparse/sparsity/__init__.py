@@ -1,7 +1,7 @@
 """The idea: score, select, route. Knows tensors; knows no backbone, no mmdet, no mmseg."""
 
 from .budget import check_keep_ratio, num_keep
-from .decider import Aux, Decider, Router, record_decisions, router_keys
+from .decider import Aux, Decider, Router, record_decisions, router_keys, scored_by
 from .dials import Dial, Tunable, budgets
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
@@ -60,6 +60,7 @@ __all__ = [
     "record_decisions",
     "router_keys",
     "score_loss",
+    "scored_by",
     "take_paths",
     "unit_features",
     "valid_units",

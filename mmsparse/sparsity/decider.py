@@ -1,8 +1,8 @@
 """Places of a network where it is decided what takes the slow path, and their budgets."""
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from mmsparse.ops import OfThread, put_together
 from .budget import anneal
 from .dials import Dial, Tunable
 from .gain import GATE, WAYS, gain_gate
-from .scorers import Context
+from .scorers import Context, Scorer
 from .selection import Geometry, Selection
 from .selectors import BURIED
 from .valid import Valid, valid_units
@@ -52,7 +52,7 @@ class Decider(Dial):
     def __init__(
         self,
         name: str,
-        scorer: nn.Module,
+        scorer: Scorer,
         selector: nn.Module,
         detach: bool = True,
         cumulative: bool = False,
@@ -107,17 +107,18 @@ class Decider(Dial):
         if not self.training and self.keep_ratio >= 1.0:
             return before
         valid = valid_units(geometry, tokens)
-        if self.scorer.reads_attention:
+        scorer = _SCORERS.value.get(self, self.scorer)
+        if scorer.reads_attention:
             attention = replace(attention, graph=not self.detach)
         context = Context(geometry, _alive(before, valid), valid, attention)
         if not self.training:
-            if before is not None and before.common_count is not None and self.scorer.scores_any:
-                scores = self._score_survivors(tokens, before)
+            if before is not None and before.common_count is not None and scorer.scores_any:
+                scores = _score_survivors(scorer, tokens, before)
             else:
-                scores = self.scorer(tokens, context)
+                scores = scorer(tokens, context)
             return self.selector(scores, geometry, self.keep_ratio, before=before, valid=valid)
         keep_ratio, noise = anneal(self.keep_ratio, self.progress), 1.0 - self.progress
-        scores = self.scorer(tokens.detach() if self.detach else tokens, context)
+        scores = scorer(tokens.detach() if self.detach else tokens, context)
         selection = self.selector(scores, geometry, keep_ratio, noise=noise, before=before, valid=valid)
         regression = None
         if self.learn != GATE and scores.requires_grad:
@@ -127,14 +128,6 @@ class Decider(Dial):
             counts = None if valid is None else valid.mask
             self._leave(Aux(self.name, selection, scores, keep_ratio, counts, regression))
         return selection
-
-    def _score_survivors(self, tokens: Tensor, before: Selection) -> Tensor:
-        """Score only what is left: as many in every image."""
-        batch, locations, channels = tokens.shape
-        left = tokens.flatten(0, 1).index_select(0, before.keep_idx).view(batch, before.common_count, channels)
-        scores = self.scorer(left, Context()).float().flatten()
-        buried = scores.new_full((batch * locations - len(scores),), BURIED)
-        return put_together(scores, buried, before.rows.inverse).view(batch, locations)
 
     def _leave(self, aux: Aux) -> None:
         if self._waiting and not self.collected:
@@ -149,6 +142,15 @@ class Decider(Dial):
         """Take what the training forwards since the last call decided."""
         waiting, self._waiting = self._waiting, []
         return waiting
+
+
+def _score_survivors(scorer: Scorer, tokens: Tensor, before: Selection) -> Tensor:
+    """Score only what is left: as many in every image."""
+    batch, locations, channels = tokens.shape
+    left = tokens.flatten(0, 1).index_select(0, before.keep_idx).view(batch, before.common_count, channels)
+    scores = scorer(left, Context()).float().flatten()
+    buried = scores.new_full((batch * locations - len(scores),), BURIED)
+    return put_together(scores, buried, before.rows.inverse).view(batch, locations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +168,14 @@ def record_decisions(deciders: Collection[Decider]) -> Iterator[list[tuple[str, 
     record = _Record(deciders, [])
     with _RECORDS.set((*_RECORDS.value, record)):
         yield record.taken
+
+
+_SCORERS: OfThread[Mapping[Decider, Scorer]] = OfThread({})
+
+
+def scored_by(scorers: Mapping[Decider, Scorer]) -> AbstractContextManager[None]:
+    """Other scorers at some places inside a with-block, in this thread; nothing on a model changes."""
+    return _SCORERS.set({**_SCORERS.value, **scorers})
 
 
 class Router(Tunable):

@@ -3,9 +3,9 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 
+from mmsparse.analysis.score_targets import score_targets
 from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
-from mmsparse.engine.score_targets import score_targets
 from mmsparse.models import DynamicConvNeXt
 from mmsparse.sparsity import Geometry, Selection
 

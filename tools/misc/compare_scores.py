@@ -6,11 +6,8 @@ are skipped and interrupted ones resumed, so the command can be given again unti
 
 import argparse
 import json
-import os
 import sys
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ from mmsparse.calls import predict, prepare_batch
 from mmsparse.checkpoints import check_checkpoint
 from mmsparse.cli.arguments import add_config_options
 from mmsparse.cli.building import read_pictures
-from mmsparse.cli.launch import build_runner, choose_start, prepare_work_dir
+from mmsparse.cli.launch import build_runner, choose_start, prepare_work_dir, quiet
 from mmsparse.cli.main import run_script
 from mmsparse.cli.preflight import check_training
 from mmsparse.configs import read_config
@@ -116,21 +113,6 @@ def set_budget(runner: Runner, cfg: Config, share: float, kind: str) -> None:
     model = runner.model.eval()
     batch = prepare_batch(model, read_pictures(cfg, 1))
     fit_keep_ratio(model, share, lambda: predict(model, batch))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The trainings' logs are in their folders; here only what is done is shown."""
-    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-        os.close(null)
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:

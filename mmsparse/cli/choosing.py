@@ -1,0 +1,120 @@
+"""What ``mmsparse choice`` evaluates and says."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from torch import nn
+from tqdm import tqdm
+
+from mmsparse.analysis.choice import NORM, OWN, RANDOM, Shares, chosen_by, chosen_by_labels
+from mmsparse.apis import budget, dense_twin, find_deciders, find_routers
+from mmsparse.checkpoints import load_weights
+from mmsparse.cli.building import Built
+from mmsparse.cli.launch import build_runner, quiet
+
+METRICS = ("coco/bbox_mAP", "mIoU", "coco/proposal_AR@100")
+OWN_SCORES, WHOLE, DENSE = "its own scores", "everything kept", "the dense checkpoint"
+BY_LABELS = "the labels"
+
+
+def with_labels(cfg: Config) -> None:
+    """Let the pipeline of a detector's test set read boxes before it resizes, so that they are in input pixels."""
+    dataset = cfg.get("test_dataloader", {}).get("dataset")
+    if cfg.get("default_scope") != "mmdet" or not isinstance(dataset, dict) or "pipeline" not in dataset:
+        return
+    steps = list(dataset.pipeline)
+    labels = [step for step in steps if step["type"].endswith("LoadAnnotations")]
+    others = [step for step in steps if step not in labels]
+    labels = labels or [ConfigDict(type="LoadAnnotations", with_bbox=True)]
+    dataset.pipeline = [*others[:1], *labels, *others[1:]]
+
+
+def check_labels(picture: dict[str, Any], config: str) -> None:
+    sample = picture["data_samples"]
+    if not ("gt_instances" in sample and "bboxes" in sample.gt_instances) and "gt_sem_seg" not in sample:
+        raise ValueError(
+            f"The test set of {config} has no labels, boxes or label maps, to hold the choice against. Let "
+            "test_dataloader name the validation set"
+        )
+
+
+def metrics_of(cfg: Config, built: Built, dense: str | None) -> dict[str, dict[str, float]]:
+    """The config's metrics on its test set, by who chooses."""
+    found = {}
+    with quiet():
+        runner = build_runner(cfg, built)
+    model = runner.model
+    ways = dict(_ways(model))
+    bar = tqdm(total=len(ways) + bool(dense), desc="evaluating", leave=False)
+    for name, context in ways.items():
+        with context, quiet():
+            found[name] = _numbers(runner.test())
+        bar.update()
+    if dense:
+        load_weights(model, dense, "dense")
+        with dense_twin(model), quiet():
+            found[DENSE] = _numbers(runner.test())
+    bar.close()
+    return found
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: float(metrics[name]) for name in METRICS if name in metrics}
+
+
+def _ways(model: nn.Module) -> Iterator[tuple[str, AbstractContextManager[Any]]]:
+    places = find_deciders(model)
+    parts = {name or "backbone": router for name, router in find_routers(model).items() if list(router.dials)}
+    yield OWN_SCORES, nullcontext()
+    yield "the features' norm", chosen_by(places, NORM)
+    yield "chance", chosen_by(places, RANDOM)
+    for name, router in parts.items():
+        yield f"{BY_LABELS} in the {name}", chosen_by_labels(model, router.dials)
+    if len(parts) > 1:
+        yield f"{BY_LABELS} everywhere", chosen_by_labels(model, places)
+    for name in parts if len(parts) > 1 else ():
+        yield f"{name} kept whole", budget({name: 1.0}, model)
+    yield WHOLE, dense_twin(model)
+
+
+def say_shares(model: nn.Module, found: Shares, count: int) -> str:
+    """One row a place, at its budget: what lies on the slow path by the place's own scores, the norm's and chance."""
+    budgets = {decider.name: decider.keep_ratio for decider in find_deciders(model)}
+    whats = list(dict.fromkeys(what for kinds in found.values() for at in kinds[OWN].values() for what in at))
+    lines = [
+        f"share of what the labels want on the slow path, {count} pictures of the test set:",
+        "own scores / the features' norm / chance",
+        f"{'place':<24}{'keep':>6}" + "".join(f"{what:>20}" for what in whats),
+    ]
+    for place, kinds in found.items():
+        ratio = budgets[place]
+        cells = [[kinds[kind][ratio].get(what) for kind in (OWN, NORM, RANDOM)] for what in whats]
+        row = ["-" if None in cell else " / ".join(f"{value:.2f}" for value in cell) for cell in cells]
+        lines.append(f"{place:<24}{ratio:>6.2f}" + "".join(f"{cell:>20}" for cell in row))
+    return "\n".join(lines)
+
+
+def say_metrics(found: dict[str, dict[str, float]]) -> str:
+    names = list(found[OWN_SCORES])
+    lines = [f"{'who chooses':<32}" + "".join(f"{name:>18}" for name in names)]
+    lines += [f"{who:<32}" + "".join(f"{m[name]:>18.4f}" for name in names) for who, m in found.items()]
+    return "\n".join([*lines, *say_losses(found)])
+
+
+def say_losses(found: dict[str, dict[str, float]]) -> list[str]:
+    """Where the metric is lost, from the dense network to the routed one, and what helps first."""
+    value = {who: next(iter(metrics.values())) for who, metrics in found.items()}
+    name = next(iter(found[OWN_SCORES]))
+    best = max((who for who in value if who.startswith(BY_LABELS)), key=value.get)
+    steps = [
+        (OWN_SCORES, best, "choice", "better scores help first: labels as teachers (score_weight), more training"),
+        (best, WHOLE, "the fast path", "a higher budget or a better fast path helps first"),
+    ]
+    if DENSE in value:
+        steps.append((WHOLE, DENSE, "training", "better training helps first: a teacher, more iterations"))
+    losses = [(value[better] - value[worse], why, advice, worse, better) for worse, better, why, advice in steps]
+    lines = [f"{name} lost by {why}: {lost:.4f} ({worse} against {better})" for lost, why, _, worse, better in losses]
+    most = max(losses)
+    return [*lines, f"most by {most[1]}: {most[2]}" if most[0] > 0 else "nothing is lost"]

@@ -1,0 +1,58 @@
+"""Does the slow path go where it matters, and what does the choice cost? The first thing to ask of a bad result."""
+
+import argparse
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mmsparse.analysis.choice import shares
+from mmsparse.apis import find_deciders
+from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.building import read_test_set
+from mmsparse.cli.choosing import check_labels, metrics_of, say_metrics, say_shares, with_labels
+from mmsparse.cli.launch import check_writable, prepare_work_dir
+from mmsparse.cli.preflight import check_testing
+from mmsparse.configs import read_config
+from mmsparse.trust import add_trust, trust_checkpoints
+from mmsparse.visualization.choice import draw_shares
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config")
+    parser.add_argument("checkpoint")
+    parser.add_argument("--dense", help="a checkpoint of the dense network, to tell what training lost")
+    parser.add_argument("--num-images", type=int, default=100, help="pictures of the test set to look at")
+    parser.add_argument("--no-metrics", action="store_true", help="only look, in a tenth of the time")
+    parser.add_argument("--out", help="folder for choice.json and choice.png; default ./work_dirs/<config name>/choice")
+    add_keep_ratio(parser)
+    add_trust(parser)
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
+    cfg = read_config(args.config, args.cfg_options)
+    prepare_work_dir(cfg, args.out or str(Path("work_dirs") / Path(args.config).stem / "choice"), args.config)
+    out = Path(cfg.work_dir)
+    check_writable(out, "out")
+    cfg.load_from, cfg.resume = None, False
+    with_labels(cfg)
+    built = check_testing(cfg, args.checkpoint, read_keep_ratio(args))
+    model = built.model.eval()
+    if not find_deciders(model):
+        raise ValueError(f"{args.config} has no dynamic part: it looks everywhere, there is no choice to look at")
+    dataset = read_test_set(cfg)
+    check_labels(dataset[0], args.config)
+    count = min(args.num_images, len(dataset))
+    pictures = (dataset[number] for number in tqdm(range(count), desc="looking", leave=False))
+    found = dict(pictures=count, shares=shares(model, pictures))
+    print(f"{args.config}\n{say_shares(model, found['shares'], count)}")
+    if not args.no_metrics:
+        found["metrics"] = metrics_of(cfg, built, args.dense)
+        print(say_metrics(found["metrics"]))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "choice.json").write_text(json.dumps(found, indent=1))
+    budgets = {decider.name: decider.keep_ratio for decider in find_deciders(model)}
+    draw_shares(out / "choice.png", found["shares"], budgets, found.get("metrics"))
+    print(f"{out / 'choice.json'}\n{out / 'choice.png'}")
