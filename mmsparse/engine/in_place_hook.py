@@ -41,18 +41,20 @@ class InPlaceHook(LossHook):
                 f"InPlaceHook: {type(model).__name__} has no dynamic part, so it is the dense network already. Remove "
                 "the hook, or give a part `sparsity`"
             )
-        head = dense_head(model)
-        self._distil = pixel_distillation if head is None else detection_distillation
-        head = getattr(model, "decode_head", None) if head is None else head
-        if head is None:
+        predicting = dense_head(model)
+        self._distil = detection_distillation
+        if predicting is None:  # heads of mmseg call their own forward; what they end with is called as a module
+            predicting = getattr(getattr(model, "decode_head", None), "conv_seg", None)
+            self._distil = pixel_distillation
+        if predicting is None:
             raise ValueError(
-                f"InPlaceHook: {type(model).__name__} has neither a dense head with levels nor a decode_head. Use "
-                "TeacherHook(teacher='self'), which compares features"
+                f"InPlaceHook: {type(model).__name__} has neither a dense head with levels nor a decode_head with "
+                "conv_seg. Use TeacherHook(teacher='self'), which compares features"
             )
-        return [head.register_forward_hook(self._see)]
+        return [predicting.register_forward_hook(self._see)]
 
-    def _see(self, head: nn.Module, args: tuple, output: Any) -> None:
-        if head.training:
+    def _see(self, predicting: nn.Module, args: tuple, output: Any) -> None:
+        if predicting.training:
             self.seen.append(output)
 
     def losses(self, model: nn.Module, call: Call, seen: list[Any]) -> dict[str, Tensor]:
