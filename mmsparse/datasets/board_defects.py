@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .board_layout import Layout
+from .board_layout import Layout, draw_direction
 from .board_style import (
     BITE_LEFT,
     BITE_RADIUS,
@@ -106,9 +106,10 @@ class _Bench:
         x, y = int(low[0] + xs[0]) - MARGIN, int(low[1] + ys[0]) - MARGIN
         w, h = int(xs[-1] - xs[0]) + 1 + 2 * MARGIN, int(ys[-1] - ys[0]) + 1 + 2 * MARGIN
         near = cv2.dilate(changed.astype(np.uint8), _GROWN) > 0
+        new = np.where(near, new, old)  # no faint edge is left beside what counts
         printed = cv2.max(self.layout.silk[window], self.layout.holes[window]) > 30
         crowded = any(
-            x < bx + bw + MARGIN and bx < x + w + MARGIN and y < by + bh + MARGIN and by < y + h + MARGIN
+            x < bx + bw and bx < x + w and y < by + bh and by < y + h
             for bx, by, bw, bh in (defect.bbox for defect in self.defects)
         )
         if crowded or (printed & near).any() or not self.checks[category](window, changed, near):
@@ -143,10 +144,13 @@ class _Bench:
         if len(self.touched(window, near)) != 1:
             return False
         solid = (self.nets[window] > 0).astype(np.uint8)
-        more = cv2.dilate(changed.astype(np.uint8), _ONE)
-        removed = bool((changed & (solid > 0)).any())
-        after = cv2.min(solid, 1 - more) if removed else cv2.max(solid, more)
-        return _pieces(after, 8) == _pieces(solid, 8) and _pieces(1 - after, 4) == _pieces(1 - solid, 4)
+        parts = _pieces(solid, 8), _pieces(1 - solid, 4)
+        exact = changed.astype(np.uint8)
+        for blob in (exact, cv2.dilate(exact, _ONE)):
+            after = cv2.min(solid, 1 - blob) if solid[changed].any() else cv2.max(solid, blob)
+            if (_pieces(after, 8), _pieces(1 - after, 4)) != parts:
+                return False
+        return True
 
     def touches_nothing(self, window: tuple[slice, slice], changed: np.ndarray, near: np.ndarray) -> bool:
         return len(self.touched(window, near)) == 0
@@ -203,7 +207,7 @@ class _Bench:
     def propose_island(self, rng: np.random.Generator) -> _Edit | None:
         low, high = np.log(ISLAND_RADIUS)
         place = rng.uniform(0, len(self.copper), 2)
-        return _Edit(place + _blob(rng, float(np.exp(rng.uniform(low, high))), _direction(rng)), adds=True)
+        return _Edit(place + _blob(rng, float(np.exp(rng.uniform(low, high))), draw_direction(rng)), adds=True)
 
     def propose_pinhole(self, rng: np.random.Generator) -> _Edit | None:
         point, out = self.any_point(rng)
@@ -230,8 +234,8 @@ class _Bench:
             return point, np.array([-along[1], along[0]]) * rng.choice((-1, 1))
         if kind < 0.85:
             x, y, half = self.layout.pads[rng.integers(len(self.layout.pads))]
-            return np.array([x, y]) + rng.uniform(-0.7, 0.7, 2) * half, _direction(rng)
-        return rng.uniform(0, len(self.copper), 2), _direction(rng)
+            return np.array([x, y]) + rng.uniform(-0.7, 0.7, 2) * half, draw_direction(rng)
+        return rng.uniform(0, len(self.copper), 2), draw_direction(rng)
 
     def march(self, point: np.ndarray, out: np.ndarray, copper: bool) -> float | None:
         """How far it is from a point of the other kind to the first pixel that is copper, or is not."""
@@ -248,11 +252,6 @@ def _pieces(mask: np.ndarray, connectivity: int) -> int:
     return cv2.connectedComponents(mask, connectivity=connectivity)[0] - 1
 
 
-def _direction(rng: np.random.Generator) -> np.ndarray:
-    angle = rng.uniform(0, 2 * np.pi)
-    return np.array([np.cos(angle), np.sin(angle)])
-
-
 def _strip(
     point: np.ndarray, along: np.ndarray, across: np.ndarray, first: np.ndarray, second: np.ndarray, sides: np.ndarray
 ) -> np.ndarray:
@@ -267,7 +266,7 @@ def _blob(rng: np.random.Generator, radius: float, axis: np.ndarray) -> np.ndarr
     bumps = 1 + sum(
         rng.normal(0, 0.16 / order) * np.cos(order * turns + rng.uniform(0, 2 * np.pi)) for order in (2, 3, 4)
     )
-    across = radius * rng.uniform(0.7, 1.5)
+    across = radius * rng.uniform(0.7, 1.8)
     return (np.cos(turns) * bumps * radius)[:, None] * axis + (np.sin(turns) * bumps * across)[:, None] * np.array(
         [-axis[1], axis[0]]
     )

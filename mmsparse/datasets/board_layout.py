@@ -166,6 +166,11 @@ def _write(
     cv2.max(window, moved, dst=window)
 
 
+def draw_direction(rng: np.random.Generator) -> np.ndarray:
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
 def _disc(mask: np.ndarray, centre: np.ndarray, radius: float) -> None:
     if radius > 0:
         x, y = np.round(centre * 2**_SHIFT).astype(int).tolist()

@@ -7,7 +7,7 @@ elsewhere.
 import cv2
 import numpy as np
 
-from .board_layout import Layout
+from .board_layout import Layout, draw_direction
 from .board_style import Colour, Style
 
 _GREY = np.array((0.114, 0.587, 0.299), np.float32)
@@ -26,14 +26,15 @@ def photograph(rng: np.random.Generator, layout: Layout, copper: np.ndarray, sty
     def slow(cells: int) -> np.ndarray:
         return cv2.resize(rng.standard_normal((cells, cells), dtype=np.float32), (size, size))
 
-    spread = (lambda field: field[..., None]) if colour else (lambda field: field)
+    def spread(field: np.ndarray) -> np.ndarray:  # over the channels
+        return field[..., None] if colour else field
+
     substrate = paint(style.substrate[rng.integers(len(style.substrate))], 0.12)
     tone = slow(max(2, size // 40)) * rng.uniform(*style.mottle) + slow(size // 2) * rng.uniform(*style.weave)
     soft = cv2.GaussianBlur(copper, (0, 0), 0.8).astype(np.float32) / 255
     tone += soft * rng.uniform(*style.copper_contrast) * (1 + 0.12 * slow(4))
-    angle = rng.uniform(0, 2 * np.pi)
-    flank = np.cos(angle) * cv2.Sobel(soft, -1, 1, 0) + np.sin(angle) * cv2.Sobel(soft, -1, 0, 1)
-    tone += flank * np.float32(style.edge_relief / 3)
+    right, down = (style.edge_relief / 3 * draw_direction(rng)).tolist()
+    tone += right * cv2.Sobel(soft, -1, 1, 0) + down * cv2.Sobel(soft, -1, 0, 1)
     image = substrate * (1 + spread(tone) / substrate.mean())
 
     brushed = 1 + 0.05 * slow(size // 3)
@@ -46,12 +47,11 @@ def photograph(rng: np.random.Generator, layout: Layout, copper: np.ndarray, sty
         image = _cover(image, paint(paints), spread(lint.astype(np.float32) / 255))
 
     ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
-    angle = rng.uniform(0, 2 * np.pi)
-    along = ramp[:, None] * np.float32(np.sin(angle)) + ramp[None, :] * np.float32(np.cos(angle))
-    light = 1 - rng.uniform(*style.shade) * (along + 0.5) + 0.04 * slow(4)
-    image = image * spread(light * np.float32(rng.uniform(0.85, 1.2)))
+    right, down = draw_direction(rng).tolist()
+    light = 1 - rng.uniform(*style.shade) * (right * ramp[None, :] + down * ramp[:, None] + 0.5) + 0.04 * slow(4)
+    image = image * spread(light * rng.uniform(0.85, 1.2))
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*style.blur))
-    image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(*style.noise))
+    image += rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(*style.noise)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 

@@ -173,22 +173,18 @@ def _walk(
 ) -> None:
     """Follow a plan from the last corner as far as the nodes are free, dodging once by an eighth turn."""
     node, length, dodged, heading = corners[-1], 0, False, direction
-    for turn, steps in plan:
+    for turn in (turn for first, steps in plan for turn in (first, *[0] * (steps - 1))):
         direction = (direction + turn) % 8
-        for _ in range(steps):
+        ahead = grid.step(node, direction)
+        if ahead is None and length and not dodged:
+            dodged = True
+            direction = (direction + int(rng.choice((-1, 1)))) % 8
             ahead = grid.step(node, direction)
-            if ahead is None and length and not dodged:
-                dodged, side = True, int(rng.choice((-1, 1)))
-                direction = (direction + side) % 8
-                ahead = grid.step(node, direction)
-            if ahead is None:
-                break
-            if direction != heading and length:
-                corners.append(node)
-            node, length, heading = ahead, length + 1, direction
-        else:
-            continue
-        break
+        if ahead is None:
+            break
+        if direction != heading and length:
+            corners.append(node)
+        node, length, heading = ahead, length + 1, direction
     if length:
         corners.append(node)
     if len(corners) < 2:

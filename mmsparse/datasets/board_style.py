@@ -6,16 +6,16 @@ Range = tuple[float, float]
 Colour = tuple[float, float, float]  # BGR
 
 # Sizes of defects in pixels, whatever the picture's. The first number of a pair is the smallest there is.
-OPEN_GAP = (3.0, 9.0)  # length of trace that is missing
-SHORT_WIDTH = (2.5, 7.0)
-SHORT_REACH = 30.0  # two conductors farther apart than this are not bridged
-BITE_RADIUS = (2.5, 7.0)
+OPEN_GAP = (4.0, 14.0)  # length of trace that is missing
+SHORT_WIDTH = (3.0, 10.0)
+SHORT_REACH = 40.0  # two conductors farther apart than this are not bridged
+BITE_RADIUS = (3.5, 9.0)
 BITE_LEFT = 2.5  # of a trace's width at a mouse bite, at least
-SPUR_RADIUS = (2.5, 7.0)
-ISLAND_RADIUS = (3.5, 12.0)
-PINHOLE_RADIUS = (2.0, 5.0)
+SPUR_RADIUS = (3.5, 10.0)
+ISLAND_RADIUS = (5.0, 18.0)
+PINHOLE_RADIUS = (2.4, 6.0)
 CLEARANCE = 3  # pixels between a defect and what it must not touch
-MARGIN = 3  # of a box around the pixels that changed
+MARGIN = 8  # of a box around the pixels that changed; DeepPCB's are as generous
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Style:
 
 
 PLAIN = Style(
-    pitch=(17.0, 25.0),
-    trace_widths=(0.28, 0.34, 0.42),
+    pitch=(21.0, 31.0),
+    trace_widths=(0.3, 0.36, 0.43),
     pad_width=(0.5, 0.62),
     round_pads=0.3,
     pour_share=0.35,
     tilt=(-4.0, 4.0),
-    substrate=((52.0, 92.0, 40.0), (70.0, 84.0, 30.0), (104.0, 66.0, 34.0), (44.0, 50.0, 96.0)),
+    substrate=((60.0, 112.0, 46.0), (84.0, 96.0, 34.0), (130.0, 84.0, 42.0), (52.0, 58.0, 118.0), (52.0, 56.0, 54.0)),
     copper_contrast=(13.0, 26.0),
     bare=(150.0, 178.0, 186.0),
     silk=(196.0, 204.0, 202.0),
@@ -65,7 +65,7 @@ PLAIN = Style(
     texts=(0.5, 3.0),
 )
 AGED = Style(
-    pitch=(20.0, 30.0),
+    pitch=(24.0, 36.0),
     trace_widths=(0.24, 0.46),
     pad_width=(0.55, 0.7),
     round_pads=0.8,

@@ -45,8 +45,8 @@ def check_board(size: int, defects: float, style: str) -> None:
         raise ValueError(f"Expected 'size' to be a multiple of 32 from {SIZES[0]} to {SIZES[1]}, but got {size}")
     most = size * size // PIXELS_PER_DEFECT
     if not 0 <= defects <= most:
-        least = 32 * math.ceil(math.sqrt(defects * PIXELS_PER_DEFECT) / 32) if math.isfinite(defects) else math.inf
-        larger = f", or take a 'size' of {least}" if most < defects and least <= SIZES[1] else ""
+        side = math.sqrt(max(defects, 0) * PIXELS_PER_DEFECT)
+        larger = f", or take a 'size' of {32 * math.ceil(side / 32)}" if size < side <= SIZES[1] else ""
         raise ValueError(
             f"Expected 'defects' to be from 0 to {most} for pictures of {size} pixels, but got {defects}{larger}"
         )
