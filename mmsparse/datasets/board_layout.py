@@ -16,15 +16,17 @@ PHRASES = ("REV", "GND", "VCC", "3V3", "TX", "RX", "SDA", "CLK", "RST", "LOT", "
 
 @dataclass
 class Layout:
-    """Masks (S, S) uint8 from 0 to 255 with soft edges. ``traces`` (N, 5): x, y, x, y, width of straight pieces."""
+    """Masks (S, S) uint8 from 0 to 255 with soft edges, and where things are in pixels.
+
+    ``traces`` (N, 5) are x, y, x, y and width of straight pieces, ``pads`` (M, 3) x, y and half of the shorter side.
+    """
 
     copper: np.ndarray
     opened: np.ndarray
     holes: np.ndarray
     silk: np.ndarray
     traces: np.ndarray
-    pads: np.ndarray  # (M, 3): x, y, and half of the shorter side
-    pitch: float
+    pads: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,14 @@ def draw_layout(rng: np.random.Generator, size: int, style: Style) -> Layout:
         cv2.fillPoly(copper, [_fixed(_outline(pad, frame, pitch, 0.0))], 255, cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(opened, [_fixed(_outline(pad, frame, pitch, 0.11))], 255, cv2.LINE_AA, _SHIFT)
         _disc(holes, frame(pad.node), pad.hole * pitch)
-    _draw_vias(rng, copper, opened, holes, frame(wiring.vias), pitch)
+    _draw_vias(rng, copper, opened, holes, frame(np.reshape(wiring.vias, (-1, 2))), pitch)
     if rng.random() < style.pour_share:
         _pour(rng, copper, holes, pitch)
     cv2.min(copper, 255 - holes, dst=copper)
     silk = _draw_silk(rng, size, wiring, frame, pitch, style)
     cv2.min(silk, 255 - cv2.dilate(opened, np.ones((3, 3), np.uint8)), dst=silk)
     pads = np.array([[*frame(pad.node), min(pad.size) * pitch / 2] for pad in wiring.pads]).reshape(-1, 3)
-    return Layout(copper, opened, holes, silk, traces, pads, pitch)
+    return Layout(copper, opened, holes, silk, traces, pads)
 
 
 def _draw_traces(copper: np.ndarray, wiring: Wiring, frame: _Frame, widths: np.ndarray) -> np.ndarray:
@@ -79,7 +81,7 @@ def _draw_vias(
 ) -> None:
     outer, drill = pitch * rng.uniform(0.34, 0.4), pitch * rng.uniform(0.14, 0.2)
     is_opened = rng.random() < 0.5
-    for via in vias.reshape(-1, 2):
+    for via in vias:
         _disc(copper, via, outer)
         _disc(holes, via, drill)
         if is_opened:

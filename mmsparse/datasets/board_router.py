@@ -32,7 +32,6 @@ class Pad:
 class Wiring:
     """``paths`` are corners and a width's number; ``bodies`` are corners of what is printed on the board."""
 
-    nodes: int
     paths: list[tuple[list[Node], int]] = field(default_factory=list)
     pads: list[Pad] = field(default_factory=list)
     vias: list[Node] = field(default_factory=list)
@@ -75,7 +74,7 @@ class _Grid:
 
 def route(rng: np.random.Generator, nodes: int, pad_width: tuple[float, float], rounded: float, widths: int) -> Wiring:
     """A board of ``nodes`` x ``nodes``, as full as they let it be."""
-    grid, wiring = _Grid(nodes), Wiring(nodes)
+    grid, wiring = _Grid(nodes), Wiring()
     rows: list[list[Pad]] = []
     for _ in range(max(2, nodes * nodes // NODES_PER_COMPONENT)):
         rows += _place(rng, grid, wiring, float(rng.uniform(*pad_width)), bool(rng.random() < rounded))

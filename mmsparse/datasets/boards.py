@@ -46,7 +46,7 @@ def check_board(size: int, defects: float, style: str) -> None:
     most = size * size // PIXELS_PER_DEFECT
     if not 0 <= defects <= most:
         side = math.sqrt(max(defects, 0) * PIXELS_PER_DEFECT)
-        larger = f", or take a 'size' of {32 * math.ceil(side / 32)}" if size < side <= SIZES[1] else ""
+        larger = f": a 'size' of {32 * math.ceil(side / 32)} holds them" if size < side <= SIZES[1] else ""
         raise ValueError(
             f"Expected 'defects' to be from 0 to {most} for pictures of {size} pixels, but got {defects}{larger}"
         )

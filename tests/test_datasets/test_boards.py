@@ -164,7 +164,7 @@ def test_their_number_is_what_was_asked_for() -> None:
         ({"size": 500}, "'size'.*multiple of 32 from 128 to 4096.*500"),
         ({"size": 8192}, "'size'.*from 128 to 4096.*8192"),
         ({"defects": -1}, "'defects'.*from 0 to 28.*-1$"),
-        ({"defects": 200}, "'defects'.*from 0 to 28 for pictures of 512 pixels.*200, or take a 'size' of 1376"),
+        ({"defects": 200}, "'defects'.*from 0 to 28 for pictures of 512 pixels.*200: a 'size' of 1376 holds them"),
         ({"defects": 1e6}, "'defects'.*from 0 to 28.*1000000.0$"),
         ({"defects": float("nan")}, "'defects'.*from 0 to 28.*nan$"),
         ({"defects": float("inf")}, "'defects'.*from 0 to 28.*inf$"),
@@ -221,7 +221,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([*command, "--colour", "--style", "aged", "--overwrite"]) == 0
     assert cv2.imread(str(out / "train" / "images" / "000001.jpg"), cv2.IMREAD_UNCHANGED).shape == (128, 128, 3)
     capsys.readouterr()
-    assert "take a 'size' of 320" in refused([*command, "--defects", "10"])
+    assert "a 'size' of 320 holds them" in refused([*command, "--defects", "10"])
     assert "multiple of 32" in refused([*command, "--size", "100"])
 
 
