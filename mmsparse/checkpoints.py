@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from mmsparse import compat
-from mmsparse.sparsity import new_prefixes
+from mmsparse.sparsity import adopt, new_prefixes
 from mmsparse.trust import UntrustedError, trusting
 
 COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
@@ -63,6 +63,7 @@ def weights_of(content: dict[str, Any], keys: Sequence[str] = ("state_dict",)) -
 
 def check_weights(model: nn.Module, state: dict[str, Tensor], path: str, argument: str = "checkpoint") -> None:
     """A dense checkpoint may lack what is new, another model's is refused."""
+    adopt(model, state)
     own, new = model.state_dict(), new_prefixes(model)
     absent = [key for key in own if key not in state and not key.endswith(COMPUTED)]
     dense = not any(key.startswith(new) for key in state)

@@ -48,7 +48,9 @@ def shrink(key: str, value: Any) -> Any:
     if key == "num_heads":
         return 2 ** math.floor(math.log2(value / 3))
     if key == "num_classes":
-        return min(value, CLASSES)
+        return CLASSES
+    if key == "ignore_index":  # as the labels of tests have it
+        return 255
     if key == "window_size":  # small maps have several of ViTDet's, too
         return value if value <= 7 else 4
     return value

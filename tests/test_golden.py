@@ -53,10 +53,10 @@ def kept() -> dict[str, dict[str, Any]]:
 
 @cache
 def groups() -> dict[str, list[str]]:
-    """The configs of each distinct small network, by the first of them."""
+    """The configs of each distinct small network, by the one that has its numbers, or else the first."""
     first: dict[str, str] = {}
     found: dict[str, list[str]] = {}
-    for path in published():
+    for path in sorted(published(), key=lambda path: name_of(path) not in kept()):
         name = first.setdefault(json.dumps(small_config(path), sort_keys=True), name_of(path))
         found.setdefault(name, []).append(name_of(path))
     return found

@@ -23,6 +23,7 @@ from mmsparse.sparsity import (
     Selection,
     num_keep,
     scored_by,
+    unit_features,
 )
 from mmsparse.sparsity.selectors import BURIED, best_of
 
@@ -65,14 +66,16 @@ class _Listening(Scorer):
         super().__init__(decider.scorer.channels)
         self._decider, self._seen = (decider,), seen
         self.reads_attention = decider.scorer.reads_attention
+        self.reads_map = decider.scorer.reads_map
         self.scores_any = False  # all units are scored, whatever was dropped before
         random = RandomScorer(self.channels).eval()
         random.index = decider.scorer.index
         self._others = {NORM: FeatureNormScorer(self.channels), RANDOM: random}
 
-    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+    def forward(self, features: Tensor, context: Context) -> Tensor:
         (decider,) = self._decider
-        own = decider.scorer(tokens, context)
+        own = decider.scorer(features, context)
+        tokens = unit_features(features, context.geometry) if self.reads_map else features
         scores = {OWN: own, **{kind: other(tokens, context) for kind, other in self._others.items()}}
         first = {kind: values[0].cpu() for kind, values in scores.items()}
         alive = None if context.alive is None else context.alive[:1].cpu()
@@ -186,10 +189,11 @@ class _Oracle(Scorer):
     def __init__(self, decider: Decider, now: dict[str, Any]) -> None:
         super().__init__(decider.scorer.channels)
         self._decider, self._now = (decider,), now
-        self.reads_attention, self.scores_any = decider.scorer.reads_attention, False
+        self.reads_attention, self.reads_map = decider.scorer.reads_attention, decider.scorer.reads_map
+        self.scores_any = False
 
-    def forward(self, tokens: Tensor, context: Context) -> Tensor:
-        own = self._decider[0].scorer(tokens, context).float()
+    def forward(self, features: Tensor, context: Context) -> Tensor:
+        own = self._decider[0].scorer(features, context).float()
         nothing = Selection(context.geometry, torch.zeros_like(own, dtype=torch.bool))
         wanted = score_targets(self._now["samples"], nothing, self._now["size"])
         return own + wanted * (own.amax() - own.amin() + 1.0)

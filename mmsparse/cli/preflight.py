@@ -17,7 +17,7 @@ from mmsparse.cli.building import Built, build_seeded
 from mmsparse.cli.data_files import check_data
 from mmsparse.engine.optim_constructor import check_groups
 from mmsparse.registry import build_hooks
-from mmsparse.sparsity import new_prefixes
+from mmsparse.sparsity import adopt, new_prefixes
 
 FITTING = 0.1  # share of the backbone's weights; chance hits between architectures stay far below
 
@@ -88,6 +88,7 @@ def check_backbone(model: nn.Module, path: str) -> None:
     mmengine loads what fits and trains on from random weights, however little that is.
     """
     state = weights_of(read_checkpoint(path, "load_from"))
+    adopt(model, state)  # before there is an optimizer
     own = {key: value for key, value in model.state_dict().items() if not key.endswith(COMPUTED)}
     new = new_prefixes(model)
     backbone = {k: v for k, v in own.items() if k.startswith("backbone.") and not k.startswith(new)} or own

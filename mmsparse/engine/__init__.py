@@ -6,6 +6,7 @@ require("mmengine", "mmcv")
 
 from .cpu_amp import CpuAmpOptimWrapper  # noqa: E402
 from .elastic_hook import ElasticHook  # noqa: E402
+from .in_place_hook import InPlaceHook  # noqa: E402
 from .loss_hook import Collecting, LossHook  # noqa: E402
 from .optim_constructor import SparsityOptimWrapperConstructor  # noqa: E402
 from .seed_hook import SeedHook  # noqa: E402
@@ -18,6 +19,7 @@ __all__ = [
     "Collecting",
     "CpuAmpOptimWrapper",
     "ElasticHook",
+    "InPlaceHook",
     "LossHook",
     "SeedHook",
     "SparsityHook",

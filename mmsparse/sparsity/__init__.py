@@ -5,8 +5,9 @@ from .decider import Aux, Decider, Router, record_decisions, router_keys, scored
 from .dials import Dial, Tunable, budgets
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
-from .new_parts import NewPart, new_prefixes
+from .new_parts import NewPart, adopt, new_prefixes
 from .paths import Path, Paths, take_paths
+from .peak_scorer import PeakScorer
 from .scorers import (
     AttentionScorer,
     Context,
@@ -41,6 +42,7 @@ __all__ = [
     "NewPart",
     "Path",
     "Paths",
+    "PeakScorer",
     "RandomScorer",
     "Router",
     "Scorer",
@@ -51,6 +53,7 @@ __all__ = [
     "TopKSelector",
     "Tunable",
     "Valid",
+    "adopt",
     "budgets",
     "check_keep_ratio",
     "new_prefixes",

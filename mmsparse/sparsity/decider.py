@@ -18,6 +18,7 @@ from .gain import GATE, WAYS, gain_gate
 from .scorers import Context, Scorer
 from .selection import Geometry, Selection
 from .selectors import BURIED
+from .units import unit_features
 from .valid import Valid, valid_units
 
 
@@ -76,7 +77,7 @@ class Decider(Dial):
 
     def forward(
         self,
-        tokens: Tensor,
+        features: Tensor,
         geometry: Geometry,
         before: Selection | None = None,
         attention: Any = None,
@@ -86,12 +87,12 @@ class Decider(Dial):
         Where the map is padded, what is beyond the pictures is never slow, unless all is.
 
         Args:
-            tokens: (B, N, C), of each unit.
+            features: A map (B, C, H, W), or (B, N, C) of each unit.
             geometry: What the N units are.
             before: What the place before it selected, if anything.
             attention: The attention of the block to come, for scorers that read it (``scorers.Attention``).
         """
-        selection = self._decide(tokens, geometry, before if self.cumulative else None, attention)
+        selection = self._decide(features, geometry, before if self.cumulative else None, attention)
         for record in _RECORDS.value if selection is not None else ():
             if self in record.deciders:
                 record.taken.append((self.name, selection))
@@ -99,18 +100,19 @@ class Decider(Dial):
 
     def _decide(
         self,
-        tokens: Tensor,
+        features: Tensor,
         geometry: Geometry,
         before: Selection | None,
         attention: Any,
     ) -> Selection | None:
         if not self.training and self.keep_ratio >= 1.0:
             return before
-        valid = valid_units(geometry, tokens)
+        valid = valid_units(geometry, features)
         scorer = _SCORERS.value.get(self, self.scorer)
         if scorer.reads_attention:
             attention = replace(attention, graph=not self.detach)
         context = Context(geometry, _alive(before, valid), valid, attention)
+        tokens = _as_it_reads(scorer, features, geometry)
         if not self.training:
             if before is not None and before.common_count is not None and scorer.scores_any:
                 scores = _score_survivors(scorer, tokens, before)
@@ -142,6 +144,13 @@ class Decider(Dial):
         """Take what the training forwards since the last call decided."""
         waiting, self._waiting = self._waiting, []
         return waiting
+
+
+def _as_it_reads(scorer: Scorer, features: Tensor, geometry: Geometry) -> Tensor:
+    """Maps (B, C, H, W), or the features of units (B, N, C)."""
+    if scorer.reads_map:
+        return features if features.dim() == 4 else features.transpose(1, 2).unflatten(2, geometry.size)
+    return unit_features(features, geometry) if features.dim() == 4 else features
 
 
 def _score_survivors(scorer: Scorer, tokens: Tensor, before: Selection) -> Tensor:

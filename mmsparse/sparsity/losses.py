@@ -1,5 +1,8 @@
-"""Losses on what the places decided."""
+"""Losses on what the places decided, and on what a teacher gives."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,3 +58,33 @@ def logit_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """KL divergence of the student's class distribution from the teacher's, mean over the batch; both (B, classes)."""
     mine, target = F.log_softmax(student.float(), dim=-1), F.log_softmax(teacher.float(), dim=-1)
     return F.kl_div(mine, target, reduction="batchmean", log_target=True)
+
+
+def detection_distillation(student: Sequence[Sequence[Tensor]], teacher: Sequence[Sequence[Tensor]]) -> Tensor:
+    """How far the predictions of a dense head are from a teacher's, over all levels, per object that this one sees.
+
+    Args:
+        student: Lists of maps (B, K, H, W), one of each level: logits of classes first, by sigmoid; then whatever else
+            is predicted there, as boxes and their quality.
+        teacher: The same; no gradient goes there.
+    """
+    (logits, *mine), (wanted, *theirs) = ([_at_locations(part) for part in parts] for parts in (student, teacher))
+    target = wanted.detach().sigmoid()
+    weight = (logits.detach().sigmoid() - target).abs()  # what agrees already, nearly everything, weighs little
+    seen = target.amax(dim=1)
+    objects = seen.sum().clamp_min(1.0)
+    loss = F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / objects
+    for one, other in zip(mine, theirs, strict=True):
+        loss = loss + ((one - other.detach()).abs().mean(dim=1) * seen).sum() / objects
+    return loss
+
+
+def _at_locations(levels: Sequence[Tensor]) -> Tensor:
+    """Maps (B, K, H, W) of all levels as (B * locations, K)."""
+    return torch.cat([level.float().permute(0, 2, 3, 1).flatten(0, 2) for level in levels])
+
+
+def pixel_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence of the class distributions of pixels, mean over all; both (B, classes, H, W)."""
+    mine, target = (x.float().permute(0, 2, 3, 1).flatten(0, 2) for x in (student, teacher))
+    return logit_distillation(mine, target.detach())

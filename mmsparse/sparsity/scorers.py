@@ -58,11 +58,13 @@ class Scorer(BaseModule):
     Attributes:
         index: Number of the place it serves, set by the router; scores that read no features differ by it.
         reads_attention: Whether it reads the context's attention.
+        reads_map: Whether it is given maps (B, C, H, W) instead of the features of units; where there are maps only.
         scores_any: Whether it can score some of the units without the others, where those were dropped for good.
     """
 
     index = 0
     reads_attention = False
+    reads_map = False
     scores_any = True
 
     def __init__(self, channels: int) -> None:

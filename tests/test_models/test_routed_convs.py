@@ -22,6 +22,7 @@ from mmsparse.models import (
 from mmsparse.models.convs import RoutedConv2d
 from mmsparse.ops import tiles
 from mmsparse.ops.tiles import window
+from mmsparse.sparsity import PeakScorer
 
 FPN_ARGS = dict(in_channels=[8, 16, 32, 64], out_channels=12, num_outs=5)
 ANCHORS = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[4, 8, 16, 32])
@@ -75,6 +76,25 @@ def test_the_windows_of_a_level_are_computed_once_for_all_towers(monkeypatch):
     assert len(asked) == 6  # nothing is kept for another call
     for one, other in zip([*first[0], *first[1]], [*again[0], *again[1]], strict=True):
         torch.testing.assert_close(one, other.flip(0))
+
+
+def test_weights_of_older_default_scorers_bring_their_kind():
+    """Until 0.1 a scorer of a neck or head saw the mean of a tile."""
+    old = DynamicRetinaHead(**RETINA, sparsity=dict(scorer=dict(type="LocalGlobalScorer", hidden=4))).eval()
+    for parameter in old.router.parameters():
+        nn.init.normal_(parameter)
+    new = DynamicRetinaHead(**RETINA, sparsity={}).eval()
+    assert {type(d.scorer) for d in find_deciders(new)} == {PeakScorer}
+    new.load_state_dict(old.state_dict())
+    feats = maps([8] * 4)
+    with torch.no_grad(), record_selections(old) as one, record_selections(new) as other:
+        old(feats)
+        new(feats)
+    for (_, a), (_, b) in zip(one, other, strict=True):
+        assert torch.equal(a.keep_mask, b.keep_mask)
+    given = DynamicRetinaHead(**RETINA, sparsity=dict(scorer=dict(type="PeakScorer")))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        given.load_state_dict(old.state_dict())
 
 
 def test_levels_of_one_size_decide_each_for_itself():

@@ -12,10 +12,14 @@ from mmsparse.sparsity import (
     Geometry,
     LocalGlobalScorer,
     MLPScorer,
+    PeakScorer,
     RandomScorer,
     Scorer,
     ThresholdSelector,
     ratio_loss,
+    real_sizes,
+    unit_features,
+    valid_units,
 )
 
 
@@ -143,3 +147,65 @@ def test_attention_is_ranked_by_its_logarithm():
     assert AttentionScorer(16, kind="column")(tokens, context).argsort().tolist() == [[0, 1, 2]]
     with pytest.raises(ValueError, match="`kind` to be one of .* but got 'row'"):
         AttentionScorer(16, kind="row")
+
+
+def test_a_peak_counts_wherever_it_is_in_its_tile():
+    """Where a mean would hide it. And the formula: embed, look around, the largest of a tile, its head."""
+    scorer = PeakScorer(16)
+    x = torch.randn(2, 16, 8, 8) * 0.1
+    moved = x.clone()
+    x[0, :, 1, 1] += 3.0
+    moved[0, :, 2, 2] += 3.0
+    geometry = Geometry((8, 8), 4)
+    one, other = (scorer(m, Context(geometry)) for m in (x, moved))
+    assert one.shape == (2, 4)
+    spread = one[0].std()
+    assert (one[0] - other[0]).abs().max() < 0.3 * spread
+    z = scorer.few(scorer.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    z = F.gelu(z + scorer.around(z)).unfold(2, 4, 4).unfold(3, 4, 4).amax(dim=(4, 5)).flatten(2).transpose(1, 2)
+    expected = scorer.head(scorer.peak(z) + scorer.everywhere(z.mean(1, keepdim=True))).squeeze(-1)
+    torch.testing.assert_close(one, expected)
+
+
+def test_peaks_do_not_see_padding():
+    scorer, x = PeakScorer(8), torch.randn(1, 8, 6, 7)
+    alone = scorer(x, Context(Geometry((6, 7), 4)))
+    padded = torch.cat([torch.cat([x, torch.randn(1, 8, 6, 5)], dim=3), torch.randn(1, 8, 6, 12)], dim=2)
+    geometry = Geometry((12, 12), 4)
+    with real_sizes([(6, 7)], (12, 12)):
+        valid = valid_units(geometry, padded)
+        scores = scorer(padded, Context(geometry, valid.mask, valid))
+    torch.testing.assert_close(scores.view(3, 3)[:2, :2].reshape(1, 4), alone)
+
+
+def test_peaks_are_learned_where_means_are_not():
+    """One location of a tile tells whether it matters, by a direction that is rare elsewhere."""
+    torch.manual_seed(0)
+    geometry = Geometry((32, 32), 4)
+
+    def batch(seed):
+        generator = torch.Generator().manual_seed(seed)
+        x, wanted = torch.randn(4, 16, 32, 32, generator=generator), torch.rand(4, 64, generator=generator) < 0.1
+        y, z = (torch.randint(0, 4, (4, 8, 8), generator=generator) for _ in range(2))
+        b, i, j = wanted.view(4, 8, 8).nonzero(as_tuple=True)
+        x[b, 0, 4 * i + y[b, i, j], 4 * j + z[b, i, j]] += 8.0
+        return x, wanted
+
+    def found(scorer, seed):
+        x, wanted = batch(seed)
+        best = scorer(read(x), Context(geometry)).flatten().topk(int(wanted.sum())).indices
+        return wanted.flatten()[best].float().mean().item()
+
+    shares = {}
+    for scorer in (PeakScorer(16, hidden=8), LocalGlobalScorer(16, hidden=8)):
+        optimizer = torch.optim.Adam(scorer.parameters(), 1e-2)
+        read = (lambda x: x) if scorer.reads_map else (lambda x: unit_features(x, geometry))
+        for step in range(150):
+            x, wanted = batch(step)
+            loss = F.binary_cross_entropy_with_logits(scorer(read(x), Context(geometry)), wanted.float())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        shares[type(scorer)] = sum(found(scorer, 1000 + seed) for seed in range(5)) / 5
+    assert shares[PeakScorer] > 0.9
+    assert shares[LocalGlobalScorer] < 0.75

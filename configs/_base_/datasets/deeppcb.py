@@ -1,5 +1,5 @@
 # DeepPCB: binarised scans of circuit boards, 640x640, written by
-# mmsparse convert-deeppcb PCBData data/deeppcb
+# mmsparse convert-data deeppcb PCBData data/deeppcb
 dataset_type = "CocoDataset"
 data_root = "data/deeppcb/"
 metainfo = dict(

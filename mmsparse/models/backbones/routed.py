@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmsparse.mistakes import mistakes_in
 from mmsparse.registry import check_keys
-from mmsparse.sparsity import Geometry, Paths, Selection, router_keys, unit_features
+from mmsparse.sparsity import Geometry, Paths, Selection, router_keys
 
 from .arguments import bind
 from .block_router import BlockRouter
@@ -105,7 +105,7 @@ class RoutedBackbone:
         if self.router is None or (stage, number) not in self.router.places:
             return before
         geometry = Geometry(size, self.tile)
-        features = unit_features(x, geometry) if x.dim() == 4 else x[:, x.shape[1] - geometry.units :]
+        features = x if x.dim() == 4 else x[:, x.shape[1] - geometry.units :]
         attention = self.attention_of(block, x, size)
         return self.router.decide(stage, number, features, geometry, before=before, attention=attention)
 

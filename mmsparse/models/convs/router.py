@@ -3,7 +3,7 @@
 The module keeps its class, its forward and its parameter names.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,13 @@ from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
     Geometry,
+    LocalGlobalScorer,
+    PeakScorer,
     Router,
     Scorer,
     Selection,
     Selector,
     check_keep_ratio,
-    unit_features,
 )
 from mmsparse.sparsity.budget import given_ratios
 
@@ -40,7 +41,7 @@ class ConvRouter(Router):
         levels: How many levels of the pyramid are routed, from the finest. The coarser ones are too small to pay for
             a scorer (three hold 98 % of the locations) and stay dense.
         tile: Locations along a side of the tiles that are chosen.
-        scorer: Config of the scorers; they see a tile as one token, the mean of its locations.
+        scorer: Config of the scorers. All but PeakScorer see a tile as one token, the mean of its locations.
         selector: Config of the selectors.
         explore: Fraction of unselected tiles whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
@@ -69,6 +70,7 @@ class ConvRouter(Router):
                 raise ValueError(f"Expected argument `{name}` to be a positive whole number, but got {number!r}")
         self.tile = tile
         self.shared = shared_by is not None
+        self._default_scorer = scorer is None
         self.fast_paths = ModuleDict()
         stock = {name: _routable(module, name) for name in convs(levels)}
         if not stock:
@@ -82,8 +84,7 @@ class ConvRouter(Router):
         else:
             names = {name: conv.in_channels for name, conv in stock.items()}
         for index, (name, channels) in enumerate(names.items()):
-            slim = dict(type="LocalGlobalScorer", hidden=max(channels // 16, 1) * 4)
-            part = build(scorer or slim, Scorer, "scorer", channels=channels)
+            part = build(scorer or dict(type="PeakScorer"), Scorer, "scorer", channels=channels)
             if part.reads_attention:
                 raise ValueError(
                     f"{type(part).__name__} reads attention, which a convolution lacks. "
@@ -96,6 +97,15 @@ class ConvRouter(Router):
             self.fast_paths[_key(name)] = ConvFastPath(conv.in_channels, conv.out_channels)
             _replace(module, name, RoutedConv2d(conv, name, self))
         self.set_keep_ratio(keep_ratio)
+
+    def adopt(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        """The default scorers of version 0.1 saw the mean of a tile."""
+        for key, decider in self.decisions.items() if self._default_scorer else ():
+            first = state.get(f"{prefix}decisions.{key}.scorer.embed.1.weight")
+            if first is not None and isinstance(decider.scorer, PeakScorer):
+                new, index = next(decider.scorer.parameters()), decider.scorer.index
+                decider.scorer = LocalGlobalScorer(first.shape[1], hidden=first.shape[0]).to(new)
+                decider.scorer.index = index
 
     def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
         given = given_ratios(keep_ratio, [decider.name for decider in self.decisions.values()])
@@ -131,7 +141,7 @@ class ConvRouter(Router):
         if not self.training and decider.keep_ratio >= 1.0:
             return None
         geometry = Geometry(_size(x), self.tile)
-        return decider(unit_features(x, geometry), geometry)
+        return decider(x, geometry)
 
 
 _LEVEL: OfThread[tuple[ConvRouter, tuple[int, int], Selection | None] | None] = OfThread(None)

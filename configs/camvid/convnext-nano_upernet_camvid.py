@@ -1,0 +1,26 @@
+_base_ = [
+    "../_base_/models/upernet_convnext-nano.py",
+    "../_base_/datasets/camvid.py",
+    "../_base_/default_runtime_seg.py",
+    "../_base_/schedules/schedule_demo.py",
+]
+model = dict(
+    data_preprocessor=dict(size=(240, 320), seg_pad_val=11),
+    backbone=dict(init_cfg=None),
+    decode_head=dict(
+        num_classes=11,
+        ignore_index=11,
+        loss_decode=dict(class_weight=None, avg_non_ignore=True),
+    ),
+)
+max_iters = 3200
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=50, end=max_iters),
+]
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=200, max_keep_ckpts=1),
+)
+log_processor = dict(by_epoch=False)

@@ -1,0 +1,81 @@
+"""Scores of tiles that do not lose what is small: a tile is as strong as the strongest of its locations."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmsparse.ops import opaque, tile_grid
+from mmsparse.registry import MODELS
+
+from .scorers import ALL, Context, Scorer, mean_of_alive
+from .selection import Geometry
+from .valid import valid_units
+
+
+@MODELS.register_module()
+class PeakScorer(Scorer):
+    """A few channels are made of each location and its neighbours; a tile is the largest value of each in it.
+
+    The mean of a tile, by contrast, is nearly the same with and without an object of two locations.
+
+    Args:
+        channels: Number of channels of the map.
+        hidden: How many are made of them, a quarter if not given.
+    """
+
+    reads_map = True
+    scores_any = False
+
+    def __init__(self, channels: int, hidden: int | None = None, eps: float = 1e-6) -> None:
+        super().__init__(channels)
+        self.hidden = hidden = max(channels // 16, 1) * 4 if hidden is None else hidden
+        if type(hidden) is not int or hidden < 4 or hidden % 4:
+            raise ValueError(f"PeakScorer: expected argument `hidden` to be a multiple of 4, but got {hidden!r}")
+        self.norm = nn.LayerNorm(channels, eps=eps)
+        self.few = nn.Linear(channels, hidden)
+        self.around = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.peak = nn.Linear(hidden, hidden // 2)
+        self.everywhere = nn.Linear(hidden, hidden // 2, bias=False)  # of the mean over all tiles
+        self.head = nn.Sequential(nn.GELU(), nn.Linear(hidden // 2, hidden // 4), nn.GELU(), nn.Linear(hidden // 4, 1))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """torch's own initial weights; with smaller ones so narrow a network takes long to begin."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.reset_parameters()
+
+    def forward(self, x: Tensor, context: Context = ALL) -> Tensor:
+        """Score the tiles (B, N) of maps (B, C, H, W)."""
+        geometry = Geometry((int(x.shape[-2]), int(x.shape[-1]))) if context.geometry is None else context.geometry
+        valid = valid_units(Geometry(geometry.size), x)
+        real = None if valid is None else valid.mask.view(len(x), 1, *geometry.size)
+        layers = [self.norm, self.few, self.around, self.peak, self.head[1], self.head[3]]
+        tensors = [t for layer in layers for t in (layer.weight, layer.bias)]
+        return peaks(x, real, context.alive, geometry.tile, self.norm.eps, [*tensors, self.everywhere.weight])
+
+
+def _no_scores(x: Tensor, real: Tensor | None, alive: Tensor | None, tile: int, *_: object) -> Tensor:
+    high, wide = tile_grid(x.shape[-2:], tile)
+    return x.new_empty(x.shape[0], high * wide)
+
+
+@opaque(_no_scores)
+def peaks(
+    x: Tensor, real: Tensor | None, alive: Tensor | None, tile: int, eps: float, weights: Sequence[Tensor]
+) -> Tensor:
+    """Scores (B, N) of maps (B, C, H, W), by the layers of a ``PeakScorer``; ``real`` (B, 1, H, W) is no padding."""
+    norm, few, around, peak, between, last = (weights[i : i + 2] for i in range(0, 12, 2))
+    x = F.linear(F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], *norm, eps), *few).permute(0, 3, 1, 2)
+    if real is not None:
+        x = x * real
+    x = F.gelu(x + F.conv2d(x, *around, padding=1, groups=x.shape[1]))
+    if real is not None:
+        x = x.masked_fill(~real, LEAST)
+    x = F.max_pool2d(x, tile, ceil_mode=True).flatten(2).transpose(1, 2)  # (B, N, hidden)
+    x = F.gelu(F.linear(x, *peak) + F.linear(mean_of_alive(x, alive), weights[12]))
+    return F.linear(F.gelu(F.linear(x, *between)), *last).squeeze(-1)
+
+
+LEAST = -0.17  # what GELU gives at least: a tile of padding alone is of no use, and no infinity gets into a mean
