@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from .pictures import picture_seed
 from .shapes import OTHER_SHAPES, SHAPES, outline
 from .textures import (
     GROUND_TEXTURES,
@@ -37,7 +38,6 @@ PALETTE = (
     (120, 120, 120), (220, 20, 60), (255, 140, 150), (0, 0, 200), (110, 170, 255),
     (0, 130, 0), (140, 230, 100), (190, 120, 0), (250, 220, 0),
 )  # fmt: skip
-SPLITS = ("train", "val")
 
 # Difficulty, all in one place. Lengths are fractions of the picture's side.
 OBJECT_SIZES = (0.1, 0.5)  # diameter, drawn log-uniformly
@@ -109,12 +109,7 @@ def check_size(size: int) -> None:
 def render_scene(seed: int, split: str, index: int, size: int) -> Scene:
     """Paint picture ``index`` of a split; the same arguments give the same bytes."""
     check_size(size)
-    if split not in SPLITS:
-        raise ValueError(f"Expected 'split' to be one of {SPLITS}, but got {split!r}")
-    for name, value in (("seed", seed), ("index", index)):
-        if value < 0:
-            raise ValueError(f"Expected '{name}' to be at least 0, but got {value}")
-    rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), index]))
+    rng = np.random.default_rng(picture_seed(seed, split, index))
     canvas = _Canvas(background(rng, size, TEXTURE_CONTRAST[1]), np.zeros((size, size), np.int16))
     for _ in range(rng.integers(*NUM_DISTRACTORS, endpoint=True)):
         _paint_distractor(canvas, rng)

@@ -1,30 +1,14 @@
 """Write a data set of generated scenes: COCO annotations for detectors, ADE20K-like label maps for segmenters."""
 
 import argparse
-import sys
-from pathlib import Path
 
-from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
+from mmsparse.cli import generated
+from mmsparse.datasets.scenes_io import ScenesArgs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="folder to write; nothing outside it is touched")
-    parser.add_argument("--images", type=int, required=True, help="number of training pictures")
-    parser.add_argument("--size", type=int, required=True, help="side in pixels, a multiple of 32 from 64 up")
-    parser.add_argument("--seed", type=int, required=True, help="other seeds give other pictures")
-    parser.add_argument("--val", type=int, help="number of held-out pictures (default: a fifth of --images)")
-    parser.add_argument("--overwrite", action="store_true", help="replace generated scenes that lie in OUT")
+    generated.add_arguments(parser, ScenesArgs.name, "from 64 up")
 
 
 def run(args: argparse.Namespace) -> int:
-    wanted = ScenesArgs(args.images, args.size, args.seed, args.val)
-    try:
-        written = write_scenes(args.out, wanted, args.overwrite)
-    except OSError as error:  # a full disk does not say where
-        raise OSError(f"cannot write {error.filename or args.out}: {error.strerror}") from error
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    total = f"{wanted.images} training and {wanted.val} held-out pictures"
-    print(f"Wrote {total} to {args.out}" if written else f"{args.out} already holds these {total}: nothing to do")
-    return 0
+    return generated.write(ScenesArgs(args.images, args.size, args.seed, args.val), args)
