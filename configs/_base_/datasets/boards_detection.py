@@ -10,7 +10,7 @@ metainfo = dict(
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="RandomCrop", crop_size=(512, 512), allow_negative_crop=True),
+    dict(type="RandomCrop", crop_size=(256, 256), allow_negative_crop=False),  # few crops hold a defect
     dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
     dict(type="PackDetInputs"),
 ]
