@@ -1,0 +1,171 @@
+"""Run a study: trainings that stand on each other, each evaluated at several budgets, and one file of results.
+
+A study is a config with ``runs`` (see configs/study). Finished runs are skipped and interrupted ones resumed, so the
+command can be given again until all are done; given twice at the same time, the two share the work.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmsparse.analysis import count_macs, fit_keep_ratio
+from mmsparse.apis import dense_twin, find_deciders, get_keep_ratio
+from mmsparse.calls import predict, prepare_batch
+from mmsparse.cli.building import read_pictures
+from mmsparse.cli.launch import build_runner, choose_start, prepare_work_dir, quiet
+from mmsparse.cli.main import run_script
+from mmsparse.cli.preflight import check_training
+from mmsparse.configs import read_config
+from mmsparse.trust import add_trust, trust_checkpoints
+
+METRICS = ("coco/bbox_mAP", "coco/bbox_mAP_50", "mIoU", "mAcc")
+OWN = "own"  # the budgets of the config
+WHOLE = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", help="a config with `runs`")
+    parser.add_argument("--only", nargs="+", help="names of runs; what they start from must be done")
+    parser.add_argument("--out-dir", help="trainings and results.json; default ./work_dirs/study_<name of the study>")
+    add_trust(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    trust_checkpoints(args.trust_checkpoint)
+    study = Config.fromfile(args.study)
+    out = Path(args.out_dir or f"work_dirs/study_{Path(args.study).stem}")
+    runs = {run.name: run for run in study.runs}
+    unknown = sorted({*(args.only or ()), *(run.start for run in study.runs if "start" in run)} - runs.keys())
+    if unknown:
+        raise ValueError(f"{args.study} has no runs {unknown}; it has {list(runs)}")
+    while (name := next(pending(runs, args.only or list(runs), out), None)) is not None:
+        with claimed(out / name) as mine:
+            if mine and not result_of(out, name):
+                print(f"{name} ...", flush=True)
+                found = carry_out(runs[name], Path(args.study).parent, out)
+                (out / name / "result.json").write_text(json.dumps(found, indent=1))
+    results = {name: found for name in runs if (found := result_of(out, name))}
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    print(table(results))
+
+
+def pending(runs: dict[str, Any], names: list[str], out: Path) -> Iterator[str]:
+    """What can be done now: not done, nobody at it, its start done."""
+    for name in names:
+        start = runs[name].get("start")
+        if not result_of(out, name) and not is_claimed(out / name) and (start is None or result_of(out, start)):
+            yield name
+
+
+def result_of(out: Path, name: str) -> dict[str, Any] | None:
+    file = out / name / "result.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a living process is at a run."""
+    try:
+        os.kill(int((folder / "claim").read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Inside a with-block a run is this process's, unless another one was quicker."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_claimed(folder):
+        (folder / "claim").unlink(missing_ok=True)
+    try:
+        with (folder / "claim").open("x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        (folder / "claim").unlink()
+
+
+def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
+    """Train, unless a run only evaluates what it starts from (``train=False``), and evaluate at each budget."""
+    config = str(folder / run.config)
+    cfg = read_config(config, dict(run.get("options", {})))
+    cfg.randomness = dict(seed=run.get("seed", 0))
+    start = run.get("start")
+    if start is not None:
+        cfg.load_from = last_checkpoint(out / start)
+    if "iterations" in run:
+        cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = run.iterations
+        cfg.param_scheduler[-1].end = run.iterations
+    prepare_work_dir(cfg, str(out / run.name), config)
+    cfg.visualizer.name = run.name  # of one name there is one a process, which would write all to the first folder
+    choose_start(cfg, "auto", None)
+    built = check_training(cfg)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    predictions = out / run.name / "predictions.pkl"
+    if cfg.default_scope == "mmdet":  # for intervals over pictures
+        cfg.test_evaluator = [cfg.test_evaluator, dict(type="DumpDetResults", out_file_path=str(predictions))]
+    found = {}
+    with quiet():
+        runner = build_runner(cfg, built)
+        if run.get("train", True):
+            runner.train()
+        else:
+            runner.load_checkpoint(cfg.load_from)
+        for at in run.get("at", [OWN]):
+            found[str(at)] = evaluate(runner, cfg, at)
+            if predictions.is_file():
+                predictions.rename(predictions.with_stem(f"predictions_{at}"))
+    return found
+
+
+def last_checkpoint(folder: Path) -> str:
+    return (folder / "last_checkpoint").read_text().strip()
+
+
+def evaluate(runner: Runner, cfg: Config, at: float | str) -> dict[str, Any]:
+    """Metrics, arithmetic and keep ratios at a share of the dense arithmetic."""
+    model = runner.model.eval()
+    batch = prepare_batch(model, read_pictures(cfg, 1))
+
+    def call() -> Any:
+        return predict(model, batch)
+
+    if find_deciders(model) and at not in (OWN, WHOLE):
+        fit_keep_ratio(model, at, call)
+    if at == WHOLE:
+        with dense_twin(model):
+            return measured(runner, call)
+    return measured(runner, call)
+
+
+def measured(runner: Runner, call: Any) -> dict[str, Any]:
+    macs, metrics = count_macs(runner.model, call).total, runner.test()
+    ratios = {name: round(ratio, 4) for name, ratio in get_keep_ratio(runner.model).items()}
+    return {"macs": macs, "keep_ratio": ratios, **{k: float(v) for k, v in metrics.items() if k in METRICS}}
+
+
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """One row a run and budget."""
+    names = [name for name in METRICS if any(name in at for found in results.values() for at in found.values())]
+    lines = [f"{'run':<28}{'at':>6}{'GMACs':>9}" + "".join(f"{name:>18}" for name in names)]
+    for run_name, found in results.items():
+        for at, numbers in found.items():
+            values = "".join(f"{numbers.get(name, float('nan')):18.4f}" for name in names)
+            lines.append(f"{run_name:<28}{at:>6}{numbers['macs'] / 1e9:9.3f}{values}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(__doc__, add_arguments, run))
