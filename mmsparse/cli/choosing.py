@@ -52,12 +52,18 @@ def metrics_of(cfg: Config, built: Built, dense: str | None) -> dict[str, dict[s
         with context, quiet():
             found[name] = _numbers(runner.test())
         bar.update()
+        if not found[OWN_SCORES]:
+            bar.close()
+            raise ValueError(
+                f"Argument `checkpoint`: the network finds nothing in the test set, or its evaluator gives none of "
+                f"{METRICS}. Train it first, or look without metrics: --no-metrics"
+            )
     if dense:
         load_weights(model, dense, "dense")
         with dense_twin(model), quiet():
             found[DENSE] = _numbers(runner.test())
     bar.close()
-    return found
+    return {who: {name: metrics.get(name, 0.0) for name in found[OWN_SCORES]} for who, metrics in found.items()}
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,88 @@
+"""``mmsparse choice``, as somebody with a bad result runs it."""
+
+import json
+
+import cv2
+import pytest
+import torch
+from commands import run_tool
+from scenes import ROOT, at, make
+
+from mmsparse.cli.building import build_model
+from mmsparse.cli.choosing import say_losses
+from mmsparse.configs import read_config
+
+DETECTOR = "configs/demo/atss_dynamic-convnext-nano_whole-m60_fpn_finetune_scenes.py"
+SEGMENTER = "configs/demo/dynamic-convnext-atto_k50_fpn_scenes.py"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("scenes"))
+
+
+def choice(config, data, folder, *more, options=()):
+    torch.manual_seed(0)
+    weights = folder / "weights.pth"
+    torch.save({"state_dict": build_model(read_config(config)).state_dict()}, weights)
+    place = [f"{key}={value}" for key, value in at(data).items() if "test_" in key]
+    return run_tool(
+        "analysis_tools/choice", config, weights, "--out", folder / "out", *more, "--cfg-options", *place, *options
+    )
+
+
+def test_a_detector_is_asked_by_everyone(scenes, tmp_path):
+    more = ("--dense", tmp_path / "weights.pth", "--num-images", "2")
+    code, out, err = choice(DETECTOR, scenes, tmp_path, *more, options=["model.test_cfg.score_thr=0.0"])
+    assert code == 0, err[-3000:]
+    found = json.loads((tmp_path / "out" / "choice.json").read_text())
+    assert list(found["shares"]) == ["s0b0", "s1b0", "s2b0", *(f"neck.fpn_convs.{i}.conv" for i in range(2)),
+                                     "head.level0", "head.level1"]  # fmt: skip
+    whole = found["shares"]["head.level0"]["own"]
+    assert sorted(map(float, whole)) == sorted([0.05, 0.1, 0.2, 0.22, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert set(whole["0.22"]) == {"centres", "positives", "area"}
+    parts = ("backbone", "neck", "bbox_head")
+    assert list(found["metrics"]) == [
+        "its own scores", "the features' norm", "chance", *(f"the labels in the {part}" for part in parts),
+        "the labels everywhere", *(f"{part} kept whole" for part in parts), "everything kept", "the dense checkpoint",
+    ]  # fmt: skip
+    assert found["metrics"]["everything kept"] == found["metrics"]["the dense checkpoint"]  # they are one here
+    assert "coco/bbox_mAP lost by training: 0.0000" in out
+    assert cv2.imread(str(tmp_path / "out" / "choice.png")).std() > 20
+
+
+def test_a_segmenter_is_asked_for_edges(scenes, tmp_path):
+    code, out, err = choice(SEGMENTER, scenes, tmp_path, "--num-images", "2", "--no-metrics")
+    assert code == 0, err[-3000:]
+    assert "edges" in out and "lost" in out and "mIoU" not in out
+    found = json.loads((tmp_path / "out" / "choice.json").read_text())
+    assert "metrics" not in found and (tmp_path / "out" / "choice.png").is_file()
+
+
+def test_mistakes(scenes, tmp_path):
+    dense = "configs/demo/atss_convnext-mini_scenes.py"
+    code, _, err = choice(dense, scenes, tmp_path)
+    assert code == 2 and "has no dynamic part: it looks everywhere, there is no choice to look at" in err
+    blind = tmp_path / "blind.py"
+    blind.write_text(
+        f"_base_ = {str(ROOT / SEGMENTER)!r}\n"
+        "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]\n"
+        "test_dataloader = dict(dataset=dict(pipeline=test_pipeline))\n"
+    )
+    code, _, err = choice(str(blind), scenes, tmp_path)
+    assert code == 2 and "has no labels, boxes or label maps, to hold the choice against" in err
+    code, _, err = choice(DETECTOR, scenes, tmp_path, options=["model.test_cfg.score_thr=1.0"])
+    assert code == 2 and "finds nothing" in err
+
+
+@pytest.mark.parametrize("numbers, most", [
+    ((0.4, 0.6, 0.5, 0.61, 0.62), "most by choice: better scores"),
+    ((0.4, 0.42, 0.41, 0.6, 0.62), "most by the fast path"),
+    ((0.4, 0.42, 0.41, 0.43, 0.62), "most by training"),
+    ((0.6, 0.5, 0.5, 0.5, 0.5), "nothing is lost"),
+])  # fmt: skip
+def test_what_is_lost_most_is_named(numbers, most):
+    who = ["its own scores", "the labels in the neck", "the labels everywhere", "everything kept"]
+    found = {name: {"mIoU": number} for name, number in zip([*who, "the dense checkpoint"], numbers, strict=True)}
+    assert say_losses(found)[-1].startswith(most)
+    assert "mIoU lost by choice" in say_losses(found)[0]
