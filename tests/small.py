@@ -18,7 +18,7 @@ CLASSES = 5
 
 
 def published() -> list[Path]:
-    """Every config that a user may start from, those of projects included; rivals have nothing of ours, studies no model."""
+    """Every config to start from, those of projects included; rivals have nothing of ours, and studies no model."""
     paths = [*ROOT.glob("configs/**/*.py"), *ROOT.glob("projects/*/configs/**/*.py")]
     return sorted(path for path in paths if not {"_base_", "rivals", "study"} & set(path.parts))
 

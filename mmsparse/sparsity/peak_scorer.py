@@ -21,7 +21,7 @@ class PeakScorer(Scorer):
 
     Args:
         channels: Number of channels of the map.
-        hidden: How many are made of them, a quarter if not given.
+        hidden: How many are made of them, a quarter, and eight at least, if not given.
     """
 
     reads_map = True
@@ -29,7 +29,7 @@ class PeakScorer(Scorer):
 
     def __init__(self, channels: int, hidden: int | None = None, eps: float = 1e-6) -> None:
         super().__init__(channels)
-        self.hidden = hidden = max(channels // 16, 1) * 4 if hidden is None else hidden
+        self.hidden = hidden = max(channels // 32, 1) * 8 if hidden is None else hidden
         if type(hidden) is not int or hidden < 4 or hidden % 4:
             raise ValueError(f"PeakScorer: expected argument `hidden` to be a multiple of 4, but got {hidden!r}")
         self.norm = nn.LayerNorm(channels, eps=eps)
