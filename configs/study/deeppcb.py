@@ -15,3 +15,5 @@ runs = [
     dict(name="dense-40", config=narrow),
     dict(name="dense-40-on", config=narrow, start="dense-40", iterations=1200),
 ]
+pairs = [("routed-64", "dense-64-on"), ("routed-64@0.55", "dense-64-on"), ("routed-64@1.0", "dense-64-on"),
+         ("random-64", "dense-64-on"), ("routed-64", "dense-40-on")]  # fmt: skip

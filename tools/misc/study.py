@@ -1,6 +1,6 @@
 """Run a study: trainings that stand on each other, each evaluated at several budgets, and one file of results.
 
-A study is a config with ``runs`` (see configs/study). Finished runs are skipped and interrupted ones resumed, so the
+A study is a config with ``runs``, and ``pairs`` whose difference is wanted (see configs/study). Finished runs are skipped and interrupted ones resumed, so the
 command can be given again until all are done; given twice at the same time, the two share the work.
 """
 
@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmsparse.analysis import count_macs, fit_keep_ratio
+from mmsparse.analysis.intervals import PictureAP, difference
 from mmsparse.apis import dense_twin, find_deciders, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.building import read_pictures
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     results = {name: found for name in runs if (found := result_of(out, name))}
     (out / "results.json").write_text(json.dumps(results, indent=1))
     print(table(results))
+    for one, other in study.get("pairs", []):
+        print(compared(one, other, runs, Path(args.study).parent, out))
 
 
 def pending(runs: dict[str, Any], names: list[str], out: Path) -> Iterator[str]:
@@ -165,6 +168,19 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
             values = "".join(f"{numbers.get(name, float('nan')):18.4f}" for name in names)
             lines.append(f"{run_name:<28}{at:>6}{numbers['macs'] / 1e9:9.3f}{values}")
     return "\n".join(lines)
+
+
+def compared(one: str, other: str, runs: dict[str, Any], folder: Path, out: Path) -> str:
+    """The difference of two mAPs, ``run@budget`` each, and its interval over pictures that are drawn again."""
+    found = []
+    for name, _, at in (text.partition("@") for text in (one, other)):
+        file = out / name / f"predictions_{at or OWN}.pkl"
+        if not file.is_file():
+            return f"{one} - {other}: not there yet"
+        cfg = read_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
+        found.append(PictureAP(cfg.val_evaluator.ann_file, file, cfg.metainfo.classes))
+    interval = difference(*found)
+    return f"{one} - {other}: {interval.value:+.4f}, 95 % in {interval.low:+.4f} to {interval.high:+.4f}"
 
 
 if __name__ == "__main__":
