@@ -1,7 +1,8 @@
 """Run a study: trainings that stand on each other, each evaluated at several budgets, and one file of results.
 
-A study is a config with ``runs``, and ``pairs`` whose difference is wanted (see configs/study). Finished runs are skipped and interrupted ones resumed, so the
-command can be given again until all are done; given twice at the same time, the two share the work.
+A study is a config with ``runs``, and ``pairs`` whose difference is wanted (see configs/study). Finished runs are
+skipped and interrupted ones resumed, so the command can be given again until all are done; given twice at the same
+time, the two share the work.
 """
 
 import argparse
@@ -110,7 +111,8 @@ def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
         cfg.load_from = last_checkpoint(out / start)
     if "iterations" in run:
         cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = run.iterations
-        cfg.param_scheduler[-1].end = run.iterations
+        for scheduler in cfg.param_scheduler[-1:]:
+            scheduler.end = run.iterations
     prepare_work_dir(cfg, str(out / run.name), config)
     cfg.visualizer.name = run.name  # of one name there is one a process, which would write all to the first folder
     choose_start(cfg, "auto", None)
