@@ -1,6 +1,6 @@
 """What ``mmsparse choice`` evaluates and says."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmsparse.cli.launch import build_runner, quiet
 METRICS = ("coco/bbox_mAP", "mIoU", "coco/proposal_AR@100")
 OWN_SCORES, WHOLE, DENSE = "its own scores", "everything kept", "the dense checkpoint"
 BY_LABELS = "the labels"
+NEARLY_ALL = 0.97
 
 
 def with_labels(cfg: Config) -> None:
@@ -86,20 +87,30 @@ def _ways(model: nn.Module) -> Iterator[tuple[str, AbstractContextManager[Any]]]
 
 
 def say_shares(model: nn.Module, found: Shares, count: int) -> str:
-    """One row a place, at its budget: what lies on the slow path by the place's own scores, the norm's and chance."""
+    """One row a place, at its budget: what lies on the slow path by the place's own scores, the norm's and chance.
+
+    In the last column the keep ratio at which its scores have nearly all of the first of these there.
+    """
     budgets = {decider.name: decider.keep_ratio for decider in find_deciders(model)}
     whats = list(dict.fromkeys(what for kinds in found.values() for at in kinds[OWN].values() for what in at))
     lines = [
         f"share of what the labels want on the slow path, {count} pictures of the test set:",
         "own scores / the features' norm / chance",
-        f"{'place':<24}{'keep':>6}" + "".join(f"{what:>20}" for what in whats),
+        f"{'place':<24}{'keep':>6}" + "".join(f"{what:>20}" for what in whats) + f"{f'{NEARLY_ALL:.0%} at':>9}",
     ]
     for place, kinds in found.items():
         ratio = budgets[place]
         cells = [[kinds[kind][ratio].get(what) for kind in (OWN, NORM, RANDOM)] for what in whats]
         row = ["-" if None in cell else " / ".join(f"{value:.2f}" for value in cell) for cell in cells]
-        lines.append(f"{place:<24}{ratio:>6.2f}" + "".join(f"{cell:>20}" for cell in row))
+        needed = enough(kinds[OWN], whats[0])
+        lines.append(f"{place:<24}{ratio:>6.2f}" + "".join(f"{cell:>20}" for cell in row) + f"{needed:>9}")
     return "\n".join(lines)
+
+
+def enough(curve: Mapping[float, Mapping[str, float]], what: str) -> str:
+    """The least keep ratio that was looked at which has nearly all of it on the slow path."""
+    ratios = [ratio for ratio, at in curve.items() if at[what] >= NEARLY_ALL]
+    return f"{min(ratios):.2f}" if ratios else "> 0.9"
 
 
 def say_metrics(found: dict[str, dict[str, float]]) -> str:

@@ -9,7 +9,7 @@ from commands import run_tool
 from scenes import ROOT, at, make
 
 from mmsparse.cli.building import build_model
-from mmsparse.cli.choosing import say_losses
+from mmsparse.cli.choosing import enough, say_losses
 from mmsparse.configs import read_config
 
 DETECTOR = "configs/demo/atss_dynamic-convnext-nano_whole-m60_fpn_finetune_scenes.py"
@@ -86,3 +86,9 @@ def test_what_is_lost_most_is_named(numbers, most):
     found = {name: {"mIoU": number} for name, number in zip([*who, "the dense checkpoint"], numbers, strict=True)}
     assert say_losses(found)[-1].startswith(most)
     assert "mIoU lost by choice" in say_losses(found)[0]
+
+
+def test_the_ratio_that_is_enough():
+    curve = {0.2: {"centres": 0.5}, 0.4: {"centres": 0.98}, 0.3: {"centres": 0.97}}
+    assert enough(curve, "centres") == "0.30"
+    assert enough({0.9: {"centres": 0.9}}, "centres") == "> 0.9"
