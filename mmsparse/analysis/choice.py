@@ -3,6 +3,7 @@
 Beside a network's own scores stand, in the same forward, those of chance and of the features' norm.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CENTRES, POSITIVES, AREA = "centres", "positives", "area"
 EDGES, LOST = "edges", "lost"
 
-Shares = dict[str, dict[str, dict[float, dict[str, float]]]]  # place, whose scores, keep ratio, what -> share
+BUDGET = "budget"  # in place of a keep ratio: the place's own
+Shares = dict[str, dict[str, dict[float | str, dict[str, float]]]]  # place, whose scores, keep ratio, what -> share
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,8 @@ def shares(
 ) -> Shares:
     """Share of what the labels want that lies on the slow path, over all pictures.
 
-    Every place sees what it does at the model's budgets; its choice is taken at each ratio, and at its own.
+    Every place sees what it does at the model's budgets; its choice is taken at its own and at each ratio. Places that
+    work on one level of a pyramid each are followed by all levels of their part together.
 
     Args:
         model: A detector or segmenter with dynamic parts, in evaluation.
@@ -114,15 +117,23 @@ def shares(
             measure = look(model, batch)
         for scored in seen:
             for kind in SCORES:
-                for ratio in sorted({*ratios, budgets[scored.place]}):
-                    for what, found in measure(scored, scored.chosen(kind, ratio)).items():
-                        key = (scored.place, kind, ratio, what)
-                        sums[key] = sums.get(key, torch.zeros(2)) + torch.tensor(found, dtype=torch.float32)
+                for ratio in (BUDGET, *ratios):
+                    chosen = scored.chosen(kind, budgets[scored.place] if ratio == BUDGET else ratio)
+                    found = measure(scored, chosen)
+                    names = [scored.place, *([all_levels(scored.place)] if POSITIVES in found else [])]
+                    for name, (what, numbers) in itertools.product(names, found.items()):
+                        key = (name, kind, ratio, what)
+                        sums[key] = sums.get(key, torch.zeros(2)) + torch.tensor(numbers, dtype=torch.float32)
     result: Shares = {}
     for (place, kind, ratio, what), (inside, all_) in sums.items():
         at = result.setdefault(place, {}).setdefault(kind, {}).setdefault(ratio, {})
         at[what] = float(inside / all_) if all_ else float("nan")
     return result
+
+
+def all_levels(place: str) -> str:
+    """The name of all levels of a place's part."""
+    return f"{place.partition('.')[0]}, all levels"
 
 
 Measure = Callable[[Scored, Selection], dict[str, tuple[float, float]]]  # what lies on the slow path, of how much

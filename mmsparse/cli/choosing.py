@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 from tqdm import tqdm
 
-from mmsparse.analysis.choice import NORM, OWN, RANDOM, Shares, chosen_by, chosen_by_labels
+from mmsparse.analysis.choice import BUDGET, NORM, OWN, RANDOM, Shares, chosen_by, chosen_by_labels
 from mmsparse.apis import budget, dense_twin, find_deciders, find_routers
 from mmsparse.checkpoints import load_weights
 from mmsparse.cli.building import Built
@@ -99,17 +99,17 @@ def say_shares(model: nn.Module, found: Shares, count: int) -> str:
         f"{'place':<24}{'keep':>6}" + "".join(f"{what:>20}" for what in whats) + f"{f'{NEARLY_ALL:.0%} at':>9}",
     ]
     for place, kinds in found.items():
-        ratio = budgets[place]
-        cells = [[kinds[kind][ratio].get(what) for kind in (OWN, NORM, RANDOM)] for what in whats]
+        cells = [[kinds[kind][BUDGET].get(what) for kind in (OWN, NORM, RANDOM)] for what in whats]
+        ratio = f"{budgets[place]:.2f}" if place in budgets else ""
         row = ["-" if None in cell else " / ".join(f"{value:.2f}" for value in cell) for cell in cells]
         needed = enough(kinds[OWN], whats[0])
-        lines.append(f"{place:<24}{ratio:>6.2f}" + "".join(f"{cell:>20}" for cell in row) + f"{needed:>9}")
+        lines.append(f"{place:<24}{ratio:>6}" + "".join(f"{cell:>20}" for cell in row) + f"{needed:>9}")
     return "\n".join(lines)
 
 
 def enough(curve: Mapping[float, Mapping[str, float]], what: str) -> str:
     """The least keep ratio that was looked at which has nearly all of it on the slow path."""
-    ratios = [ratio for ratio, at in curve.items() if at[what] >= NEARLY_ALL]
+    ratios = [ratio for ratio, at in curve.items() if ratio != BUDGET and at[what] >= NEARLY_ALL]
     return f"{min(ratios):.2f}" if ratios else "> 0.9"
 
 

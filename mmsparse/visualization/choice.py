@@ -39,10 +39,11 @@ def draw_shares(
     for panel, (place, kinds) in zip(panels, shares.items(), strict=False):
         what = next(iter(next(iter(kinds["own"].values()))))
         for kind, (name, colour, style) in LINES.items():
-            points = sorted(kinds[kind].items())
+            points = sorted((ratio, at) for ratio, at in kinds[kind].items() if ratio != "budget")
             panel.plot([0, *(r for r, _ in points), 1], [0, *(at[what] for _, at in points), 1], style, color=colour,
                        label=name)  # fmt: skip
-        panel.axvline(budgets[place], color="black", linewidth=0.8)
+        if place in budgets:
+            panel.axvline(budgets[place], color="black", linewidth=0.8)
         panel.set(title=place, xlim=(0, 1), ylim=(0, 1.02), xlabel="keep ratio (line: its budget)")
     panels[0].legend(loc="lower right", fontsize="small")
     for row in range(rows):

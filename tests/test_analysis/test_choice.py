@@ -69,7 +69,10 @@ def test_shares_are_those_of_the_masks(detector):
     assert at[CENTRES] == chosen[1, 1]
     assert at["area"] == pytest.approx(chosen[:2, :2].float().mean().item())
     assert found["head.level0"]["own"][1.0] == {CENTRES: 1.0, "area": 1.0, "positives": 1.0}
-    assert sorted(found["head.level0"]["own"]) == [0.25, 0.5, 1.0]  # its budget as well
+    assert found["head.level0"]["own"]["budget"] == pytest.approx(
+        shares(detector, samples(DETECTOR, one), ratios=[0.5])["head.level0"]["own"][0.5]
+    )
+    assert found["head, all levels"]["own"][0.25][CENTRES] == at[CENTRES]  # no other level has an object
     assert found["head.level1"]["own"][1.0][CENTRES] != found["head.level1"]["own"][1.0][CENTRES]  # has no object
     assert found["s2b1"]["random"][1.0] == {CENTRES: 1.0, "area": 1.0}  # a backbone works for all levels
 
