@@ -12,6 +12,9 @@ from .scorers import ALL, Context, Scorer, mean_of_alive
 from .selection import Geometry
 from .valid import valid_units
 
+WIDEST = 32  # every location pays for it: of a fusion of 2048 channels a quarter would be a twelfth of the convolution
+LEAST = -0.17  # what GELU gives at least: a tile of padding alone is of no use, and no infinity gets into a mean
+
 
 @MODELS.register_module()
 class PeakScorer(Scorer):
@@ -21,7 +24,7 @@ class PeakScorer(Scorer):
 
     Args:
         channels: Number of channels of the map.
-        hidden: How many are made of them, a quarter, and eight at least, if not given.
+        hidden: How many are made of them: a quarter, from 8 to 32, if not given.
     """
 
     reads_map = True
@@ -29,7 +32,7 @@ class PeakScorer(Scorer):
 
     def __init__(self, channels: int, hidden: int | None = None, eps: float = 1e-6) -> None:
         super().__init__(channels)
-        self.hidden = hidden = max(channels // 32, 1) * 8 if hidden is None else hidden
+        self.hidden = hidden = min(max(channels // 32, 1) * 8, WIDEST) if hidden is None else hidden
         if type(hidden) is not int or hidden < 4 or hidden % 4:
             raise ValueError(f"PeakScorer: expected argument `hidden` to be a multiple of 4, but got {hidden!r}")
         self.norm = nn.LayerNorm(channels, eps=eps)
@@ -76,6 +79,3 @@ def peaks(
     x = F.max_pool2d(x, tile, ceil_mode=True).flatten(2).transpose(1, 2)  # (B, N, hidden)
     x = F.gelu(F.linear(x, *peak) + F.linear(mean_of_alive(x, alive), weights[12]))
     return F.linear(F.gelu(F.linear(x, *between)), *last).squeeze(-1)
-
-
-LEAST = -0.17  # what GELU gives at least: a tile of padding alone is of no use, and no infinity gets into a mean
