@@ -250,7 +250,7 @@ def test_stock_datasets_read_it(tmp_path: Path) -> None:
             assert boxes == [[x, y, x + w, y + h] for x, y, w, h in (d.bbox for d in board.defects)]
             for mask, defect in zip(sample["gt_masks"].masks, board.defects, strict=True):
                 assert (mask[defect.window].astype(bool) ^ defect.mask).sum() <= 0.15 * defect.mask.sum() + 2
-        assert det.CocoDataset(**cfg, pipeline=crops)[0]["inputs"].shape == (3, 512, 512)
+        assert det.CocoDataset(**cfg, pipeline=crops)[0]["inputs"].shape == (3, 256, 256)
     with DefaultScope.overwrite_default_scope("mmseg"):
         cfg = Config.fromfile(base.format("segmentation")).train_dataloader.dataset
         crops = cfg.pop("pipeline")

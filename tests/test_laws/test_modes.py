@@ -41,7 +41,8 @@ def test_training_in_bfloat16(network, monkeypatch):
     """Close to single precision, where the same locations are selected.
 
     A rounding errs by 2^-8 at most, and errors of many do not add up but average. The gradients of all dense
-    parameters err by 0.02 then, and by 0.1 where the stock network's own do: behind norms of what is nearly constant.
+    parameters err by 0.02 then, and by 0.1 where the stock network's own do: behind norms of what is nearly constant,
+    and before an exponential (0.06 of the stock FCOS head with one of four seeds).
     """
     _, model = network.pair(network.everywhere)
     model.train()
@@ -50,7 +51,7 @@ def test_training_in_bfloat16(network, monkeypatch):
     replay(monkeypatch, model, [decided.selection for decided in pop_aux(model)])
     losses, dense, scorers = zip(*[a_step(network, model, x, half) for half in (True, False)], strict=True)
     assert abs(losses[0] - losses[1]) < 0.01 * losses[1]
-    assert apart(*dense) < (0.2 if network.name.startswith(("swin", "convnextv2")) else 0.05)
+    assert apart(*dense) < (0.2 if network.name.startswith(("swin", "convnextv2", "FCOS")) else 0.05)
     assert scorers[1].numel() == 0 or apart(*scorers) < 0.05
 
 
