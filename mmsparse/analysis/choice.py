@@ -149,8 +149,8 @@ def _look_at_objects(model: nn.Module, batch: dict[str, Any]) -> Measure:
         mine = torch.ones(len(objects.boxes), dtype=torch.bool) if level is None else objects.levels == level
         boxes = objects.boxes[mine]
         x, y = ((boxes[:, i] + boxes[:, i + 2]).div(2).long().clamp(0, size[1 - i] - 1) for i in (0, 1))
-        inside = sum(int(slow[y0:y1, x0:x1].sum()) for x0, y0, x1, y1 in boxes.round().long().tolist())
-        area = sum(max(x1 - x0, 0) * max(y1 - y0, 0) for x0, y0, x1, y1 in boxes.round().long().tolist())
+        within = [slow[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes.round().long().clamp_min(0).tolist()]
+        inside, area = sum(int(part.sum()) for part in within), sum(part.numel() for part in within)
         found = {CENTRES: (int(slow[y, x].sum()), len(boxes)), AREA: (inside, area)}
         if level is not None:
             where = objects.positives[level]

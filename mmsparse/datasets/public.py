@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-SPLITS = ("train", "val")
+from .pictures import SPLITS
+
 HELD_OUT_BOARDS = ("44000", "92000")  # by board: pictures of one board are alike
 
 

@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
     cfg = read_config(args.config, args.cfg_options)
-    prepare_work_dir(cfg, args.out or str(Path("work_dirs") / Path(args.config).stem / "choice"), args.config)
-    out = Path(cfg.work_dir)
+    out = Path(args.out or Path("work_dirs") / Path(args.config).stem / "choice")
     check_writable(out, "out")
+    prepare_work_dir(cfg, str(out), args.config)
     cfg.load_from, cfg.resume = None, False
     with_labels(cfg)
     built = check_testing(cfg, args.checkpoint, read_keep_ratio(args))
