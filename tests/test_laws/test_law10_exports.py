@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmsparse.apis import record_selections
 from mmsparse.deploy.check import check_exportable
 from mmsparse.deploy.formats import FORMATS
-from mmsparse.sparsity import selection
+from mmsparse.sparsity import selection, selectors
 
 SIZE = (64, 96)
 REFUSED = {  # what must be in the sentence
@@ -99,3 +99,50 @@ def test_the_order_of_rows(length, share, short, monkeypatch):
     mask = torch.rand(length) < share
     expected = torch.cat([mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)])
     assert torch.equal(selection.kept_first(mask), expected)
+
+
+def scores_of(kind: str) -> torch.Tensor:
+    scores = torch.randn(2, 3000)
+    if kind == "ties":
+        scores = (scores * 2).round()
+    elif kind == "one value":
+        scores = torch.full_like(scores, -3.25)
+    elif kind == "far apart":
+        scores = scores.sign() * 10.0 ** (scores * 5)
+    elif kind == "half buried":
+        scores[0, ::2] = selectors.BURIED
+    elif kind == "all buried":
+        scores[1] = selectors.BURIED
+    return scores
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "one value", "far apart", "half buried", "all buried"])
+@pytest.mark.parametrize("k", [1, 700, 2050, 2999, 3000])
+def test_the_best_of_long_rows(kind, k, monkeypatch):
+    scores = scores_of(kind)
+    expected, _ = selectors.best_of(scores, (k,))
+    monkeypatch.setattr(selectors, "exporting", lambda: True)
+    monkeypatch.setattr(selectors, "LONG", 0)
+    found, threshold = selectors.best_of(scores, (k,))
+    assert found.sum(dim=1).tolist() == [k, k]
+    assert torch.equal(found, expected) or kind == "far apart"
+    worst_kept = scores.masked_fill(~found, torch.inf).amin(dim=1)
+    best_left = scores.masked_fill(found, -torch.inf).amax(dim=1)
+    real = scores[scores > selectors.BURIED / 2]
+    assert (best_left - worst_kept <= (real.amax() - real.amin()) / 2**31).all()
+    assert (threshold[:, 0] <= worst_kept).all()
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_the_best_of_long_rows_exported(runtime, tmp_path):
+    class Best(torch.nn.Module):
+        def forward(self, scores):
+            return selectors.best_of(scores, (9000,))[0]
+
+    kind, scores = FORMATS[runtime], torch.randn(1, 20000)
+    program = torch.export.export(Best(), (torch.randn(1, 20000),), strict=False)
+    assert "topk" not in str(program.graph)
+    path = tmp_path / f"program{kind.suffix}"
+    kind.write(program, path, ["x"], ["y"])
+    (found,) = kind.load(path, "f32", 1)([scores])
+    assert torch.equal(found.bool(), Best()(scores))
