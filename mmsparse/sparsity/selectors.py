@@ -270,7 +270,7 @@ def best_of(scores: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
 def _around_kth(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Two numbers of each image, (B, 1), with its k-th score between them, as near as float32 can tell.
 
-    Halves their distance, and counts. Runtimes take ten times as long for long TopKs, and TensorRT takes none above 3840.
+    Halves their distance, and counts. Runtimes take ten times as long for long TopKs; TensorRT takes none above 3840.
     """
 
     def enough(bound: Tensor) -> Tensor:
