@@ -35,8 +35,8 @@ class PeakScorer(Scorer):
         self.hidden = hidden = min(max(channels // 32, 1) * 8, WIDEST) if hidden is None else hidden
         if type(hidden) is not int or hidden < 4 or hidden % 4:
             raise ValueError(f"PeakScorer: expected argument `hidden` to be a multiple of 4, but got {hidden!r}")
-        self.norm = nn.LayerNorm(channels, eps=eps)
-        self.few = nn.Linear(channels, hidden)
+        self.few = nn.Conv2d(channels, hidden, 1)
+        self.norm = nn.LayerNorm(hidden, eps=eps)  # of all channels it would cost more than all else
         self.around = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.peak = nn.Linear(hidden, hidden // 2)
         self.everywhere = nn.Linear(hidden, hidden // 2, bias=False)  # of the mean over all tiles
@@ -54,7 +54,7 @@ class PeakScorer(Scorer):
         geometry = Geometry((int(x.shape[-2]), int(x.shape[-1]))) if context.geometry is None else context.geometry
         valid = valid_units(Geometry(geometry.size), x)
         real = None if valid is None else valid.mask.view(len(x), 1, *geometry.size)
-        layers = [self.norm, self.few, self.around, self.peak, self.head[1], self.head[3]]
+        layers = [self.few, self.norm, self.around, self.peak, self.head[1], self.head[3]]
         tensors = [t for layer in layers for t in (layer.weight, layer.bias)]
         return peaks(x, real, context.alive, geometry.tile, self.norm.eps, [*tensors, self.everywhere.weight])
 
@@ -69,8 +69,9 @@ def peaks(
     x: Tensor, real: Tensor | None, alive: Tensor | None, tile: int, eps: float, weights: Sequence[Tensor]
 ) -> Tensor:
     """Scores (B, N) of maps (B, C, H, W), by the layers of a ``PeakScorer``; ``real`` (B, 1, H, W) is no padding."""
-    norm, few, around, peak, between, last = (weights[i : i + 2] for i in range(0, 12, 2))
-    x = F.linear(F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], *norm, eps), *few).permute(0, 3, 1, 2)
+    few, norm, around, peak, between, last = (weights[i : i + 2] for i in range(0, 12, 2))
+    x = F.conv2d(x, *few).permute(0, 2, 3, 1)
+    x = F.layer_norm(x, x.shape[-1:], *norm, eps).permute(0, 3, 1, 2)
     if real is not None:
         x = x * real
     x = F.gelu(x + F.conv2d(x, *around, padding=1, groups=x.shape[1]))

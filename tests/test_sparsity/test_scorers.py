@@ -161,7 +161,7 @@ def test_a_peak_counts_wherever_it_is_in_its_tile():
     assert one.shape == (2, 4)
     spread = one[0].std()
     assert (one[0] - other[0]).abs().max() < 0.3 * spread
-    z = scorer.few(scorer.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    z = scorer.norm(scorer.few(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     z = F.gelu(z + scorer.around(z)).unfold(2, 4, 4).unfold(3, 4, 4).amax(dim=(4, 5)).flatten(2).transpose(1, 2)
     expected = scorer.head(scorer.peak(z) + scorer.everywhere(z.mean(1, keepdim=True))).squeeze(-1)
     torch.testing.assert_close(one, expected)
