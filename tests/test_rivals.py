@@ -13,6 +13,7 @@ from torch import nn
 from mmsparse.cli.building import build_model
 from mmsparse.cli.commands.benchmark import add_arguments, run
 from mmsparse.cli.mistakes import Parser
+from mmsparse.deploy import rivals
 from mmsparse.deploy.rivals import Form, Results, Row, networks_of, smaller, table, time_rivals
 
 SIZE = (96, 128)
@@ -150,3 +151,13 @@ def test_the_command_writes_what_it_tells(tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match="--rivals needs --shape H W"):
         run(parser.parse_args([str(config), "--rivals"]))
     assert not list(Path(out.parent).glob("*.tmp"))
+
+
+@pytest.mark.parametrize("long, calls", [(10.0, 2), (0.0, 1)])
+def test_what_ran_before_has_ended(long, calls, monkeypatch):
+    """A runtime's threads spin on when it is done: none may be timed meanwhile, and no short run when it is cold."""
+    done = []
+    monkeypatch.setattr(rivals.time, "sleep", lambda seconds: done.append(f"slept {seconds}"))
+    monkeypatch.setattr(rivals, "LONG", long)
+    assert 0 < rivals._undisturbed(lambda: done.append("ran")) < 10.0
+    assert done == ["slept 0.1", *["ran"] * calls]

@@ -4,7 +4,11 @@ import json
 
 import pytest
 from commands import run_tool
+from PIL import Image
 from scenes import ROOT, at, make
+
+from mmsparse.deploy.rivals import Results
+from mmsparse.visualization.front import Point, front
 
 DENSE = str(ROOT / "configs/demo/atss_convnext-mini_scenes.py")
 ROUTED = str(ROOT / "configs/demo/atss_dynamic-convnext-mini_k50_finetune_scenes.py")
@@ -15,10 +19,10 @@ def scenes(tmp_path_factory):
     return make(tmp_path_factory.mktemp("scenes"))
 
 
-def study(folder, runs, pairs=()):
+def study(folder, runs, pairs=(), *more):
     path = folder / "tiny.py"
     path.write_text(f"runs = {runs!r}\npairs = {list(pairs)!r}\n")
-    return run_tool("misc/study", path, "--out-dir", folder / "out")
+    return run_tool("misc/study", path, "--out-dir", folder / "out", *more)
 
 
 def test_runs_stand_on_each_other_and_are_done_once(scenes, tmp_path):
@@ -38,9 +42,28 @@ def test_runs_stand_on_each_other_and_are_done_once(scenes, tmp_path):
     assert set(own["keep_ratio"].values()) == {0.5} and set(whole["keep_ratio"].values()) == {1.0}
     assert "routed - routed: +0.0000, 95 % in +0.0000 to +0.0000" in out and "routed@1.0 - dense: " in out
     before = (tmp_path / "out" / "dense" / "result.json").stat().st_mtime_ns
-    code, again, _ = study(tmp_path, [routed, dense])
+    code, again, _ = study(tmp_path, [routed, dense], (), "--time", "eager", "--rounds", "1")
     assert code == 0 and "dense ..." in out and "dense ..." not in again and "routed" in again
     assert (tmp_path / "out" / "dense" / "result.json").stat().st_mtime_ns == before
+    rows = {row.network: row for row in Results.read(tmp_path / "out" / "times.json").rows}
+    assert list(rows) == ["routed@own", "routed@0.8", "routed@1.0", "dense@own"]
+    assert rows["routed@own"].macs < rows["routed@0.8"].macs < rows["routed@1.0"].macs == rows["dense@own"].macs
+    assert "On the front of eager f32: " in again
+    assert Image.open(tmp_path / "out" / "front_eager_f32.png").size == (900, 550)
+
+
+def test_who_is_on_the_front():
+    """Nobody is both quicker and better; of equals in time the better one, of equals in the metric the quicker one."""
+    dense, routed, narrow, late, worse, equal = points = [
+        Point("dense", "dense", 60.0, 0.41),
+        Point("routed", "routed", 40.0, 0.40),
+        Point("dense", "narrow", 30.0, 0.385),
+        Point("routed", "late", 61.0, 0.41),
+        Point("random", "worse", 40.0, 0.12),
+        Point("small", "equal", 31.0, 0.385),
+    ]
+    assert front(points) == [narrow, routed, dense]
+    assert late not in front(points) and worse not in front(points) and equal not in front(points)
 
 
 def test_a_start_that_is_none_is_named(tmp_path):

@@ -2,31 +2,38 @@
 
 A study is a config with ``runs``, and ``pairs`` whose difference is wanted (see configs/study). Finished runs are
 skipped and interrupted ones resumed, so the command can be given again until all are done; given twice at the same
-time, the two share the work.
+time, the two share the work. With ``--time`` what is done is timed in turn, and drawn: metric against milliseconds.
 """
 
 import argparse
+import copy
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from tqdm import tqdm
 
 from mmsparse.analysis import count_macs, fit_keep_ratio
 from mmsparse.analysis.intervals import PictureAP, difference
-from mmsparse.apis import dense_twin, find_deciders, get_keep_ratio
+from mmsparse.apis import dense_twin, find_deciders, find_dials, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
-from mmsparse.cli.building import read_pictures
+from mmsparse.cli.building import build_model, read_pictures
 from mmsparse.cli.launch import build_runner, choose_start, prepare_work_dir, quiet
 from mmsparse.cli.main import run_script
 from mmsparse.cli.preflight import check_training
 from mmsparse.configs import read_config
+from mmsparse.deploy.rivals import Form, Network, Results, Row, time_rivals
 from mmsparse.trust import add_trust, trust_checkpoints
+from mmsparse.visualization.front import Point, draw_front, front
 
 METRICS = ("coco/bbox_mAP", "coco/bbox_mAP_50", "mIoU", "mAcc")
 OWN = "own"  # the budgets of the config
@@ -36,6 +43,12 @@ WHOLE = 1.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="a config with `runs`")
     parser.add_argument("--only", nargs="+", help="names of runs; what they start from must be done")
+    parser.add_argument(
+        "--time", nargs="+", type=Form.read, metavar="FORM", default=(),
+        help="then time what is done, as benchmark --forms does, and draw the metric against it; nothing else may run",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=15, help="of --time")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of --time")
     parser.add_argument("--out-dir", help="trainings and results.json; default ./work_dirs/study_<name of the study>")
     add_trust(parser)
 
@@ -59,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
     print(table(results))
     for one, other in study.get("pairs", []):
         print(compared(one, other, runs, Path(args.study).parent, out))
+    if args.time and results:
+        timed(results, runs, Path(args.study).parent, out, args)
 
 
 def pending(runs: dict[str, Any], names: list[str], out: Path) -> Iterator[str]:
@@ -143,6 +158,7 @@ def evaluate(runner: Runner, cfg: Config, at: float | str) -> dict[str, Any]:
     """Metrics, arithmetic and keep ratios at a share of the dense arithmetic."""
     model = runner.model.eval()
     batch = prepare_batch(model, read_pictures(cfg, 1))
+    shape = list(batch["inputs"].shape[-2:])
 
     def call() -> Any:
         return predict(model, batch)
@@ -151,14 +167,15 @@ def evaluate(runner: Runner, cfg: Config, at: float | str) -> dict[str, Any]:
         fit_keep_ratio(model, at, call)
     if at == WHOLE:
         with dense_twin(model):
-            return measured(runner, call)
-    return measured(runner, call)
+            return measured(runner, call, shape)
+    return measured(runner, call, shape)
 
 
-def measured(runner: Runner, call: Any) -> dict[str, Any]:
+def measured(runner: Runner, call: Any, shape: list[int]) -> dict[str, Any]:
     macs, metrics = count_macs(runner.model, call).total, runner.test()
     ratios = {name: round(ratio, 4) for name, ratio in get_keep_ratio(runner.model).items()}
-    return {"macs": macs, "keep_ratio": ratios, **{k: float(v) for k, v in metrics.items() if k in METRICS}}
+    found = {"macs": macs, "shape": shape, "keep_ratio": ratios}
+    return {**found, **{k: float(v) for k, v in metrics.items() if k in METRICS}}
 
 
 def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -169,6 +186,54 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
         for at, numbers in found.items():
             values = "".join(f"{numbers.get(name, float('nan')):18.4f}" for name in names)
             lines.append(f"{run_name:<28}{at:>6}{numbers['macs'] / 1e9:9.3f}{values}")
+    return "\n".join(lines)
+
+
+def timed(
+    results: dict[str, dict[str, dict[str, Any]]], runs: dict[str, Any], folder: Path, out: Path, args: Any
+) -> None:
+    """Everything that is done, in turn, into times.json; and for each form a picture."""
+    networks = []
+    for name, found in results.items():
+        cfg = read_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
+        model = build_model(cfg, last_checkpoint(out / name))
+        for at, numbers in found.items():
+            networks.append(Network(f"{name}@{at}", copy.deepcopy(model), tuple(numbers["shape"])))
+            for dial in find_dials(networks[-1].model):
+                dial.keep_ratio = numbers["keep_ratio"][dial.name]
+    with tempfile.TemporaryDirectory() as exported:
+        rows = time_rivals(
+            networks, args.time, "model", 1, args.threads, args.rounds, 3, Path(exported), partial(tqdm, leave=False)
+        )
+    Results(dict(study=args.study, rounds=args.rounds, threads=args.threads), rows).write(out / "times.json")
+    print("\n" + times_table(rows))
+    metric = next(name for name in METRICS if any(name in at for found in results.values() for at in found.values()))
+    for form in args.time:
+        ms = {row.network: row.ms for row in rows if row.form == str(form) and row.times}
+        points = [
+            Point(
+                runs[name].get("series", name),
+                name if at == OWN else f"{name}@{at}",
+                ms[f"{name}@{at}"],
+                numbers[metric],
+            )
+            for name, found in results.items()
+            for at, numbers in found.items()
+            if f"{name}@{at}" in ms
+        ]
+        path = out / f"front_{form.runtime}_{form.precision}.png"
+        draw_front(path, points, metric, f"{form}, {args.threads} threads, a picture")
+        print(f"On the front of {form}: {', '.join(point.name for point in front(points))} ({path})")
+
+
+def times_table(rows: list[Row]) -> str:
+    """A line a network, a column a form: median milliseconds."""
+    forms = list(dict.fromkeys(row.form for row in rows))
+    lines = [f"{'ms':<34}{'size':>12}{'GMACs':>9}" + "".join(f"{form:>18}" for form in forms)]
+    for name in dict.fromkeys(row.network for row in rows):
+        cells = [row for row in rows if row.network == name]
+        values = "".join(f"{row.ms:18.1f}" if row.times else f"{'no':>18}" for row in cells)
+        lines.append(f"{name:<34}{cells[0].shape:>12}{cells[0].macs / 1e9:9.3f}{values}")
     return "\n".join(lines)
 
 
