@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from mmsparse.analysis import latency, report
+from mmsparse.analysis.macs import Macs
+from mmsparse.analysis.report import PictureMacs, macs_table
 from mmsparse.apis import dense_twin, find_dials
 from mmsparse.models import DynamicConvNeXt
 
@@ -89,3 +91,13 @@ def test_a_network_that_cannot_run_channels_last(clock):
     model.backbone.register_forward_hook(lambda backbone, args, outs: args[0].view(-1))
     times = report.time_beside_dense(model, dict(inputs=torch.randn(1, 3, 64, 64)), rounds=2, warmup=1)
     assert times["whole"].layout == "contiguous" and times["whole"].dense.median == 4e3
+
+
+def test_the_table_tells_spread_and_what_one_picture_in_twenty_exceeds():
+    executed = [Macs(total=n * 10**9, backbone=10**9) for n in range(2, 23)]  # of the total 2 to 22 G
+    macs = PictureMacs([Macs(total=24 * 10**9, backbone=2 * 10**9)] * 21, executed)
+    assert macs.mean("executed", "total") == 12e9 and macs.p95("executed", "total") == 21e9
+    head, backbone, *_, total, _ = macs_table(macs).splitlines()
+    assert head.split() == ["GMACs", "dense", "executed", "+-", "p95", "left"]
+    assert backbone.split() == ["backbone", "2.000", "1.000", "0.000", "1.000", "50.0%"]
+    assert total.split() == ["total", "24.000", "12.000", "6.055", "21.000", "50.0%"]
