@@ -50,7 +50,7 @@ def picture_macs(model: nn.Module, pictures: Sequence[dict[str, Any]]) -> Pictur
 
 
 def macs_table(macs: PictureMacs) -> str:
-    """One row a part: dense, executed (mean +- std over pictures, 95th percentile) and what is left of the mean, in GMACs.
+    """One row a part, in GMACs: dense, executed (mean +- std over pictures, 95th percentile), what is left of the mean.
 
     The last row says what of the total is spent on deciding.
     """
