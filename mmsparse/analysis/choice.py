@@ -175,7 +175,7 @@ def _look_at_labels(model: nn.Module, batch: dict[str, Any]) -> Measure:
         (sample,) = predict(model, batch)
     dense, labels = sample.pred_sem_seg.data[0].cpu(), batch["data_samples"][0].gt_sem_seg.data[0].cpu()
     lost = (dense == labels) & (mine != labels)
-    edges = _edges(labels)
+    edges = _edges(labels, model.decode_head.ignore_index)
 
     def measure(scored: Scored, selection: Selection) -> dict[str, tuple[float, float]]:
         slow = selection.on_picture(labels.shape)
@@ -186,11 +186,11 @@ def _look_at_labels(model: nn.Module, batch: dict[str, Any]) -> Measure:
     return measure
 
 
-def _edges(labels: Tensor) -> Tensor:
-    """Pixels (H, W) whose right or lower neighbour has another label."""
-    edges = torch.zeros(labels.shape, dtype=torch.bool)
-    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    edges[:-1] |= labels[:-1] != labels[1:]
+def _edges(labels: Tensor, ignored: int) -> Tensor:
+    """Pixels (H, W) whose right or lower neighbour has another label; nothing borders on what is ignored."""
+    edges, known = torch.zeros(labels.shape, dtype=torch.bool), labels != ignored
+    edges[:, :-1] |= (labels[:, :-1] != labels[:, 1:]) & known[:, :-1] & known[:, 1:]
+    edges[:-1] |= (labels[:-1] != labels[1:]) & known[:-1] & known[1:]
     return edges
 
 

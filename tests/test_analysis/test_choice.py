@@ -8,7 +8,7 @@ import torch
 from mmengine.structures import PixelData
 from small_networks import DETECTOR, SEGMENTER, pictures
 
-from mmsparse.analysis.choice import CENTRES, chosen_by, chosen_by_labels, listening, shares
+from mmsparse.analysis.choice import CENTRES, _edges, chosen_by, chosen_by_labels, listening, shares
 from mmsparse.analysis.wanted import objects_of
 from mmsparse.apis import find_deciders, record_selections, set_keep_ratio
 from mmsparse.calls import predict, prepare_batch
@@ -115,3 +115,11 @@ def test_segmenters_are_asked_for_edges_and_for_what_they_lost():
         slow = scored.chosen("own", 0.5).on_picture(SIZE)
         assert found[scored.place]["own"][0.5]["edges"] == pytest.approx(slow[:, 82].float().mean().item())
         assert 0.0 <= found[scored.place]["own"][0.5]["lost"] <= 1.0
+
+
+def test_nothing_borders_on_what_is_ignored():
+    labels = torch.tensor([[1, 1, 2], [1, 9, 2], [3, 3, 3]])
+    expected = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 0, 0]], dtype=torch.bool)
+    assert torch.equal(_edges(labels, 9), expected)
+    expected[0, 1] = expected[1, 1] = True
+    assert torch.equal(_edges(labels, 255), expected | (labels == 9))
