@@ -20,10 +20,10 @@ from tqdm import tqdm
 from mmsparse.analysis.focus import object_focus
 from mmsparse.analysis.report import picture_macs, time_beside_dense
 from mmsparse.calls import prepare_batch
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_pictures
 from mmsparse.cli.launch import prepare_work_dir
 from mmsparse.cli.main import run_script
-from mmsparse.configs import read_config
 from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
 from mmsparse.visualization.panels import draw_predictions
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     out = Path(args.out)
     started = time.perf_counter()
-    base = read_config(str(ROOT / ROUTED))
+    base = open_config(str(ROOT / ROUTED))
     prepare_work_dir(base, args.out, ROUTED)
     print(f"1/4 scenes: {args.images} generated pictures of 160x160 in {out / 'scenes'}")
     write_scenes(out / "scenes", ScenesArgs(images=args.images, size=160, seed=0, val=max(20, args.images * 3 // 20)))
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
 
 def configure(path: str, work_dir: Path, args: argparse.Namespace, random: bool = False) -> Config:
     """A demo config on the generated scenes, quiet, with its files below ``--out``."""
-    cfg = read_config(str(ROOT / path))
+    cfg = open_config(str(ROOT / path))
     cfg.work_dir, cfg.log_level = str(work_dir), "ERROR"
     data = f"{args.out}/scenes/"
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):

@@ -1,7 +1,7 @@
 """The keep ratios that leave a wanted share of a network's arithmetic."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,13 +14,16 @@ LOW, HIGH = 0.01, 0.99  # the largest ratio is never less, none is more
 CLOSE = 0.003  # of the dense arithmetic
 
 
-def fit_keep_ratio(model: nn.Module, macs: float, run: Callable[[], Any]) -> dict[str, float]:
+def fit_keep_ratio(
+    model: nn.Module, macs: float, run: Callable[[], Any], parts: Sequence[str] | None = None
+) -> dict[str, float]:
     """Scale the keep ratios of a model such that it executes a share of its dense arithmetic.
 
     Args:
         model: With dynamic parts, in evaluation.
         macs: The share, in (0, 1).
         run: A function of no arguments that calls the model, on a picture of the size that matters.
+        parts: Names of the parts to scale, all if not given; others keep their ratios.
 
     Returns:
         The ratios, by the names that logs use; every place now has its own. They stand to each other as they did
@@ -29,7 +32,8 @@ def fit_keep_ratio(model: nn.Module, macs: float, run: Callable[[], Any]) -> dic
     """
     if not 0.0 < macs < 1.0:
         raise ValueError(f"fit_keep_ratio: expected argument `macs` to be in (0, 1), but got {macs}")
-    before = {part: router.keep_ratio for part, router in find_routers(model).items()}
+    routers = find_routers(model)
+    before = {part: router.keep_ratio for part, router in routers.items() if parts is None or part in parts}
     if not before:
         raise ValueError(f"fit_keep_ratio: {type(model).__name__} has no dynamic part (was it built with `sparsity`?)")
     with dense_twin(model):

@@ -13,9 +13,9 @@ from torch import nn
 from tqdm import tqdm
 
 from mmsparse.apis import get_keep_ratio
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model
 from mmsparse.cli.launch import check_writable
-from mmsparse.configs import read_config
 from mmsparse.deploy.rivals import Form, Results, Row, networks_of, table, time_rivals
 
 VERSIONS = ("mmsparse", "torch", "onnxruntime", "openvino")
@@ -28,7 +28,7 @@ def run_rivals(model: nn.Module, args: argparse.Namespace, threads: Sequence[int
     out = args.out or Path("work_dirs") / Path(args.config).stem / "rivals.json"
     check_writable(out.parent, "out")
     results = Results.begin(out, _setup(model, args))
-    others = {Path(path).stem: build_model(read_config(path)) for path in args.rivals}
+    others = {Path(path).stem: build_model(open_config(path)) for path in args.rivals}
     networks = networks_of(model, tuple(args.shape), others)
     for batch in args.batch_sizes:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,20 @@
 """How much may go slow: keep ratios, exact counts, and what a schedule makes of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 EPS = 1e-6  # 0.7 - 0.2 is 0.49999999999999994; half a location must still round up
+SHARED = "a number, one for each place, or dict(network=0.6, size=(H, W)) of what the network shall execute"
 
 
 def check_keep_ratio(keep_ratio: float) -> float:
     """Return the ratio as a float, or say what is allowed."""
+    if isinstance(keep_ratio, Mapping):
+        raise TypeError(
+            f"Argument `keep_ratio`={dict(keep_ratio)} is a budget of the whole network, which mmsparse's commands "
+            "work out when they read a config. Other tools can take the config that `mmsparse train` writes: numbers"
+        )
     if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, int | float):
         raise TypeError(f"Expected argument `keep_ratio` to be a number in (0, 1], but got {keep_ratio!r}")
     if not 0.0 < keep_ratio <= 1.0:

@@ -19,11 +19,11 @@ from mmsparse.analysis import fit_keep_ratio
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.checkpoints import check_checkpoint
 from mmsparse.cli.arguments import add_config_options
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import read_pictures
 from mmsparse.cli.launch import build_runner, choose_start, prepare_work_dir, quiet
 from mmsparse.cli.main import run_script
 from mmsparse.cli.preflight import check_training
-from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 # What each kind changes: keys of every `sparsity`, and the weight of the scores' supervision by labels.
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace, kind: str, work_dir: Path) -> dict[str, dict[str, float]]:
     """Metrics by the share of the dense arithmetic."""
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = open_config(args.config, args.cfg_options)
     check_checkpoint(cfg.get("load_from") or "", "load_from of the config")
     as_kind(cfg, kind)
     prepare_work_dir(cfg, str(work_dir), args.config)

@@ -26,11 +26,11 @@ from mmsparse.analysis import count_macs, fit_keep_ratio
 from mmsparse.analysis.intervals import PictureAP, difference
 from mmsparse.apis import dense_twin, find_deciders, find_dials, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_pictures
 from mmsparse.cli.launch import build_runner, choose_start, prepare_work_dir, quiet
 from mmsparse.cli.main import run_script
 from mmsparse.cli.preflight import check_training
-from mmsparse.configs import read_config
 from mmsparse.deploy.rivals import Form, Network, Results, Row, time_rivals
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.front import Point, draw_front, front
@@ -119,7 +119,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
     """Train, unless a run only evaluates what it starts from (``train=False``), and evaluate at each budget."""
     config = str(folder / run.config)
-    cfg = read_config(config, dict(run.get("options", {})))
+    cfg = open_config(config, dict(run.get("options", {})))
     cfg.randomness = dict(seed=run.get("seed", 0))
     start = run.get("start")
     if start is not None:
@@ -195,7 +195,7 @@ def timed(
     """Everything that is done, in turn, into times.json; and for each form a picture."""
     networks = []
     for name, found in results.items():
-        cfg = read_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
+        cfg = open_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
         model = build_model(cfg, last_checkpoint(out / name))
         for at, numbers in found.items():
             networks.append(Network(f"{name}@{at}", copy.deepcopy(model), tuple(numbers["shape"])))
@@ -244,7 +244,7 @@ def compared(one: str, other: str, runs: dict[str, Any], folder: Path, out: Path
         file = out / name / f"predictions_{at or OWN}.pkl"
         if not file.is_file():
             return f"{one} - {other}: not there yet"
-        cfg = read_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
+        cfg = open_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
         found.append(PictureAP(cfg.val_evaluator.ann_file, file, cfg.metainfo.classes))
     interval = difference(*found)
     return f"{one} - {other}: {interval.value:+.4f}, 95 % in {interval.low:+.4f} to {interval.high:+.4f}"

@@ -18,9 +18,9 @@ from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, random_pictures, read_pictures
 from mmsparse.cli.rivals import run_rivals
-from mmsparse.configs import read_config
 from mmsparse.deploy.program import PARTS
 from mmsparse.deploy.rivals import RUNTIMES
 from mmsparse.trust import add_trust, trust_checkpoints
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
     threads = args.threads or [torch.get_num_threads()]
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = open_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     if not find_dials(model):
         raise ValueError(f"{args.config} has no dynamic part: there is nothing to compare with its dense twin")

@@ -9,11 +9,11 @@ from tqdm import tqdm
 from mmsparse.analysis.choice import shares
 from mmsparse.apis import find_deciders
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import read_test_set
 from mmsparse.cli.choosing import check_labels, metrics_of, say_metrics, say_shares, with_labels
 from mmsparse.cli.launch import check_writable, prepare_work_dir
 from mmsparse.cli.preflight import check_testing
-from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.choice import draw_shares
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = open_config(args.config, args.cfg_options)
     out = Path(args.out or Path("work_dirs") / Path(args.config).stem / "choice")
     check_writable(out, "out")
     prepare_work_dir(cfg, str(out), args.config)

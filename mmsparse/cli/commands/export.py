@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mmsparse.apis import find_deciders
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, export_folder, read_keep_ratio
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, meta_of
 from mmsparse.cli.launch import check_writable
-from mmsparse.configs import read_config
 from mmsparse.deploy import FORMATS, PRECISIONS, Wish, export
 from mmsparse.deploy.program import PARTS
 from mmsparse.trust import add_trust, trust_checkpoints
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     folder = args.out or export_folder(args.to, args.config)
     check_writable(folder.parent, "out")
     FORMATS[args.to].check(args.precision)
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = open_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args)).to("cpu")
     wish = Wish(
         args.to,

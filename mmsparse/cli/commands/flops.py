@@ -9,8 +9,8 @@ from mmsparse.analysis.report import macs_table, picture_macs
 from mmsparse.apis import get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, random_pictures, read_pictures
-from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = open_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     if args.shape:
         pictures = random_pictures(cfg, 1, tuple(args.shape))

@@ -8,9 +8,9 @@ from tqdm import tqdm
 
 from mmsparse.apis import find_deciders
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_test_set
 from mmsparse.cli.launch import check_writable
-from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.panels import draw_predictions
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = open_config(args.config, args.cfg_options)
     check_writable(args.out, "out")
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
     if not find_deciders(model):

@@ -24,12 +24,12 @@ from mmsparse.cli.arguments import (
     export_folder,
     read_keep_ratio,
 )
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model
 from mmsparse.cli.checkpoint_files import write_whole
 from mmsparse.cli.inferring import RESULTS, Found, Infer, check_predictable, inferencer_of
 from mmsparse.cli.launch import check_writable
 from mmsparse.cli.picture_files import find_pictures
-from mmsparse.configs import read_config
 from mmsparse.deploy import serve
 from mmsparse.deploy.artifact import PAGE, checksum
 from mmsparse.mistakes import mistakes_in
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or Path("work_dirs") / Path(args.config).stem / "predictions"
     check_writable(out, "out")
     pictures = find_pictures(args.pictures, out)
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = open_config(args.config, args.cfg_options)
     check_predictable(cfg)
     model, batch = build_model(cfg, args.checkpoint, read_keep_ratio(args)), 1
     if args.runtime:

@@ -18,9 +18,9 @@ from mmsparse.cli.arguments import (
     read_keep_ratio,
     set_local_rank,
 )
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.launch import build_runner, check_writable, close_process_group, prepare_work_dir
 from mmsparse.cli.preflight import check_testing
-from mmsparse.configs import read_config
 from mmsparse.deploy import serve
 from mmsparse.trust import add_trust, trust_checkpoints
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 def test(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
     check_runtime(args)
-    cfg = read_config(args.config, args.cfg_options, args.launcher)
+    cfg = open_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.out:
         check_writable(Path(args.out).parent, "out")

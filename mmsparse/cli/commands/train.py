@@ -3,9 +3,9 @@
 import argparse
 
 from mmsparse.cli.arguments import add_config_options, add_launcher, set_local_rank
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.launch import build_runner, choose_start, close_process_group, prepare_work_dir, use_amp
 from mmsparse.cli.preflight import check_training
-from mmsparse.configs import read_config
 from mmsparse.trust import add_trust, trust_checkpoints
 
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
-    cfg = read_config(args.config, args.cfg_options, args.launcher)
+    cfg = open_config(args.config, args.cfg_options, args.launcher)
     prepare_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
         use_amp(cfg)
