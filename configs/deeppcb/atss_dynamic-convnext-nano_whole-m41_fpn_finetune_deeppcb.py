@@ -17,6 +17,10 @@ model = dict(
     bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=[0.15, 0.4])),
 )
 custom_hooks = [dict(type="mmsparse.SparsityHook")]
+optim_wrapper = dict(  # at the full rate the trained dense network is forgotten, and nothing is gained
+    constructor="mmsparse.SparsityOptimWrapperConstructor",
+    paramwise_cfg=dict(pretrained=("backbone", "neck", "bbox_head"), backbone_mult=0.1),
+)
 max_iters = 1200
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [

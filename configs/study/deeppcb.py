@@ -8,12 +8,12 @@ chance = {
     "model.bbox_head.sparsity.scorer": dict(type="RandomScorer"),
 }
 runs = [
-    dict(name="dense-64", config=dense),
-    dict(name="dense-64-on", config=dense, start="dense-64", iterations=1200),
+    dict(name="dense-64", config=dense, series="dense"),
+    dict(name="dense-64-on", config=dense, start="dense-64", iterations=1200, series="dense, trained on"),
     dict(name="routed-64", config=routed, start="dense-64", at=["own", 0.35, 0.55, 1.0]),
     dict(name="random-64", config=routed, start="dense-64", options=chance, at=["own", 0.55]),
-    dict(name="dense-40", config=narrow),
-    dict(name="dense-40-on", config=narrow, start="dense-40", iterations=1200),
+    dict(name="dense-40", config=narrow, series="dense"),
+    dict(name="dense-40-on", config=narrow, start="dense-40", iterations=1200, series="dense, trained on"),
 ]
 pairs = [("routed-64", "dense-64-on"), ("routed-64@0.55", "dense-64-on"), ("routed-64@1.0", "dense-64-on"),
          ("random-64", "dense-64-on"), ("routed-64", "dense-40-on")]  # fmt: skip
