@@ -42,18 +42,25 @@ def test_training_in_bfloat16(network, monkeypatch):
 
     A rounding errs by 2^-8 at most, and errors of many do not add up but average. The gradients of all dense
     parameters err by 0.02 then, and by 0.1 where the stock network's own do: behind norms of what is nearly constant,
-    and before an exponential (0.06 of the stock FCOS head with one of four seeds).
+    and before an exponential (0.06 of the stock FCOS head with one of four seeds). What scorers learn is made of such
+    gradients, and errs by 0.002 to 0.06 with another seed; so it is the median of three seeds that counts.
     """
-    _, model = network.pair(network.everywhere)
-    model.train()
-    x = torch.randn(2, 3, 96, 96)
-    model(x)
-    replay(monkeypatch, model, [decided.selection for decided in pop_aux(model)])
-    losses, dense, scorers = zip(*[a_step(network, model, x, half) for half in (True, False)], strict=True)
-    assert abs(losses[0] - losses[1]) < 0.01 * losses[1]
+    by_seed = []
+    for seed in (0, 1, 2):
+        torch.manual_seed(seed)
+        _, model = network.pair(network.everywhere)
+        model.train()
+        x = torch.randn(2, 3, 96, 96)
+        model(x)
+        with monkeypatch.context() as patch:
+            replay(patch, model, [decided.selection for decided in pop_aux(model)])
+            losses, dense, scorers = zip(*[a_step(network, model, x, half) for half in (True, False)], strict=True)
+        assert abs(losses[0] - losses[1]) < 0.01 * losses[1]
+        by_seed.append((apart(*dense), apart(*scorers) if len(scorers[1]) else torch.zeros(())))
+    dense, scorers = (torch.stack(values).median() for values in zip(*by_seed, strict=True))
     bound = 0.2 if network.name.startswith(("swin", "convnextv2")) else 0.05
-    assert apart(*dense) < (0.1 if network.name == "FCOSHead" else bound)
-    assert scorers[1].numel() == 0 or apart(*scorers) < 0.05
+    assert dense < (0.1 if network.name == "FCOSHead" else bound)
+    assert scorers < 0.05
 
 
 def a_step(network, model, x, half):
