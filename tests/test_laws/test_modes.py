@@ -45,7 +45,8 @@ def test_training_in_bfloat16(network, monkeypatch):
     and before an exponential (0.06 of the stock FCOS head with one of four seeds). What scorers learn is made of such
     gradients, and errs by 0.002 to 0.06 with another seed; so it is the median of three seeds that counts.
     """
-    by_seed = []
+    bound = 0.2 if network.name.startswith(("swin", "convnextv2")) else 0.05
+    errors = []
     for seed in (0, 1, 2):
         torch.manual_seed(seed)
         _, model = network.pair(network.everywhere)
@@ -56,11 +57,10 @@ def test_training_in_bfloat16(network, monkeypatch):
             replay(patch, model, [decided.selection for decided in pop_aux(model)])
             losses, dense, scorers = zip(*[a_step(network, model, x, half) for half in (True, False)], strict=True)
         assert abs(losses[0] - losses[1]) < 0.01 * losses[1]
-        by_seed.append((apart(*dense), apart(*scorers) if len(scorers[1]) else torch.zeros(())))
-    dense, scorers = (torch.stack(values).median() for values in zip(*by_seed, strict=True))
-    bound = 0.2 if network.name.startswith(("swin", "convnextv2")) else 0.05
-    assert dense < (0.1 if network.name == "FCOSHead" else bound)
-    assert scorers < 0.05
+        if seed == 0:
+            assert apart(*dense) < (0.1 if network.name == "FCOSHead" else bound)
+        errors.append(float(apart(*scorers)) if len(scorers[1]) else 0.0)
+    assert sorted(errors)[1] < 0.05
 
 
 def a_step(network, model, x, half):
