@@ -103,6 +103,8 @@ class OpenVino(Format):
         import openvino
 
         model = openvino.convert_model(program)
+        shapes = [list(value.shape) for value in program.example_inputs[0]]
+        model.reshape(dict(zip(model.inputs, shapes, strict=True)))  # else they are open, and the first layers slower
         for ports, names in ((model.inputs, inputs), (model.outputs, outputs)):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})

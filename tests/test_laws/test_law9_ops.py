@@ -222,15 +222,16 @@ def test_rows_come_back(chosen):
     assert torch.equal(torch.cat([flat[rows.keep], flat[rows.rest]])[rows.inverse], flat)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("size", [(8, 12), (9, 10)])
 @pytest.mark.parametrize(
     "norm", [torch.nn.GroupNorm(4, 16), torch.nn.GroupNorm(4, 16, affine=False), torch.nn.BatchNorm2d(16)]
 )
-def test_what_follows_a_convolution_leaves_rows_in_the_order_of_tiles(size, norm):
+def test_what_follows_a_convolution_leaves_rows_in_the_order_of_tiles(batch, size, norm):
     torch.manual_seed(0)
     for parameter in norm.parameters():
         torch.nn.init.normal_(parameter)
-    tile, batch = 4, 2
+    tile = 4
     x = torch.randn(batch, 8, *size)
     high, wide = tile_grid(size, tile)
     mask = torch.rand(batch, high * wide).argsort(1) < 2  # as many of each picture
