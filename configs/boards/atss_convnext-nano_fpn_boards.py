@@ -5,7 +5,7 @@ _base_ = [
     "../_base_/schedules/schedule_demo.py",
 ]
 model = dict(backbone=dict(init_cfg=None), bbox_head=dict(num_classes=6))
-max_iters = 3200
+max_iters = 2000
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),

@@ -1,0 +1,28 @@
+# From the trained dense detector with 128 channels to one of 35 % of its arithmetic.
+_base_ = "./atss_convnext-nano-w128_fpn-w128_boards.py"
+
+load_from = "work_dirs/atss_convnext-nano-w128_fpn-w128_boards/iter_2000.pth"
+model = dict(
+    backbone=dict(
+        type="mmsparse.DynamicConvNeXt",
+        init_cfg=None,
+        sparsity=dict(
+            keep_ratio=[0.25, 0.25],
+            places=[(1, 0), (2, 0)],
+            scorer=dict(type="LocalGlobalScorer", hidden=16),
+        ),
+    ),
+    neck=dict(type="mmsparse.DynamicFPN", sparsity=dict(keep_ratio=[0.15, 0.3])),
+    bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=[0.1, 0.25])),
+)
+custom_hooks = [dict(type="mmsparse.SparsityHook")]
+optim_wrapper = dict(
+    constructor="mmsparse.SparsityOptimWrapperConstructor",
+    paramwise_cfg=dict(pretrained=("backbone", "neck", "bbox_head"), backbone_mult=0.1),
+)
+max_iters = 800
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=50, end=max_iters),
+]
