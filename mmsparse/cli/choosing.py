@@ -1,6 +1,6 @@
 """What ``mmsparse choice`` evaluates and says."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -8,14 +8,19 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 from tqdm import tqdm
 
+from mmsparse.analysis import count_macs
 from mmsparse.analysis.choice import BUDGET, NORM, OWN, RANDOM, Shares, chosen_by, chosen_by_labels
 from mmsparse.apis import budget, dense_twin, find_deciders, find_routers
+from mmsparse.calls import predict, prepare_batch
 from mmsparse.checkpoints import load_weights
+from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import Built
 from mmsparse.cli.launch import build_runner, quiet
+from mmsparse.cli.preflight import check_testing
 
 METRICS = ("coco/bbox_mAP", "mIoU", "coco/proposal_AR@100")
 OWN_SCORES, WHOLE, DENSE = "its own scores", "everything kept", "the dense checkpoint"
+NARROWER = "the narrower network"
 BY_LABELS = "the labels"
 NEARLY_ALL = 0.97
 
@@ -65,6 +70,29 @@ def metrics_of(cfg: Config, built: Built, dense: str | None) -> dict[str, dict[s
             found[DENSE] = _numbers(runner.test())
     bar.close()
     return {who: {name: metrics.get(name, 0.0) for name in found[OWN_SCORES]} for who, metrics in found.items()}
+
+
+def narrower_network(cfg: Config, config: str, checkpoint: str) -> tuple[Config, Built]:
+    """Another network, to be evaluated on this one's test set."""
+    other = open_config(config, {})
+    for name in ("test_dataloader", "test_evaluator", "test_cfg", "default_scope", "work_dir"):
+        other[name] = cfg[name]
+    other.load_from, other.resume = None, False
+    if "visualizer" in other:
+        other.visualizer.name = "narrower"  # of one name there is one a process
+    return other, check_testing(other, checkpoint, None)
+
+
+def metrics_of_narrower(cfg: Config, built: Built, names: Iterable[str]) -> dict[str, float]:
+    with quiet():
+        found = _numbers(build_runner(cfg, built).test())
+    return {name: found.get(name, 0.0) for name in names}  # an evaluator is silent if nothing is found
+
+
+def macs_of(model: nn.Module, picture: dict[str, Any]) -> int:
+    """What a model executes for a picture."""
+    batch = prepare_batch(model, [picture])
+    return count_macs(model, lambda: predict(model, batch)).total
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
@@ -118,6 +146,22 @@ def say_metrics(found: dict[str, dict[str, float]]) -> str:
     lines = [f"{'who chooses':<32}" + "".join(f"{name:>18}" for name in names)]
     lines += [f"{who:<32}" + "".join(f"{m[name]:>18.4f}" for name in names) for who, m in found.items()]
     return "\n".join([*lines, *say_losses(found)])
+
+
+def say_width(found: dict[str, dict[str, float]], macs: dict[str, int]) -> str:
+    """Is there anything to preserve, and is it preserved?"""
+    value = {who: next(iter(metrics.values())) for who, metrics in found.items()}
+    name = next(iter(found[OWN_SCORES]))
+    wide = DENSE if DENSE in value else WHOLE
+    worth, left = value[wide] - value[NARROWER], value[OWN_SCORES] - value[NARROWER]
+    costs = " and ".join(f"{who} {number / 1e9:.2f}" for who, number in macs.items())
+    if worth <= 0:
+        verdict = "nothing: take the narrower one, there is nothing to preserve"
+    elif left <= 0:
+        verdict = f"{worth:.4f}, of which routing keeps nothing: as it is, the narrower one is the better network"
+    else:
+        verdict = f"{worth:.4f}, of which routing keeps {left:.4f}"
+    return f"{name}: width is worth {verdict} ({wide} against {NARROWER}; GMACs of a picture: {costs})"
 
 
 def say_losses(found: dict[str, dict[str, float]]) -> list[str]:

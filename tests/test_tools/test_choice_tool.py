@@ -9,7 +9,7 @@ from commands import run_tool
 from scenes import ROOT, at, make
 
 from mmsparse.cli.building import build_model
-from mmsparse.cli.choosing import enough, say_losses
+from mmsparse.cli.choosing import NARROWER, enough, say_losses, say_width
 from mmsparse.configs import read_config
 
 DETECTOR = "configs/demo/atss_dynamic-convnext-nano_whole-m60_fpn_finetune_scenes.py"
@@ -32,7 +32,10 @@ def choice(config, data, folder, *more, options=()):
 
 
 def test_a_detector_is_asked_by_everyone(scenes, tmp_path):
-    more = ("--dense", tmp_path / "weights.pth", "--num-images", "2")
+    other = tmp_path / "other.py"
+    other.write_text(f"_base_ = {str(ROOT / DETECTOR)!r}\nmodel = dict(test_cfg=dict(score_thr=0.0))\n")
+    weights = tmp_path / "weights.pth"
+    more = ("--dense", weights, "--narrower", other, weights, "--num-images", "2")
     code, out, err = choice(DETECTOR, scenes, tmp_path, *more, options=["model.test_cfg.score_thr=0.0"])
     assert code == 0, err[-3000:]
     found = json.loads((tmp_path / "out" / "choice.json").read_text())
@@ -47,7 +50,10 @@ def test_a_detector_is_asked_by_everyone(scenes, tmp_path):
     assert list(found["metrics"]) == [
         "its own scores", "the features' norm", "chance", *(f"the labels in the {part}" for part in parts),
         "the labels everywhere", *(f"{part} kept whole" for part in parts), "everything kept", "the dense checkpoint",
+        "the narrower network",
     ]  # fmt: skip
+    assert found["metrics"]["the narrower network"] == found["metrics"]["its own scores"]  # it is the same one
+    assert found["macs"]["the narrower network"] == found["macs"]["its own scores"] > 0
     assert found["metrics"]["everything kept"] == found["metrics"]["the dense checkpoint"]  # they are one here
     assert "coco/bbox_mAP lost by training: 0.0000" in out
     assert cv2.imread(str(tmp_path / "out" / "choice.png")).std() > 20
@@ -73,6 +79,8 @@ def test_mistakes(scenes, tmp_path):
     )
     code, _, err = choice(str(blind), scenes, tmp_path)
     assert code == 2 and "has no labels, boxes or label maps, to hold the choice against" in err
+    code, _, err = choice(SEGMENTER, scenes, tmp_path, "--no-metrics", "--narrower", dense, tmp_path / "weights.pth")
+    assert code == 2 and "Argument `narrower`: what width is worth is told by the metric" in err
     code, _, err = choice(DETECTOR, scenes, tmp_path, options=["model.test_cfg.score_thr=1.0"])
     assert code == 2 and "finds nothing" in err
 
@@ -88,6 +96,19 @@ def test_what_is_lost_most_is_named(numbers, most):
     found = {name: {"mIoU": number} for name, number in zip([*who, "the dense checkpoint"], numbers, strict=True)}
     assert say_losses(found)[-1].startswith(most)
     assert "mIoU lost by choice" in say_losses(found)[0]
+
+
+@pytest.mark.parametrize("own, dense, narrower, said", [
+    (0.40, 0.42, 0.38, "width is worth 0.0400, of which routing keeps 0.0200"),
+    (0.37, 0.42, 0.38, "width is worth 0.0400, of which routing keeps nothing: as it is, the narrower one"),
+    (0.40, 0.42, 0.43, "width is worth nothing: take the narrower one"),
+])  # fmt: skip
+def test_what_width_is_worth(own, dense, narrower, said):
+    numbers = {"its own scores": own, "everything kept": 0.5, "the dense checkpoint": dense, NARROWER: narrower}
+    line = say_width(
+        {who: {"mIoU": n} for who, n in numbers.items()}, {"its own scores": 1_500_000_000, NARROWER: 10**9}
+    )
+    assert line.startswith(f"mIoU: {said}") and "its own scores 1.50 and the narrower network 1.00" in line
 
 
 def test_the_ratio_that_is_enough():

@@ -11,7 +11,19 @@ from mmsparse.apis import find_deciders
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import read_test_set
-from mmsparse.cli.choosing import check_labels, metrics_of, say_metrics, say_shares, with_labels
+from mmsparse.cli.choosing import (
+    NARROWER,
+    OWN_SCORES,
+    check_labels,
+    macs_of,
+    metrics_of,
+    metrics_of_narrower,
+    narrower_network,
+    say_metrics,
+    say_shares,
+    say_width,
+    with_labels,
+)
 from mmsparse.cli.launch import check_writable, prepare_work_dir
 from mmsparse.cli.preflight import check_testing
 from mmsparse.trust import add_trust, trust_checkpoints
@@ -22,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config")
     parser.add_argument("checkpoint")
     parser.add_argument("--dense", help="a checkpoint of the dense network, to tell what training lost")
+    parser.add_argument(
+        "--narrower", nargs=2, metavar=("CONFIG", "CHECKPOINT"),
+        help="a trained narrower network, to tell what width is worth and how much of it routing keeps",
+    )  # fmt: skip
     parser.add_argument("--num-images", type=int, default=100, help="pictures of the test set to look at")
     parser.add_argument("--no-metrics", action="store_true", help="only look, in a tenth of the time")
     parser.add_argument("--out", help="folder for choice.json and choice.png; default ./work_dirs/<config name>/choice")
@@ -42,6 +58,9 @@ def run(args: argparse.Namespace) -> None:
     model = built.model.eval()
     if not find_deciders(model):
         raise ValueError(f"{args.config} has no dynamic part: it looks everywhere, there is no choice to look at")
+    if args.narrower and args.no_metrics:
+        raise ValueError("Argument `narrower`: what width is worth is told by the metric; leave out --no-metrics")
+    narrower = narrower_network(cfg, *args.narrower) if args.narrower else None
     dataset = read_test_set(cfg)
     check_labels(dataset[0], args.config)
     count = min(args.num_images, len(dataset))
@@ -49,8 +68,15 @@ def run(args: argparse.Namespace) -> None:
     found = dict(pictures=count, shares=shares(model, pictures))
     print(f"{args.config}\n{say_shares(model, found['shares'], count)}")
     if not args.no_metrics:
+        if narrower:
+            networks = {OWN_SCORES: model, NARROWER: narrower[1].model.eval()}
+            found["macs"] = {who: macs_of(network, dataset[0]) for who, network in networks.items()}
         found["metrics"] = metrics_of(cfg, built, args.dense)
+        if narrower:
+            found["metrics"][NARROWER] = metrics_of_narrower(*narrower, found["metrics"][OWN_SCORES])
         print(say_metrics(found["metrics"]))
+        if narrower:
+            print(say_width(found["metrics"], found["macs"]))
     out.mkdir(parents=True, exist_ok=True)
     (out / "choice.json").write_text(json.dumps(found, indent=1))
     budgets = {decider.name: decider.keep_ratio for decider in find_deciders(model)}
