@@ -7,13 +7,19 @@ chance = {
     "model.neck.sparsity.scorer": dict(type="RandomScorer"),
     "model.bbox_head.sparsity.scorer": dict(type="RandomScorer"),
 }
-runs = [
-    dict(name="dense-64", config=dense, series="dense"),
-    dict(name="dense-64-on", config=dense, start="dense-64", iterations=1200, series="dense, trained on"),
-    dict(name="routed-64", config=routed, start="dense-64", at=["own", 0.35, 0.55, 1.0]),
-    dict(name="random-64", config=routed, start="dense-64", options=chance, at=["own", 0.55]),
+runs = []
+for seed in (0, 1, 2):
+    start = f"dense-64-s{seed}"
+    runs += [
+        dict(name=start, config=dense, seed=seed, series="dense"),
+        dict(name=f"routed-64-s{seed}", config=routed, start=start, seed=seed, at=["own", 0.55, 1.0], series="routed"),
+        dict(name=f"{start}-on", config=dense, start=start, seed=seed, iterations=1200, series="dense, trained on"),
+    ]
+runs += [
     dict(name="dense-40", config=narrow, series="dense"),
     dict(name="dense-40-on", config=narrow, start="dense-40", iterations=1200, series="dense, trained on"),
+    dict(name="random-64", config=routed, start="dense-64-s0", options=chance, at=["own", 0.55], series="random"),
 ]
-pairs = [("routed-64", "dense-64-on"), ("routed-64@0.55", "dense-64-on"), ("routed-64@1.0", "dense-64-on"),
-         ("random-64", "dense-64-on"), ("routed-64", "dense-40-on")]  # fmt: skip
+pairs = [("routed-64-s0", "dense-40-on"), ("random-64", "dense-64-s0-on")]
+for seed in (0, 1, 2):
+    pairs += [(f"routed-64-s{seed}{at}", f"dense-64-s{seed}-on") for at in ("", "@0.55", "@1.0")]
