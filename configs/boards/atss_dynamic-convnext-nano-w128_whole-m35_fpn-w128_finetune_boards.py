@@ -20,7 +20,7 @@ optim_wrapper = dict(
     constructor="mmsparse.SparsityOptimWrapperConstructor",
     paramwise_cfg=dict(pretrained=("backbone", "neck", "bbox_head"), backbone_mult=0.1),
 )
-max_iters = 800
+max_iters = 500
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),

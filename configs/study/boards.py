@@ -8,6 +8,6 @@ runs = [
     dict(name="routed-128", config=routed, start="dense-128", at=["own", 0.55, 1.0], series="routed"),
 ]
 for run in runs[:2]:
-    runs.append({**run, "name": run["name"] + "-on", "start": run["name"], "iterations": 800, "series": "trained on"})
+    runs.append({**run, "name": run["name"] + "-on", "start": run["name"], "iterations": 500, "series": "trained on"})
 pairs = [("routed-128", "dense-128"), ("routed-128", "dense-80"), ("dense-128", "dense-80"),
          ("routed-128", "dense-128-on"), ("routed-128", "dense-80-on")]  # fmt: skip
