@@ -7,14 +7,14 @@ model = dict(
         type="mmsparse.DynamicConvNeXt",
         init_cfg=None,
         sparsity=dict(
-            keep_ratio=[0.35, 0.35],
-            places=[(1, 0), (2, 0)],  # in the first stage, of 32 channels, choosing takes longer than what it saves
+            keep_ratio=[0.5, 0.4, 0.4],
+            places=[(0, 0), (1, 0), (2, 0)],
             scorer=dict(type="LocalGlobalScorer", hidden=16),
         ),
     ),
     # The coarse level has a fifth of the locations, in few tiles: by `mmsparse choice` it needs twice the ratio.
     neck=dict(type="mmsparse.DynamicFPN", sparsity=dict(keep_ratio=[0.2, 0.45])),
-    bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=[0.12, 0.4])),
+    bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=[0.15, 0.4])),
 )
 custom_hooks = [dict(type="mmsparse.SparsityHook")]
 optim_wrapper = dict(  # at the full rate the trained dense network is forgotten, and nothing is gained
