@@ -59,16 +59,16 @@ def test_it_predicts_as_the_model_does(detector, size):
 
 def test_keep_masks_are_results_too(tmp_path):
     lines = []
-    wish = Wish("torch-export", [(64, 96)], part="backbone", masks=True)
+    wish = Wish("torch-export", [(64, 96)], masks=True)
     artifact = export(built(DETECTOR), wish, tmp_path / "masks", tell=lines.append)
     masks = [name for name in artifact.names if name.startswith("keep_mask.")]
-    assert masks == [f"keep_mask.{name}" for name in artifact.budgets if not name.startswith(("neck", "head"))]
+    assert masks == [f"keep_mask.{name}" for name in artifact.budgets]
     assert artifact.equal_masks == {"64x96": 1.0} and lines[-1] == "64x96: 100.000 % of keep masks equal"
     model = built(DETECTOR)
     picture = torch.randn(1, 3, 64, 96)
-    *_, mask = artifact.load(tmp_path / "masks", (64, 96))([picture])
+    *_, mask = artifact.load(tmp_path / "masks", (64, 96))([picture, torch.tensor([[64, 96]])])
     with torch.no_grad(), record_selections(model) as taken:
-        model.backbone(picture)
+        model.bbox_head(model.extract_feat(picture))
     assert torch.equal(mask, taken[-1][1].keep_mask)
     serve(model, tmp_path / "masks")  # which has no use for them
     assert len(predict(model, prepare_batch(model, random_pictures(DETECTOR, 1, (64, 96))))) == 1
