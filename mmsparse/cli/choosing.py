@@ -1,6 +1,6 @@
 """What ``mmsparse choice`` evaluates and says."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -46,14 +46,16 @@ def check_labels(picture: dict[str, Any], config: str) -> None:
         )
 
 
-def metrics_of(cfg: Config, built: Built, dense: str | None) -> dict[str, dict[str, float]]:
-    """The config's metrics on its test set, by who chooses."""
+def metrics_of(
+    cfg: Config, built: Built, dense: str | None, narrower: tuple[Config, Built] | None
+) -> dict[str, dict[str, float]]:
+    """The config's metrics on its test set, by who chooses, and of what else is at hand."""
     found = {}
     with quiet():
         runner = build_runner(cfg, built)
     model = runner.model
     ways = dict(_ways(model))
-    bar = tqdm(total=len(ways) + bool(dense), desc="evaluating", leave=False)
+    bar = tqdm(total=len(ways) + bool(dense) + bool(narrower), desc="evaluating", leave=False)
     for name, context in ways.items():
         with context, quiet():
             found[name] = _numbers(runner.test())
@@ -68,6 +70,10 @@ def metrics_of(cfg: Config, built: Built, dense: str | None) -> dict[str, dict[s
         load_weights(model, dense, "dense")
         with dense_twin(model), quiet():
             found[DENSE] = _numbers(runner.test())
+        bar.update()
+    if narrower:
+        with quiet():
+            found[NARROWER] = _numbers(build_runner(*narrower).test())
     bar.close()
     return {who: {name: metrics.get(name, 0.0) for name in found[OWN_SCORES]} for who, metrics in found.items()}
 
@@ -81,12 +87,6 @@ def narrower_network(cfg: Config, config: str, checkpoint: str) -> tuple[Config,
     if "visualizer" in other:
         other.visualizer.name = "narrower"  # of one name there is one a process
     return other, check_testing(other, checkpoint, None)
-
-
-def metrics_of_narrower(cfg: Config, built: Built, names: Iterable[str]) -> dict[str, float]:
-    with quiet():
-        found = _numbers(build_runner(cfg, built).test())
-    return {name: found.get(name, 0.0) for name in names}  # an evaluator is silent if nothing is found
 
 
 def macs_of(model: nn.Module, picture: dict[str, Any]) -> int:
@@ -141,11 +141,11 @@ def enough(curve: Mapping[float, Mapping[str, float]], what: str) -> str:
     return f"{min(ratios):.2f}" if ratios else "> 0.9"
 
 
-def say_metrics(found: dict[str, dict[str, float]]) -> str:
+def say_metrics(found: dict[str, dict[str, float]], macs: dict[str, int] | None) -> str:
     names = list(found[OWN_SCORES])
     lines = [f"{'who chooses':<32}" + "".join(f"{name:>18}" for name in names)]
     lines += [f"{who:<32}" + "".join(f"{m[name]:>18.4f}" for name in names) for who, m in found.items()]
-    return "\n".join([*lines, *say_losses(found)])
+    return "\n".join([*lines, *say_losses(found), *([say_width(found, macs)] if macs else [])])
 
 
 def say_width(found: dict[str, dict[str, float]], macs: dict[str, int]) -> str:

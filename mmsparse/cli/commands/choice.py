@@ -17,11 +17,9 @@ from mmsparse.cli.choosing import (
     check_labels,
     macs_of,
     metrics_of,
-    metrics_of_narrower,
     narrower_network,
     say_metrics,
     say_shares,
-    say_width,
     with_labels,
 )
 from mmsparse.cli.launch import check_writable, prepare_work_dir
@@ -71,12 +69,8 @@ def run(args: argparse.Namespace) -> None:
         if narrower:
             networks = {OWN_SCORES: model, NARROWER: narrower[1].model.eval()}
             found["macs"] = {who: macs_of(network, dataset[0]) for who, network in networks.items()}
-        found["metrics"] = metrics_of(cfg, built, args.dense)
-        if narrower:
-            found["metrics"][NARROWER] = metrics_of_narrower(*narrower, found["metrics"][OWN_SCORES])
-        print(say_metrics(found["metrics"]))
-        if narrower:
-            print(say_width(found["metrics"], found["macs"]))
+        found["metrics"] = metrics_of(cfg, built, args.dense, narrower)
+        print(say_metrics(found["metrics"], found.get("macs")))
     out.mkdir(parents=True, exist_ok=True)
     (out / "choice.json").write_text(json.dumps(found, indent=1))
     budgets = {decider.name: decider.keep_ratio for decider in find_deciders(model)}
