@@ -1,5 +1,8 @@
 """Whole maps on a processor: few tiles at a time, so that what is between stays in its caches."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,6 +35,48 @@ def _slow_fast_conv2d(
         out.index_copy_(0, window(grid, part, tile, 0)[0], kept.view(-1, len(weight)))
     fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)
     return out
+
+
+def _short(weight: Tensor, dilation: int, **_: Any) -> bool:
+    """Half precision multiplies so quickly that a convolution of small windows would cost what they take to arrange."""
+    return weight.element_size() == 2 and weight.shape[-1] > 1 and dilation == 1
+
+
+@OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=_short, name="columns")
+def _by_columns(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    fast_weight: Tensor,
+    fast_bias: Tensor | None,
+    keep: Tensor,
+    rest: Tensor,
+    inverse: Tensor,
+    tile: int,
+    dilation: int,
+) -> Tensor:
+    """A matrix product: what the kernel sees of each location, side by side."""
+    rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
+    kernel = weight.permute(0, 2, 3, 1).flatten(1)  # (D, k * k * C)
+    where, outside = (_seen(part, len(keep), tile, weight) for part in window_of(size, keep, tile, reach(weight, 1)))
+    target = window_of(whole_grid(size, tile), keep, tile, 0)[0]
+    count = max(1, max(2 * weight.numel(), LARGE // 4) // kernel.shape[1])  # each call packs the kernel anew
+    memory = rows.new_empty(min(count, len(target)), kernel.shape[1])
+    for start in range(0, len(target), count):
+        part = slice(start, start + count)
+        columns = memory[: len(target[part])]
+        torch.index_select(rows, 0, where[part].flatten(), out=columns.view(-1, x.shape[1]))
+        columns.view(-1, x.shape[1]).index_fill_(0, outside[part].flatten().nonzero().squeeze(1), 0)
+        out.index_copy_(0, target[part], F.linear(columns, kernel, bias))
+    fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)
+    return out
+
+
+def _seen(numbers: Tensor, tiles: int, tile: int, weight: Tensor) -> Tensor:
+    """Of each location of the tiles (locations, k * k), given what the tiles see."""
+    k = int(weight.shape[-1])
+    windows = numbers.view(tiles, tile + k - 1, tile + k - 1)
+    return windows.unfold(1, k, 1).unfold(2, k, 1).reshape(-1, k * k)
 
 
 def fast_into(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operator import Operator, autocasts
+from .operator import Operator, autocasts, cast_for_autocast
 from .rows import Rows, put_together
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
@@ -60,15 +60,18 @@ def slow_fast_ffn(
     """
     if slow.activation not in ACTIVATIONS:
         raise ValueError(f"Expected `activation` to be one of {ACTIVATIONS}, but got {slow.activation!r}")
-    args = (
-        *(rows, *where, *slow.norm, slow.eps, *slow.first, slow.activation),
-        *((None, None) if slow.grn is None else slow.grn),
-        *(slow.grn_eps, [counts] if isinstance(counts, int) else list(counts), *slow.second, slow.scale),
-        *((None, None, 0.0, None, None) if fast is None else (*fast.norm, fast.eps, *fast.linear)),
+    learning = autocasts(rows) and torch.is_grad_enabled()
+    first, second, light = (
+        layer if learning or layer is None else cast_for_autocast(*layer)
+        for layer in (slow.first, slow.second, None if fast is None else fast.linear)
     )
-    if autocasts(rows):
-        return _plain(*args)  # which casts layer by layer
-    return _operator(*args)
+    args = (
+        *(rows, *where, *slow.norm, slow.eps, *first, slow.activation),
+        *((None, None) if slow.grn is None else slow.grn),
+        *(slow.grn_eps, [counts] if isinstance(counts, int) else list(counts), *second, slow.scale),
+        *((None, None, 0.0, None, None) if fast is None else (*fast.norm, fast.eps, *light)),
+    )
+    return _plain(*args) if learning else _operator(*args)  # autograd casts layer by layer
 
 
 def _plain(
@@ -96,7 +99,7 @@ def _plain(
     fast_bias: Tensor | None,
 ) -> Tensor:
     kept = F.layer_norm(rows.index_select(0, keep), rows.shape[1:], norm_weight, norm_bias, eps)
-    kept = activate(F.linear(kept, first_weight, first_bias), activation)
+    kept = activate(F.linear(kept.to(first_weight.dtype), first_weight, first_bias), activation)
     if grn_gamma is not None:
         kept = _normalize_response(kept, counts, grn_gamma, grn_beta, grn_eps)
     kept = F.linear(kept, second_weight, second_bias)
@@ -106,7 +109,7 @@ def _plain(
         others = kept.new_zeros(rest.shape[0], kept.shape[1])
     else:
         others = F.layer_norm(rows.index_select(0, rest), rows.shape[1:], fast_norm_weight, fast_norm_bias, fast_eps)
-        others = F.linear(others, fast_weight, fast_bias)
+        others = F.linear(others.to(fast_weight.dtype), fast_weight, fast_bias)
     return put_together(kept, others, inverse)
 
 

@@ -43,21 +43,21 @@ def _slow_fast_ffn(
     fast_weight: Tensor | None,
     fast_bias: Tensor | None,
 ) -> Tensor:
-    (hidden, width), shape = first_weight.shape, rows.shape[1:]
-    out = rows.new_empty(rows.shape)
+    (hidden, width), shape, dtype = first_weight.shape, rows.shape[1:], first_weight.dtype
+    out = rows.new_empty(rows.shape, dtype=dtype if scale is None else torch.promote_types(dtype, scale.dtype))
     count = max(1, min(len(keep), max(FEWEST, LARGE // (hidden + width))))
-    memory = [rows.new_empty(count, n) for n in (width, hidden)]  # of all blocks: fresh pages cost time
+    memory = [first_weight.new_empty(count, n) for n in (hidden, width)]  # of all blocks: fresh pages cost time
     for part in keep.split(count):
-        kept, between = (m[: len(part)] for m in memory)
-        torch.index_select(rows, 0, part, out=kept)
-        _linear_into(between, F.layer_norm(kept, shape, norm_weight, norm_bias, eps), first_weight, first_bias)
-        _linear_into(kept, _activate_(between, activation), second_weight, second_bias)
-        out.index_copy_(0, part, kept if scale is None else kept.mul_(scale))
+        between, done = (m[: len(part)] for m in memory)
+        kept = F.layer_norm(rows.index_select(0, part), shape, norm_weight, norm_bias, eps).to(dtype)
+        _linear_into(between, kept, first_weight, first_bias)
+        _linear_into(done, _activate_(between, activation), second_weight, second_bias)
+        out.index_copy_(0, part, done if scale is None else done * scale)
     if fast_weight is None:
         return out.index_fill_(0, rest, 0)
     for part in rest.split(max(FEWEST, LARGE // (2 * width))):
-        others = F.layer_norm(rows.index_select(0, part), shape, fast_norm_weight, fast_norm_bias, fast_eps)
-        out.index_copy_(0, part, F.linear(others, fast_weight, fast_bias))
+        others = F.layer_norm(rows.index_select(0, part), shape, fast_norm_weight, fast_norm_bias, fast_eps).to(dtype)
+        out.index_copy_(0, part, F.linear(others, fast_weight, fast_bias).to(out.dtype))
     return out
 
 

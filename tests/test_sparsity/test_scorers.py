@@ -149,9 +149,10 @@ def test_attention_is_ranked_by_its_logarithm():
         AttentionScorer(16, kind="row")
 
 
-def test_a_peak_counts_wherever_it_is_in_its_tile():
+@pytest.mark.parametrize("deep", [0, 2])
+def test_a_peak_counts_wherever_it_is_in_its_tile(deep):
     """Where a mean would hide it. And the formula: embed, look around, the largest of a tile, its head."""
-    scorer = PeakScorer(16)
+    scorer = PeakScorer(16, deep=deep)
     x = torch.randn(2, 16, 8, 8) * 0.1
     moved = x.clone()
     x[0, :, 1, 1] += 3.0
@@ -162,13 +163,16 @@ def test_a_peak_counts_wherever_it_is_in_its_tile():
     spread = one[0].std()
     assert (one[0] - other[0]).abs().max() < 0.3 * spread
     z = scorer.norm(scorer.few(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    z = F.gelu(z + scorer.around(z)).unfold(2, 4, 4).unfold(3, 4, 4).amax(dim=(4, 5)).flatten(2).transpose(1, 2)
+    for conv in (scorer.around, *scorer.deep):
+        z = F.gelu(z + conv(z))
+    z = z.unfold(2, 4, 4).unfold(3, 4, 4).amax(dim=(4, 5)).flatten(2).transpose(1, 2)
     expected = scorer.head(scorer.peak(z) + scorer.everywhere(z.mean(1, keepdim=True))).squeeze(-1)
     torch.testing.assert_close(one, expected)
 
 
-def test_peaks_do_not_see_padding():
-    scorer, x = PeakScorer(8), torch.randn(1, 8, 6, 7)
+@pytest.mark.parametrize("deep", [0, 2])
+def test_peaks_do_not_see_padding(deep):
+    scorer, x = PeakScorer(8, deep=deep), torch.randn(1, 8, 6, 7)
     alone = scorer(x, Context(Geometry((6, 7), 4)))
     padded = torch.cat([torch.cat([x, torch.randn(1, 8, 6, 5)], dim=3), torch.randn(1, 8, 6, 12)], dim=2)
     geometry = Geometry((12, 12), 4)
