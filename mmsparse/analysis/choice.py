@@ -28,7 +28,7 @@ from mmsparse.sparsity import (
 )
 from mmsparse.sparsity.selectors import BURIED, best_of
 
-from .score_targets import score_targets
+from .score_targets import ignored_label, score_targets
 from .wanted import Objects, dense_head, objects_of
 
 OWN, NORM, RANDOM = "own", "norm", "random"
@@ -175,7 +175,7 @@ def _look_at_labels(model: nn.Module, batch: dict[str, Any]) -> Measure:
         (sample,) = predict(model, batch)
     dense, labels = sample.pred_sem_seg.data[0].cpu(), batch["data_samples"][0].gt_sem_seg.data[0].cpu()
     lost = (dense == labels) & (mine != labels)
-    edges = _edges(labels, model.decode_head.ignore_index)
+    edges = _edges(labels, ignored_label(model))
 
     def measure(scored: Scored, selection: Selection) -> dict[str, tuple[float, float]]:
         slow = selection.on_picture(labels.shape)
@@ -206,14 +206,14 @@ class _Oracle(Scorer):
     def forward(self, features: Tensor, context: Context) -> Tensor:
         own = self._decider[0].scorer(features, context).float()
         nothing = Selection(context.geometry, torch.zeros_like(own, dtype=torch.bool))
-        wanted = score_targets(self._now["samples"], nothing, self._now["size"])
+        wanted = score_targets(self._now["samples"], nothing, self._now["size"], self._now["ignored"])
         return own + wanted * (own.amax() - own.amin() + 1.0)
 
 
 @contextmanager
 def chosen_by_labels(model: nn.Module, deciders: Sequence[Decider]) -> Iterator[None]:
     """Inside a with-block some places choose by the labels of the pictures that the model is given."""
-    now: dict[str, Any] = {}
+    now: dict[str, Any] = dict(ignored=ignored_label(model))
 
     def see(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         inputs, samples, _ = call_of(args, kwargs)

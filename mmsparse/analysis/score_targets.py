@@ -4,12 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsparse.sparsity import Selection
 
+IGNORED = 255  # what a label map says where nothing is known, unless its head says otherwise
 
-def score_targets(samples: Sequence[Any], selection: Selection, size: Sequence[int]) -> Tensor:
+
+def ignored_label(model: nn.Module) -> int:
+    """The label that a segmenter's losses ignore."""
+    head = getattr(model, "decode_head", None)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade
+    return getattr(head, "ignore_index", IGNORED)
+
+
+def score_targets(samples: Sequence[Any], selection: Selection, size: Sequence[int], ignored: int = IGNORED) -> Tensor:
     """1 for the cells of a decision that matter by the labels, else 0, (B, N).
 
     A cell matters if it touches an object's box; without boxes, if the label map has an edge in it.
@@ -18,6 +27,7 @@ def score_targets(samples: Sequence[Any], selection: Selection, size: Sequence[i
         samples: Data samples with ``gt_instances`` or ``gt_sem_seg``.
         selection: The decision; it knows where its cells are.
         size: Height and width of the pictures that the network sees.
+        ignored: A label that has no edges.
     """
     device, maps = selection.keep_mask.device, []
     for sample in samples:
@@ -26,7 +36,7 @@ def score_targets(samples: Sequence[Any], selection: Selection, size: Sequence[i
             maps.append(_touched(getattr(boxes, "tensor", boxes).to(device), *selection.edges(size)))
         elif "gt_sem_seg" in sample:
             labels = sample.gt_sem_seg.data.to(device)
-            maps.append(_several(labels, *selection.edges(labels.shape[-2:])))
+            maps.append(_several(labels, ignored, *selection.edges(labels.shape[-2:])))
         else:
             raise ValueError(
                 f"SparsityHook(score_weight=...) needs gt_instances with boxes or gt_sem_seg, but a "
@@ -42,13 +52,13 @@ def _touched(boxes: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :]).any(dim=0).float()
 
 
-def _several(labels: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-    """Cells that hold more than one label; ``labels`` is (1, h, w)."""
+def _several(labels: Tensor, ignored: int, ys: Tensor, xs: Tensor) -> Tensor:
+    """Cells that hold more than one label besides the ignored one; ``labels`` is (1, h, w)."""
+    values, unknown = labels[0].float(), labels[0] == ignored
 
     def largest(values: Tensor) -> Tensor:
-        return _largest(_largest(values, ys).T, xs).T
+        return _largest(_largest(values.masked_fill(unknown, -torch.inf), ys).T, xs).T
 
-    values = labels[0].float()
     return (largest(values) + largest(-values) > 0).float()
 
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsparse.analysis.score_targets import score_targets
+from mmsparse.analysis.score_targets import ignored_label, score_targets
 from mmsparse.apis import find_deciders, pop_aux
 from mmsparse.calls import Call, ignore_padding
 from mmsparse.registry import HOOKS
@@ -122,7 +122,7 @@ class SparsityHook(LossHook):
         losses = {self.name: loss, **_measured(aux)}
         learning = [d for d in aux if d.scores.requires_grad]
         if self.score_weight and learning:
-            terms = self._supervise(learning, call.inputs.shape[-2:], call.samples)
+            terms = self._supervise(learning, call.inputs.shape[-2:], call.samples, ignored_label(model))
             losses["loss_score"] = self.score_weight * terms
         return losses
 
@@ -131,13 +131,13 @@ class SparsityHook(LossHook):
             return aux.regression
         return self.loss_weight * ratio_loss(aux.selection.gate, aux.keep_ratio, self.per_image, aux.valid)
 
-    def _supervise(self, aux: list[Aux], size: Sequence[int], samples: Sequence[Any]) -> Tensor:
+    def _supervise(self, aux: list[Aux], size: Sequence[int], samples: Sequence[Any], ignored: int) -> Tensor:
         targets: dict[tuple, Tensor] = {}  # places of one stage share their cells
         loss = 0.0
         for d in aux:
             cells = d.selection.geometry
             if cells not in targets:
-                targets[cells] = score_targets(samples, d.selection, size)
+                targets[cells] = score_targets(samples, d.selection, size, ignored)
             loss = loss + score_loss(d.scores, targets[cells], d.valid)
         return loss / len(aux)
 

@@ -167,6 +167,10 @@ def test_score_targets_are_touched_cells_or_edges():
     labels[:, :, 5:] = 3
     edges = score_targets([sample(gt_sem_seg=PixelData(data=labels))], everywhere(2, 4), (8, 8))
     assert edges.view(2, 4).tolist() == [[0, 0, 1, 0]] * 2
+    labels[:, 4:] = 7
+    labels[:, 4:, 3] = 2
+    edges = score_targets([sample(gt_sem_seg=PixelData(data=labels))], everywhere(2, 4), (8, 8), ignored=7)
+    assert edges.view(2, 4).tolist() == [[0, 0, 1, 0], [0] * 4]
     with pytest.raises(ValueError, match="score_weight"):
         score_targets([sample(other=1)], everywhere(2, 2), (8, 8))
 

@@ -107,7 +107,7 @@ def check_targets(feats, picture, sample, *expected):
         score_loss(d.scores, torch.tensor(target).float().view(1, -1))
         for d, target in zip(decided, expected, strict=True)
     ]
-    loss = SparsityHook(score_weight=1.0)._supervise(decided, picture, [sample])
+    loss = SparsityHook(score_weight=1.0)._supervise(decided, picture, [sample], 255)
     torch.testing.assert_close(loss, sum(by_hand) / len(by_hand))
 
 
