@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .operator import OPERATORS
 from .sparse_conv import conv_tiles, reach
-from .tiles import empty_rows, map_rows, size_of, whole_grid, window, window_of
+from .tiles import empty_rows, map_rows, size_of, tile_means, whole_grid, window, window_of
 
 LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
 
@@ -25,6 +25,7 @@ def _slow_fast_conv2d(
     inverse: Tensor,
     tile: int,
     dilation: int,
+    coarse: bool,
 ) -> Tensor:
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     grid = whole_grid(size, tile)
@@ -33,7 +34,7 @@ def _slow_fast_conv2d(
     for part in keep.split(max(1, large // (area * x.shape[1]))):
         kept = conv_tiles(rows, size, weight, bias, part, tile, dilation)
         out.index_copy_(0, window(grid, part, tile, 0)[0], kept.view(-1, len(weight)))
-    fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)
+    fast_into(out, x, fast_weight, fast_bias, rest, tile, coarse)
     return out
 
 
@@ -54,6 +55,7 @@ def _by_columns(
     inverse: Tensor,
     tile: int,
     dilation: int,
+    coarse: bool,
 ) -> Tensor:
     """A matrix product: what the kernel sees of each location, side by side."""
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
@@ -68,7 +70,7 @@ def _by_columns(
         torch.index_select(rows, 0, where[part].flatten(), out=columns.view(-1, x.shape[1]))
         columns.view(-1, x.shape[1]).index_fill_(0, outside[part].flatten().nonzero().squeeze(1), 0)
         out.index_copy_(0, target[part], F.linear(columns, kernel, bias))
-    fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)
+    fast_into(out, x, fast_weight, fast_bias, rest, tile, coarse)
     return out
 
 
@@ -80,16 +82,16 @@ def _seen(numbers: Tensor, tiles: int, tile: int, weight: Tensor) -> Tensor:
 
 
 def fast_into(
-    out: Tensor,
-    rows: Tensor,
-    size: tuple[int, int],
-    weight: Tensor,
-    bias: Tensor | None,
-    rest: Tensor,
-    tile: int,
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rest: Tensor, tile: int, coarse: bool
 ) -> None:
-    """The 1x1 convolution's results, each to its place in the whole tiles of a map."""
-    source, target = (window_of(each, rest, tile, 0)[0] for each in (size, whole_grid(size, tile)))
-    count = max(1, LARGE // sum(weight.shape))
+    """The 1x1 convolution's results of a map (B, C, H, W), each to its place in whole tiles."""
+    size, count = size_of(x), max(1, LARGE // sum(weight.shape))
+    target = window_of(whole_grid(size, tile), rest, tile, 0)[0]
+    if coarse:
+        of_tiles = F.linear(tile_means(x, tile).index_select(0, rest), weight, bias)
+        for some, where in zip(of_tiles.split(count), target.split(count * tile**2), strict=True):
+            out.index_copy_(0, where, some.repeat_interleave(tile**2, dim=0))
+        return
+    rows, source = map_rows(x), window_of(size, rest, tile, 0)[0]
     for part, where in zip(source.split(count), target.split(count), strict=True):
         out.index_copy_(0, where, F.linear(rows.index_select(0, part), weight, bias))

@@ -19,7 +19,7 @@ from . import winograd
 from .operator import EXPORT, OPERATORS
 from .rows import Rows
 from .sparse_conv import reach
-from .tiles import as_map, map_rows, tile_grid, whole_grid
+from .tiles import as_map, map_rows, tile_grid, tile_means, whole_grid
 
 
 @cache
@@ -143,12 +143,22 @@ class TileMap:
         where: Which row of both each location of whole tiles is.
         shape: Of the map.
         tile: Locations along a side of a tile.
+        coarse: Whether each of the others is one row.
     """
 
     LOCAL = (F.relu, F.gelu, F.silu, F.hardswish, torch.relu, torch.sigmoid)
 
-    def __init__(self, parts: Sequence[Tensor], tiles: Rows, where: Tensor, shape: torch.Size, tile: int) -> None:
-        self.parts, self.tiles, self.where, self.shape, self.tile = parts, tiles, where, shape, tile
+    def __init__(
+        self, parts: Sequence[Tensor], tiles: Rows, where: Tensor, shape: torch.Size, tile: int, coarse: bool
+    ) -> None:
+        self.parts, self.tiles, self.where, self.shape, self.tile, self.coarse = (
+            parts,
+            tiles,
+            where,
+            shape,
+            tile,
+            coarse,
+        )
 
     def dim(self) -> int:
         return 4
@@ -165,7 +175,7 @@ class TileMap:
         return as_map(self.where, torch.Size((self.shape[0], 1, *self.shape[2:])), self.tile).flatten()
 
     def with_parts(self, parts: Sequence[Tensor]) -> "TileMap":
-        return TileMap(parts, self.tiles, self.where, self.shape, self.tile)
+        return TileMap(parts, self.tiles, self.where, self.shape, self.tile, self.coarse)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -187,12 +197,14 @@ def _group_norm(
     """
     batch, channels, (height, width) = x.shape[0], x.shape[1], x.shape[2:]
     parts, inside = x.parts, None
-    if whole_grid((height, width), x.tile) != (height, width):
+    if x.coarse or whole_grid((height, width), x.tile) != (height, width):
         table = _constant(_inside(batch, (height, width), x.tile), x.where.device)
-        inside = [table.index_select(1, idx).flatten() for idx in (x.tiles.keep, x.tiles.rest)]
-    if batch == 1:  # a picture's rows are all of them: half as many steps
+        inside = [table.index_select(1, idx) for idx in (x.tiles.keep, x.tiles.rest)]
+        inside = [inside[0].flatten(), inside[1].sum(0) if x.coarse else inside[1].flatten()]
+    if batch == 1 and not x.coarse:  # a picture's rows are all of them: half as many steps
         parts, inside = [torch.cat(list(parts))], inside and [torch.cat(inside)]
-    parts = [part.view(x.tile**2, batch, -1, channels) for part in parts]
+    sides = x.tile**2, 1 if x.coarse else x.tile**2  # locations of a tile
+    parts = [part.view(side, batch, -1, channels) for side, part in zip(sides, parts, strict=False)]
     on_map = [mask.view(*part.shape[:3], 1) for mask, part in zip(inside, parts, strict=True)] if inside else None
 
     def sums(values: Sequence[Tensor]) -> Tensor:
@@ -225,18 +237,25 @@ def slow_fast(
     tiles: Rows,
     tile: int,
     dilation: int,
+    coarse: bool,
 ) -> TileMap:
     """``slow_fast_conv2d``, of which nothing is put in its place yet."""
     (weight, bias), (keep, rest, inverse), (batch, size) = slow, tiles, _sizes(x)
     source = _Source.of(x, reach(weight, dilation) > 0)
     kept = _conv(source, weight, bias, keep, tile, dilation, 1)
-    others = F.linear(source.windows(rest, tile, 0).flatten(0, 1), *fast)
+    if not coarse:
+        seen = source.windows(rest, tile, 0).flatten(0, 1)
+    elif isinstance(x, TileMap) and x.tiles is tiles:  # the mean of a tile that is one row
+        seen = x.parts[1]
+    else:
+        seen = tile_means(x.whole() if isinstance(x, TileMap) else x, tile).index_select(0, rest)
+    others = F.linear(seen, *fast)
     count, other = keep.shape[0], rest.shape[0]
     number, inside = (_constant(table, kept.device) for table in _places(batch, size, tile))
     place = inverse.index_select(0, number)
-    beyond = tile**2 * count + inside * other + place - count
+    beyond = tile**2 * count + (0 if coarse else inside * other) + place - count
     where = torch.where(place < count, inside * count + place, beyond)
-    return TileMap([kept.flatten(0, 1), others], tiles, where, torch.Size((batch, len(weight), *size)), tile)
+    return TileMap([kept.flatten(0, 1), others], tiles, where, torch.Size((batch, len(weight), *size)), tile, coarse)
 
 
 @OPERATORS["slow_fast_conv2d"].kernel(EXPORT, name="static")
@@ -251,8 +270,10 @@ def _slow_fast_conv2d(
     inverse: Tensor,
     tile: int,
     dilation: int,
+    coarse: bool,
 ) -> Tensor:
-    return slow_fast(x, (weight, bias), (fast_weight, fast_bias), Rows(keep, rest, inverse), tile, dilation).rows()
+    tiles = Rows(keep, rest, inverse)
+    return slow_fast(x, (weight, bias), (fast_weight, fast_bias), tiles, tile, dilation, coarse).rows()
 
 
 @OPERATORS["sparse_conv2d"].kernel(EXPORT, name="static")

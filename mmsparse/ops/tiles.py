@@ -26,6 +26,17 @@ def to_tiles(x: Tensor, tile: int) -> Tensor:
     return x.reshape(len(x), high, tile, wide, tile, -1).transpose(2, 3).reshape(len(x) * high * wide, -1)
 
 
+def tile_means(x: Tensor, tile: int) -> Tensor:
+    """The mean of each tile (B * tiles, C), over its locations on the map."""
+    return map_rows(F.avg_pool2d(x, tile, ceil_mode=True))
+
+
+def tile_sizes(size: tuple[int, int], tile: int, device: torch.device | None = None) -> Tensor:
+    """How many locations of each tile are on the map (tiles,)."""
+    high, wide = ((side - torch.arange(0, side, tile, device=device)).clamp_max(tile) for side in size)
+    return (high.unsqueeze(1) * wide).flatten()
+
+
 def from_tiles(tiles: Tensor, shape: torch.Size, tile: int) -> Tensor:
     """The map (B, D, H, W) of rows (B * tiles, tile * tile * D); ``shape`` is that of the map they came from."""
     return as_map(tile_rows(tiles, shape, tile), shape, tile)

@@ -95,12 +95,13 @@ def _slow_fast_conv2d(
     inverse: Tensor,
     tile: int,
     dilation: int,
+    coarse: bool,
 ) -> Tensor:
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     where = window_of(whole_grid(size, tile), keep, tile, 0)[0].view(-1, tile**2).t()
     for part, kept in conv_tiles(rows, size, weight, bias, keep):
         out.index_copy_(0, where[:, part].reshape(-1), kept.view(-1, len(weight)))
-    conv_cpu.fast_into(out, rows, size, fast_weight, fast_bias, rest, tile)
+    conv_cpu.fast_into(out, x, fast_weight, fast_bias, rest, tile, coarse)
     return out
 
 

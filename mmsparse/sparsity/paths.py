@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsparse.ops import FeedForward, from_tiles, slow_fast_ffn, sparse_conv2d, to_tiles
+from mmsparse.ops import FeedForward, from_tiles, slow_fast_ffn, sparse_conv2d, tile_sizes, to_tiles
 
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .selection import Selection
@@ -57,8 +57,13 @@ class Paths:
         counts = self.selection.num_keep if counts is None else counts
         return slow_fast_ffn(rows, self.selection.rows, tensors, fast, counts)
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
-        """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location."""
+    def conv(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1, coarse: bool = False
+    ) -> Tensor:
+        """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location.
+
+        If it is ``coarse``, at the mean of each tile, for all of its locations.
+        """
         tile, everything = self.selection.geometry.tile, self.selection.keep_mask.numel()
         widths = (x.shape[1], weight.shape[0])
         if isinstance(self.fast, FastPath) and widths != (self.fast.channels,) * 2:
@@ -73,8 +78,12 @@ class Paths:
                 return to_tiles(F.conv2d(x, weight, bias, padding=reach, dilation=dilation), tile)
             return sparse_conv2d(x, weight, bias, idx, tile, dilation)
 
-        def fast(tiles: Tensor, _: Tensor) -> Tensor:
-            return self.fast(tiles.unflatten(1, (-1, x.shape[1]))).flatten(1)
+        def fast(tiles: Tensor, idx: Tensor) -> Tensor:
+            rows = tiles.unflatten(1, (-1, x.shape[1]))
+            if not coarse:
+                return self.fast(rows).flatten(1)
+            sizes = tile_sizes(tuple(x.shape[-2:]), tile, x.device)
+            return self.fast(rows.sum(1) / sizes[idx % len(sizes)].unsqueeze(1)).repeat(1, tile**2)
 
         return from_tiles(take_paths(to_tiles(x, tile), self.selection, slow, fast, self.explore), x.shape, tile)
 

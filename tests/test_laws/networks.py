@@ -244,7 +244,9 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [tree] if isinstance(tree, Tensor) else [t for part in tree for t in _tensors(part)]
 
 
-def on_pyramid(part: str, room: Any, levels: int, decisions: int, tile: int = 2, **kwargs: Any) -> Network:
+def on_pyramid(
+    part: str, room: Any, levels: int, decisions: int, tile: int = 2, coarse: bool = False, **kwargs: Any
+) -> Network:
     """A stock neck or head of ``room`` beside ours; it takes so many levels and takes so many decisions."""
 
     def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
@@ -256,7 +258,10 @@ def on_pyramid(part: str, room: Any, levels: int, decisions: int, tile: int = 2,
     ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5][:decisions]
     quick = dict(type="MLPScorer", hidden=64)  # the default of so few channels would learn too slowly for a test
     some = dict(keep_ratio=ratios, tile=1, scorer=quick)
-    return Network(part, stock, dynamic, dict(keep_ratio=ratios, tile=tile), some)
+    everywhere = dict(keep_ratio=ratios, tile=tile)
+    if coarse:
+        everywhere, some = {**everywhere, "coarse": True}, {**some, "tile": tile, "coarse": True}
+    return Network(f"{part}-coarse" if coarse else part, stock, dynamic, everywhere, some)
 
 
 ANCHORS = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[4, 8, 16, 32])
@@ -274,6 +279,9 @@ HEADS = [
     on_pyramid("RetinaHead", dense_heads, 4, 3, **_dense, stacked_convs=2, anchor_generator=ANCHORS),
     on_pyramid("FCOSHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, strides=[4, 8, 16, 32]),
     on_pyramid("ATSSHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS),
+    on_pyramid(
+        *("ATSSHead", dense_heads, 4, 3, 4, True), **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS
+    ),
     on_pyramid("GFLHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS),
     on_pyramid("UPerHead", decode_heads, 4, 4, **_decode, in_channels=[8] * 4, channels=8, pool_scales=(1, 2)),
     on_pyramid(

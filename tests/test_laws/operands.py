@@ -146,24 +146,30 @@ def sparse_convs() -> Iterator[Case]:
 
 
 def whole_maps() -> Iterator[Case]:
-    # channels, width, tile, dilation, whether there are biases
+    # channels, width, tile, dilation, whether there are biases, and whether a fast tile is one
     shapes = [(6, 5, 1, 1, True), (6, 5, 4, 2, True), (6, 5, 3, 1, False), (6, 5, 4, 1, True), (64, 48, 4, 1, False)]
-    for (channels, width, tile, dilation, biased), size in product(shapes, [(1, 1), (7, 9), (16, 8)]):
+    shapes = [(*shape, False) for shape in shapes] + [(6, 5, 3, 2, True, True), (6, 5, 4, 1, True, True)]
+    for (channels, width, tile, dilation, biased, coarse), size in product(shapes, [(1, 1), (7, 9), (16, 8)]):
         bias = (width,) if biased else None
         tensors = randoms((2, channels, *size), (width, channels, 3, 3), bias, (width, channels), bias)
         high, wide = tile_grid(size, tile)
         for name, mask in masks(2 * high * wide):
 
-            def run(x, weight, bias, fast, fast_bias, mask=mask, how=(tile, dilation)):
+            def run(x, weight, bias, fast, fast_bias, mask=mask, how=(tile, dilation, coarse)):
                 return slow_fast_conv2d(x, (weight, bias), (fast, fast_bias), Rows.of(mask.to(x.device)), *how)
 
-            def exact(x, weight, bias, fast, fast_bias, mask=mask, tile=tile, dilation=dilation):
+            def exact(x, weight, bias, fast, fast_bias, mask=mask, tile=tile, dilation=dilation, coarse=coarse):
                 slow = F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
+                if coarse:
+                    cells = to_tiles(torch.ones_like(x), tile).unflatten(1, (-1, x.shape[1])).sum(1, keepdim=True)
+                    means = to_tiles(x, tile).unflatten(1, (-1, x.shape[1])).sum(1, keepdim=True) / cells
+                    x = from_tiles(means.expand(-1, tile**2, -1).flatten(1), x.shape, tile)
                 others = F.conv2d(x, fast[..., None, None], fast_bias)
                 tiles = torch.where(mask.to(x.device)[:, None], to_tiles(slow, tile), to_tiles(others, tile))
                 return from_tiles(tiles, slow.shape, tile)
 
-            yield Case(f"{(channels, tile, dilation)} {size} {name}", tensors, run, exact, 9 * channels + 1)
+            kind = " coarse" if coarse else ""
+            yield Case(f"{(channels, tile, dilation)} {size} {name}{kind}", tensors, run, exact, 9 * channels + 1)
 
 
 def feed_forwards() -> Iterator[Case]:

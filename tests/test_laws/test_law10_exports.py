@@ -26,6 +26,7 @@ OFTEN = {  # an export takes 10 seconds; the others are behind the marker
     "vit-micro-featmap-cumulative": ["openvino"],
     "FPN": ["openvino", "torch-export"],
     "RetinaHead": ["openvino", "onnx"],
+    "ATSSHead-coarse": ["openvino", "onnx"],
     "UPerHead": ["openvino"],
 }
 

@@ -20,6 +20,7 @@ MIX = {
     "PAFPN",
     "FCOSHead",
     "ATSSHead",
+    "ATSSHead-coarse",
     "GFLHead",
     "UPerHead",
     "FPNHead",

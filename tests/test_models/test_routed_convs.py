@@ -190,6 +190,7 @@ def test_dense_initialisation_reaches_routed_convolutions():
             lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(tile=0)),
             "^DynamicFPN: argument `sparsity`: Expected argument `tile` to be a positive .*, but got 0",
         ),
+        (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(coarse=1)), "`coarse` to be True or False, but got 1"),
         (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(levels=1.5)), "`levels` to be a positive whole number, .* 1.5"),
         (lambda: DynamicFPN(**FPN_ARGS, sparsity=dict(keep_ratio=1.5)), r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
         (

@@ -98,6 +98,8 @@ def test_mistakes_are_named():
         LocalGlobalScorer(8, hidden=2)
     with pytest.raises(ValueError, match="`hidden` to be a positive whole number, but got 0"):
         MLPScorer(8, hidden=0)
+    with pytest.raises(ValueError, match="`deep` to be 0 or more convolutions, but got -1"):
+        PeakScorer(8, deep=-1)
     with pytest.raises(ValueError) as caught:
         build(dict(type="LocalGlobalScorer", width=3), Scorer, "scorer", channels=8)
     known = "LocalGlobalScorer knows ['channels', 'eps', 'hidden']"

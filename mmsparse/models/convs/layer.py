@@ -16,6 +16,7 @@ class Chooses(Protocol):
 
     explore: float
     shared: bool  # the convolutions behind it are of the same decision
+    coarse: bool  # the fast path sees a tile as one
 
     def selection_for(self, name: str, x: Tensor) -> Selection | None:
         """Where it is evaluated densely; None means everywhere."""
@@ -52,11 +53,11 @@ class RoutedConv2d(nn.Conv2d):
         fast = router.fast_path(self.name).effective(self.weight, self.bias)
         if selection.gate is not None:
             paths = Paths(selection, lambda rows: F.linear(rows, *fast), router.explore)
-            return paths.conv(x, self.weight, self.bias, self.dilation[0])
-        dense, tile, dilation = (self.weight, self.bias), selection.geometry.tile, self.dilation[0]
+            return paths.conv(x, self.weight, self.bias, self.dilation[0], router.coarse)
+        dense, how = (self.weight, self.bias), (selection.geometry.tile, self.dilation[0], router.coarse)
         if router.shared and exporting():
-            return static.slow_fast(x, dense, fast, selection.rows, tile, dilation)
-        return slow_fast_conv2d(x, dense, fast, selection.rows, tile, dilation)
+            return static.slow_fast(x, dense, fast, selection.rows, *how)
+        return slow_fast_conv2d(x, dense, fast, selection.rows, *how)
 
 
 @opaque(lambda kernel, bias, own, own_bias: (own.new_empty(own.shape), own.new_empty(own_bias.shape)))

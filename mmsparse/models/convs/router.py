@@ -41,6 +41,8 @@ class ConvRouter(Router):
         levels: How many levels of the pyramid are routed, from the finest. The coarser ones are too small to pay for
             a scorer (three hold 98 % of the locations) and stay dense.
         tile: Locations along a side of the tiles that are chosen.
+        coarse: Whether the fast path sees the mean of a tile, once for all of its locations: of 4x4 tiles a sixteenth
+            of its arithmetic.
         scorer: Config of the scorers. All but PeakScorer see a tile as one token, the mean of its locations.
         selector: Config of the selectors.
         explore: Fraction of unselected tiles whose slow value informs the scorer in training.
@@ -58,6 +60,7 @@ class ConvRouter(Router):
         keep_ratio: float | Sequence[float] = 0.5,
         levels: int = 3,
         tile: int = 4,
+        coarse: bool = False,
         scorer: dict[str, Any] | None = None,
         selector: dict[str, Any] | None = None,
         explore: float = 1.0,
@@ -68,7 +71,10 @@ class ConvRouter(Router):
         for name, number in dict(levels=levels, tile=tile).items():
             if type(number) is not int or number < 1:
                 raise ValueError(f"Expected argument `{name}` to be a positive whole number, but got {number!r}")
+        if type(coarse) is not bool:
+            raise ValueError(f"Expected argument `coarse` to be True or False, but got {coarse!r}")
         self.tile = tile
+        self.coarse = coarse
         self.shared = shared_by is not None
         self._default_scorer = scorer is None
         self.fast_paths = ModuleDict()
