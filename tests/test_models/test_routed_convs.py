@@ -225,7 +225,7 @@ def test_what_cannot_be_routed_is_named(build, message):
 
 
 def test_unknown_keys_are_named():
-    known = "'detach', 'explore', 'keep_ratio', 'learn', 'levels', 'scorer', 'selector', 'tile'"
+    known = "'coarse', 'detach', 'explore', 'keep_ratio', 'learn', 'levels', 'scorer', 'selector', 'tile'"
     sentence = rf"^DynamicFPN: argument `sparsity` has the unknown key 'ratio'; it knows \[{known}\]$"
     with pytest.raises(ValueError, match=sentence):
         DynamicFPN(**FPN_ARGS, sparsity=dict(ratio=0.5))
