@@ -28,6 +28,9 @@ from mmsparse.sparsity.budget import given_ratios
 from .layer import ConvFastPath, RoutedConv2d
 
 
+DEEP = 2  # convolutions of the scorers whose choice serves a whole tower
+
+
 class ConvRouter(Router):
     """Decisions and fast paths of the convolutions of a neck or head.
 
@@ -43,7 +46,8 @@ class ConvRouter(Router):
         tile: Locations along a side of the tiles that are chosen.
         coarse: Whether the fast path sees the mean of a tile, once for all of its locations: of 4x4 tiles a sixteenth
             of its arithmetic.
-        scorer: Config of the scorers. All but PeakScorer see a tile as one token, the mean of its locations.
+        scorer: Config of the scorers: PeakScorer unless given, which looks deeper where the choice serves a whole tower.
+            All others see a tile as one token, the mean of its locations.
         selector: Config of the selectors.
         explore: Fraction of unselected tiles whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
@@ -89,8 +93,9 @@ class ConvRouter(Router):
             names = {f"level{level}": width for level in range(min(levels, shared_by))}
         else:
             names = {name: conv.in_channels for name, conv in stock.items()}
+        default = dict(type="PeakScorer", deep=DEEP if self.shared else 0)
         for index, (name, channels) in enumerate(names.items()):
-            part = build(scorer or dict(type="PeakScorer"), Scorer, "scorer", channels=channels)
+            part = build(scorer or default, Scorer, "scorer", channels=channels)
             if part.reads_attention:
                 raise ValueError(
                     f"{type(part).__name__} reads attention, which a convolution lacks. "
