@@ -100,6 +100,7 @@ class MaskScorer(Scorer):
             image[: size[0], : size[1]] = self._scores(size)
         return scores.flatten(1).to(tokens.device)
 
+    @torch._dynamo.assume_constant_result  # compilers take it as it comes
     def _scores(self, grid: tuple[int, int]) -> Tensor:
         """Of one picture, (H, W)."""
         file = _resized(self._file, tuple(grid))
