@@ -16,9 +16,9 @@ model = dict(
     bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=0.15, coarse=True)),
 )
 custom_hooks = [dict(type="mmsparse.SparsityHook", score_weight=1.0)]
-optim_wrapper = dict(
+optim_wrapper = dict(  # at the full rate: the dense network had not learned all that it can
     constructor="mmsparse.SparsityOptimWrapperConstructor",
-    paramwise_cfg=dict(pretrained=("backbone", "neck", "bbox_head"), backbone_mult=0.1),
+    paramwise_cfg=dict(pretrained=("backbone", "neck", "bbox_head"), backbone_mult=1.0),
 )
 max_iters = 1000
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)

@@ -14,7 +14,7 @@ model = dict(
     ),
     # The coarse level has a fifth of the locations, in few tiles: by `mmsparse choice` it needs twice the ratio.
     neck=dict(type="mmsparse.DynamicFPN", sparsity=dict(keep_ratio=[0.2, 0.45])),
-    bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=[0.15, 0.4])),
+    bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=[0.2, 0.5], coarse=True)),
 )
 custom_hooks = [dict(type="mmsparse.SparsityHook")]
 optim_wrapper = dict(  # at the full rate the trained dense network is forgotten, and nothing is gained

@@ -311,3 +311,9 @@ def test_a_name_that_is_none_is_told():
 
     with pytest.raises(ValueError, match="`routed_convs` of Misspelt names 'fpn_convs.0.convolution', which it lacks"):
         Misspelt(**FPN_ARGS, sparsity={})
+
+
+@pytest.mark.parametrize("channels, deep", [(8, 0), (32, 2)])
+def test_scorers_look_further_where_that_costs_little(channels, deep):
+    head = DynamicRetinaHead(**{**RETINA, "in_channels": channels, "feat_channels": channels}, sparsity={})
+    assert {len(decider.scorer.deep) for decider in find_deciders(head)} == {deep}

@@ -28,7 +28,7 @@ from mmsparse.sparsity.budget import given_ratios
 from .layer import ConvFastPath, RoutedConv2d
 
 
-DEEP = 2  # convolutions of the scorers whose choice serves a whole tower
+DEEP, ENOUGH = 2, 32  # convolutions of the scorers whose choice serves a tower, if that has so many channels
 
 
 class ConvRouter(Router):
@@ -93,8 +93,8 @@ class ConvRouter(Router):
             names = {f"level{level}": width for level in range(min(levels, shared_by))}
         else:
             names = {name: conv.in_channels for name, conv in stock.items()}
-        default = dict(type="PeakScorer", deep=DEEP if self.shared else 0)
         for index, (name, channels) in enumerate(names.items()):
+            default = dict(type="PeakScorer", deep=DEEP if self.shared and channels >= ENOUGH else 0)
             part = build(scorer or default, Scorer, "scorer", channels=channels)
             if part.reads_attention:
                 raise ValueError(
