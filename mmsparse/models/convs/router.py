@@ -27,7 +27,6 @@ from mmsparse.sparsity.budget import given_ratios
 
 from .layer import ConvFastPath, RoutedConv2d
 
-
 DEEP, ENOUGH = 2, 32  # convolutions of the scorers whose choice serves a tower, if that has so many channels
 
 
@@ -46,8 +45,8 @@ class ConvRouter(Router):
         tile: Locations along a side of the tiles that are chosen.
         coarse: Whether the fast path sees the mean of a tile, once for all of its locations: of 4x4 tiles a sixteenth
             of its arithmetic.
-        scorer: Config of the scorers: PeakScorer unless given, which looks deeper where the choice serves a whole tower.
-            All others see a tile as one token, the mean of its locations.
+        scorer: Config of the scorers: PeakScorer unless given, which looks further where the choice serves a tower. All
+            others see a tile as one token, the mean of its locations.
         selector: Config of the selectors.
         explore: Fraction of unselected tiles whose slow value informs the scorer in training.
         detach: Whether scorers read detached features.
