@@ -4,11 +4,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .conv_cpu import fast_into
 from .operator import OPERATORS
-from .tiles import empty_rows, map_rows, size_of, tile_means, whole_grid, window_of
+from .tiles import empty_rows, map_rows, size_of
 
 HAS_TRITON = find_spec("triton") is not None
 
@@ -39,10 +39,9 @@ def _slow_fast_conv2d(
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     conv_into(out, rows, size, weight, bias, keep, tile, dilation, to_map=True)
     if coarse:
-        others = F.linear(tile_means(x, tile).index_select(0, rest), fast_weight, fast_bias)
-        where = window_of(whole_grid(size, tile), rest, tile, 0)[0]
-        return out.index_copy_(0, where, others.repeat_interleave(tile**2, dim=0))
-    conv_into(out, rows, size, fast_weight[:, :, None, None], fast_bias, rest, tile, 1, to_map=True)
+        fast_into(out, x, fast_weight, fast_bias, rest, tile, coarse)
+    else:
+        conv_into(out, rows, size, fast_weight[:, :, None, None], fast_bias, rest, tile, 1, to_map=True)
     return out
 
 

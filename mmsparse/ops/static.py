@@ -151,14 +151,8 @@ class TileMap:
     def __init__(
         self, parts: Sequence[Tensor], tiles: Rows, where: Tensor, shape: torch.Size, tile: int, coarse: bool
     ) -> None:
-        self.parts, self.tiles, self.where, self.shape, self.tile, self.coarse = (
-            parts,
-            tiles,
-            where,
-            shape,
-            tile,
-            coarse,
-        )
+        self.parts, self.tiles, self.where = parts, tiles, where
+        self.shape, self.tile, self.coarse = shape, tile, coarse
 
     def dim(self) -> int:
         return 4
