@@ -7,7 +7,7 @@ from .operator import EXPORT, OPERATORS, Kernel, Operator, exporting, opaque
 from .rows import Rows, inverse_of, put_together
 from .slow_fast import slow_fast_conv2d
 from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
-from .tiles import from_tiles, remembered_windows, tile_grid, tile_sizes, to_tiles
+from .tiles import from_tiles, remembered_windows, tile_grid, tile_means, to_tiles
 
 from . import conv_cpu, conv_triton, feed_forward_cpu, static, winograd  # isort: skip  # they register kernels
 
@@ -38,7 +38,7 @@ __all__ = [
     "sparse_conv2d_reference",
     "static",
     "tile_grid",
-    "tile_sizes",
+    "tile_means",
     "to_tiles",
     "winograd",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .operator import OPERATORS
 from .sparse_conv import conv_tiles, reach
-from .tiles import empty_rows, map_rows, size_of, tile_means, whole_grid, window, window_of
+from .tiles import empty_rows, map_rows, size_of, whole_grid, window, window_of
 
 LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
 
@@ -20,12 +20,12 @@ def _slow_fast_conv2d(
     bias: Tensor | None,
     fast_weight: Tensor,
     fast_bias: Tensor | None,
+    means: Tensor | None,
     keep: Tensor,
     rest: Tensor,
     inverse: Tensor,
     tile: int,
     dilation: int,
-    coarse: bool,
 ) -> Tensor:
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     grid = whole_grid(size, tile)
@@ -34,7 +34,7 @@ def _slow_fast_conv2d(
     for part in keep.split(max(1, large // (area * x.shape[1]))):
         kept = conv_tiles(rows, size, weight, bias, part, tile, dilation)
         out.index_copy_(0, window(grid, part, tile, 0)[0], kept.view(-1, len(weight)))
-    fast_into(out, x, fast_weight, fast_bias, rest, tile, coarse)
+    fast_into(out, x, fast_weight, fast_bias, means, rest, tile)
     return out
 
 
@@ -50,12 +50,12 @@ def _by_columns(
     bias: Tensor | None,
     fast_weight: Tensor,
     fast_bias: Tensor | None,
+    means: Tensor | None,
     keep: Tensor,
     rest: Tensor,
     inverse: Tensor,
     tile: int,
     dilation: int,
-    coarse: bool,
 ) -> Tensor:
     """A matrix product: what the kernel sees of each location, side by side."""
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
@@ -70,7 +70,7 @@ def _by_columns(
         torch.index_select(rows, 0, where[part].flatten(), out=columns.view(-1, x.shape[1]))
         columns.view(-1, x.shape[1]).index_fill_(0, outside[part].flatten().nonzero().squeeze(1), 0)
         out.index_copy_(0, target[part], F.linear(columns, kernel, bias))
-    fast_into(out, x, fast_weight, fast_bias, rest, tile, coarse)
+    fast_into(out, x, fast_weight, fast_bias, means, rest, tile)
     return out
 
 
@@ -82,13 +82,13 @@ def _seen(numbers: Tensor, tiles: int, tile: int, weight: Tensor) -> Tensor:
 
 
 def fast_into(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rest: Tensor, tile: int, coarse: bool
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, means: Tensor | None, rest: Tensor, tile: int
 ) -> None:
-    """The 1x1 convolution's results of a map (B, C, H, W), each to its place in whole tiles."""
+    """The 1x1 convolution's results of a map (B, C, H, W), or of the tiles' means, each to its place in whole tiles."""
     size, count = size_of(x), max(1, LARGE // sum(weight.shape))
     target = window_of(whole_grid(size, tile), rest, tile, 0)[0]
-    if coarse:
-        of_tiles = F.linear(tile_means(x, tile).index_select(0, rest), weight, bias)
+    if means is not None:
+        of_tiles = F.linear(means, weight, bias)
         for some, where in zip(of_tiles.split(count), target.split(count * tile**2), strict=True):
             out.index_copy_(0, where, some.repeat_interleave(tile**2, dim=0))
         return

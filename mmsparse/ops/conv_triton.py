@@ -27,19 +27,19 @@ def _slow_fast_conv2d(
     bias: Tensor | None,
     fast_weight: Tensor,
     fast_bias: Tensor | None,
+    means: Tensor | None,
     keep: Tensor,
     rest: Tensor,
     inverse: Tensor,
     tile: int,
     dilation: int,
-    coarse: bool,
 ) -> Tensor:
     from .sparse_conv_triton import conv_into  # not before there is a GPU
 
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     conv_into(out, rows, size, weight, bias, keep, tile, dilation, to_map=True)
-    if coarse:
-        fast_into(out, x, fast_weight, fast_bias, rest, tile, coarse)
+    if means is not None:
+        fast_into(out, x, fast_weight, fast_bias, means, rest, tile)
     else:
         conv_into(out, rows, size, fast_weight[:, :, None, None], fast_bias, rest, tile, 1, to_map=True)
     return out

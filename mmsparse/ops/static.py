@@ -19,7 +19,7 @@ from . import winograd
 from .operator import EXPORT, OPERATORS
 from .rows import Rows
 from .sparse_conv import reach
-from .tiles import as_map, map_rows, tile_grid, tile_means, whole_grid
+from .tiles import as_map, map_rows, tile_grid, whole_grid
 
 
 @cache
@@ -231,19 +231,14 @@ def slow_fast(
     tiles: Rows,
     tile: int,
     dilation: int,
-    coarse: bool,
+    means: Tensor | None,
 ) -> TileMap:
     """``slow_fast_conv2d``, of which nothing is put in its place yet."""
     (weight, bias), (keep, rest, inverse), (batch, size) = slow, tiles, _sizes(x)
     source = _Source.of(x, reach(weight, dilation) > 0)
     kept = _conv(source, weight, bias, keep, tile, dilation, 1)
-    if not coarse:
-        seen = source.windows(rest, tile, 0).flatten(0, 1)
-    elif isinstance(x, TileMap) and x.tiles is tiles:  # the mean of a tile that is one row
-        seen = x.parts[1]
-    else:
-        seen = tile_means(x.whole() if isinstance(x, TileMap) else x, tile).index_select(0, rest)
-    others = F.linear(seen, *fast)
+    coarse = means is not None
+    others = F.linear(means if coarse else source.windows(rest, tile, 0).flatten(0, 1), *fast)
     count, other = keep.shape[0], rest.shape[0]
     number, inside = (_constant(table, kept.device) for table in _places(batch, size, tile))
     place = inverse.index_select(0, number)
@@ -259,15 +254,15 @@ def _slow_fast_conv2d(
     bias: Tensor | None,
     fast_weight: Tensor,
     fast_bias: Tensor | None,
+    means: Tensor | None,
     keep: Tensor,
     rest: Tensor,
     inverse: Tensor,
     tile: int,
     dilation: int,
-    coarse: bool,
 ) -> Tensor:
     tiles = Rows(keep, rest, inverse)
-    return slow_fast(x, (weight, bias), (fast_weight, fast_bias), tiles, tile, dilation, coarse).rows()
+    return slow_fast(x, (weight, bias), (fast_weight, fast_bias), tiles, tile, dilation, means).rows()
 
 
 @OPERATORS["sparse_conv2d"].kernel(EXPORT, name="static")

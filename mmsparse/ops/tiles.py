@@ -26,15 +26,13 @@ def to_tiles(x: Tensor, tile: int) -> Tensor:
     return x.reshape(len(x), high, tile, wide, tile, -1).transpose(2, 3).reshape(len(x) * high * wide, -1)
 
 
-def tile_means(x: Tensor, tile: int) -> Tensor:
-    """The mean of each tile (B * tiles, C), over its locations on the map."""
-    return map_rows(F.avg_pool2d(x, tile, ceil_mode=True))
-
-
-def tile_sizes(size: tuple[int, int], tile: int, device: torch.device | None = None) -> Tensor:
-    """How many locations of each tile are on the map (tiles,)."""
-    high, wide = ((side - torch.arange(0, side, tile, device=device)).clamp_max(tile) for side in size)
-    return (high.unsqueeze(1) * wide).flatten()
+def tile_means(x: Tensor, tile: int, real: Tensor | None = None) -> Tensor:
+    """The mean of each tile (B * tiles, C), over its locations on the map; where ``real`` (B, 1, H, W), if given."""
+    if real is None:
+        return map_rows(F.avg_pool2d(x, tile, ceil_mode=True))
+    real = real.to(x.dtype)
+    shares = F.avg_pool2d(real, tile, ceil_mode=True).clamp_min(0.5 / tile**2)  # of padding alone, zeros
+    return map_rows(F.avg_pool2d(x * real, tile, ceil_mode=True) / shares)
 
 
 def from_tiles(tiles: Tensor, shape: torch.Size, tile: int) -> Tensor:

@@ -90,18 +90,18 @@ def _slow_fast_conv2d(
     bias: Tensor | None,
     fast_weight: Tensor,
     fast_bias: Tensor | None,
+    means: Tensor | None,
     keep: Tensor,
     rest: Tensor,
     inverse: Tensor,
     tile: int,
     dilation: int,
-    coarse: bool,
 ) -> Tensor:
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     where = window_of(whole_grid(size, tile), keep, tile, 0)[0].view(-1, tile**2).t()
     for part, kept in conv_tiles(rows, size, weight, bias, keep):
         out.index_copy_(0, where[:, part].reshape(-1), kept.view(-1, len(weight)))
-    conv_cpu.fast_into(out, x, fast_weight, fast_bias, rest, tile, coarse)
+    conv_cpu.fast_into(out, x, fast_weight, fast_bias, means, rest, tile)
     return out
 
 

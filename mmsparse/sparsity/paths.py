@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsparse.ops import FeedForward, from_tiles, slow_fast_ffn, sparse_conv2d, tile_sizes, to_tiles
+from mmsparse.ops import FeedForward, from_tiles, slow_fast_ffn, sparse_conv2d, to_tiles
 
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .selection import Selection
@@ -58,11 +58,16 @@ class Paths:
         return slow_fast_ffn(rows, self.selection.rows, tensors, fast, counts)
 
     def conv(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1, coarse: bool = False
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        dilation: int = 1,
+        means: Tensor | None = None,
     ) -> Tensor:
         """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location.
 
-        If it is ``coarse``, at the mean of each tile, for all of its locations.
+        If there are ``means`` of all tiles (B * tiles, C), at these, each once for all locations of its tile.
         """
         tile, everything = self.selection.geometry.tile, self.selection.keep_mask.numel()
         widths = (x.shape[1], weight.shape[0])
@@ -79,11 +84,9 @@ class Paths:
             return sparse_conv2d(x, weight, bias, idx, tile, dilation)
 
         def fast(tiles: Tensor, idx: Tensor) -> Tensor:
-            rows = tiles.unflatten(1, (-1, x.shape[1]))
-            if not coarse:
-                return self.fast(rows).flatten(1)
-            sizes = tile_sizes(tuple(x.shape[-2:]), tile, x.device)
-            return self.fast(rows.sum(1) / sizes[idx % len(sizes)].unsqueeze(1)).repeat(1, tile**2)
+            if means is None:
+                return self.fast(tiles.unflatten(1, (-1, x.shape[1]))).flatten(1)
+            return self.fast(means.index_select(0, idx)).repeat(1, tile**2)
 
         return from_tiles(take_paths(to_tiles(x, tile), self.selection, slow, fast, self.explore), x.shape, tile)
 

@@ -277,6 +277,7 @@ NECKS = [
 HEADS = [
     on_pyramid("RPNHead", dense_heads, 4, 3, in_channels=8, feat_channels=8, anchor_generator=ANCHORS),
     on_pyramid("RetinaHead", dense_heads, 4, 3, **_dense, stacked_convs=2, anchor_generator=ANCHORS),
+    on_pyramid("RetinaHead", dense_heads, 4, 3, 4, True, **_dense, stacked_convs=2, anchor_generator=ANCHORS),
     on_pyramid("FCOSHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, strides=[4, 8, 16, 32]),
     on_pyramid("ATSSHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS),
     on_pyramid(

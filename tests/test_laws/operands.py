@@ -22,6 +22,7 @@ from mmsparse.ops import (
     sparse_conv2d,
     sparse_conv2d_reference,
     tile_grid,
+    tile_means,
     to_tiles,
     winograd,
 )
@@ -155,8 +156,10 @@ def whole_maps() -> Iterator[Case]:
         high, wide = tile_grid(size, tile)
         for name, mask in masks(2 * high * wide):
 
-            def run(x, weight, bias, fast, fast_bias, mask=mask, how=(tile, dilation, coarse)):
-                return slow_fast_conv2d(x, (weight, bias), (fast, fast_bias), Rows.of(mask.to(x.device)), *how)
+            def run(x, weight, bias, fast, fast_bias, mask=mask, how=(tile, dilation), coarse=coarse):
+                tiles = Rows.of(mask.to(x.device))
+                means = tile_means(x, how[0]).index_select(0, tiles.rest) if coarse else None
+                return slow_fast_conv2d(x, (weight, bias), (fast, fast_bias), tiles, *how, means)
 
             def exact(x, weight, bias, fast, fast_bias, mask=mask, tile=tile, dilation=dilation, coarse=coarse):
                 slow = F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)

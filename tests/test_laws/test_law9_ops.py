@@ -21,6 +21,7 @@ from mmsparse.ops import (
     sparse_conv2d_reference,
     static,
     tile_grid,
+    tile_means,
     to_tiles,
     winograd,
 )
@@ -241,7 +242,8 @@ def test_what_follows_a_convolution_leaves_rows_in_the_order_of_tiles(batch, siz
     mask = torch.rand(batch, high * wide).argsort(1) < 2  # as many of each picture
     tiles = Rows.of(mask)
     weights = (torch.randn(16, 8, 3, 3), torch.randn(16)), (torch.randn(16, 8), torch.randn(16))
-    found = static.slow_fast(x, *weights, tiles, tile, 1, coarse)
+    means = tile_means(x, tile).index_select(0, tiles.rest) if coarse else None
+    found = static.slow_fast(x, *weights, tiles, tile, 1, means)
     layers = torch.nn.Sequential(norm, torch.nn.ReLU()).eval()
     done = layers(found)
     assert isinstance(done, static.TileMap) and done.where is found.where
@@ -262,7 +264,7 @@ def test_the_whole_map_counts_as_its_convolutions(tile):
     args = [torch.randn(shape) for shape in ((2, 6, 7, 9), (5, 6, 3, 3), (5,), (5, 6), (5,))]
     macs = count_macs(torch.nn.Identity(), lambda: slow_fast_conv2d(args[0], args[1:3], args[3:], rows, tile)).total
     assert macs == tile**2 * 30 * (9 * len(rows.keep) + len(rows.rest))
-    model = Wrapped(OPERATORS["slow_fast_conv2d"], (*args, *rows, tile, 1, False))
+    model = Wrapped(OPERATORS["slow_fast_conv2d"], (*args, None, *rows, tile, 1))
     analyzed = FlopAnalyzer(model, (args[0],)).unsupported_ops_warnings(False)
     assert sum(n for op, n in analyzed.by_operator().items() if op in ("conv", "linear")) == macs
 
@@ -289,7 +291,7 @@ def test_winograd_is_for_single_precision_alone(monkeypatch):
     def chosen(dtype=torch.float32, kernel=3, tile=4, dilation=1, groups=1):
         x, weight = torch.zeros(1, 6, 8, 8, dtype=dtype), torch.zeros(6, 6, kernel, kernel, dtype=dtype)
         whole, rows = OPERATORS["slow_fast_conv2d"], OPERATORS["sparse_conv2d"]
-        run = whole._choose("cpu", (x, weight, *[None] * 6, tile, dilation, False))
+        run = whole._choose("cpu", (x, weight, *[None] * 7, tile, dilation))
         of_rows = rows._choose("cpu", (x, 8, 8, weight, None, None, tile, dilation, groups))
         return [
             next(kernel.name for kernel in operator.kernels if kernel.run is run)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsparse.ops import exporting, opaque, slow_fast_conv2d, static
-from mmsparse.sparsity import Paths, Selection
+from mmsparse.ops import exporting, opaque, slow_fast_conv2d, static, tile_means
+from mmsparse.sparsity import Geometry, Paths, Selection, valid_units
 
 
 class Chooses(Protocol):
@@ -53,11 +53,27 @@ class RoutedConv2d(nn.Conv2d):
         fast = router.fast_path(self.name).effective(self.weight, self.bias)
         if selection.gate is not None:
             paths = Paths(selection, lambda rows: F.linear(rows, *fast), router.explore)
-            return paths.conv(x, self.weight, self.bias, self.dilation[0], router.coarse)
-        dense, how = (self.weight, self.bias), (selection.geometry.tile, self.dilation[0], router.coarse)
+            means = _means(x, selection) if router.coarse else None
+            return paths.conv(x, self.weight, self.bias, self.dilation[0], means)
+        means = _means_of_rest(x, selection) if router.coarse else None
+        dense, how = (self.weight, self.bias), (selection.geometry.tile, self.dilation[0], means)
         if router.shared and exporting():
             return static.slow_fast(x, dense, fast, selection.rows, *how)
         return slow_fast_conv2d(x, dense, fast, selection.rows, *how)
+
+
+def _means(x: Tensor, selection: Selection) -> Tensor:
+    """Of all tiles, without padding."""
+    valid = valid_units(Geometry(selection.geometry.size), x)
+    real = None if valid is None else valid.mask.view(len(x), 1, *selection.geometry.size)
+    return tile_means(x, selection.geometry.tile, real)
+
+
+def _means_of_rest(x: Tensor | static.TileMap, selection: Selection) -> Tensor:
+    """Of those that were not chosen; behind another convolution of the decision each is one row already."""
+    if isinstance(x, static.TileMap) and x.tiles is selection.rows:
+        return x.parts[1]
+    return _means(x, selection).index_select(0, selection.rows.rest)
 
 
 @opaque(lambda kernel, bias, own, own_bias: (own.new_empty(own.shape), own.new_empty(own_bias.shape)))
