@@ -21,8 +21,15 @@ def check_data(cfg: Config, *splits: str) -> None:
 
 def check_dataset(cfg: Config, split: str, instead: str = "") -> None:
     """Refuse if a data set would find no files; ``instead`` says what else helps."""
-    for path in paths_of((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
-        _check(path, f"{split}_dataloader", "dataset.data_root", instead)
+    dataset, owner = (cfg.get(f"{split}_dataloader") or {}).get("dataset"), f"{split}_dataloader"
+    for path in paths_of(dataset):
+        _check(path, owner, "dataset.data_root", instead)
+    for folder, option, ending in endings_of(dataset):
+        if not any(Path(folder).rglob(f"*{ending}")):
+            raise FileNotFoundError(
+                f"The data of `{owner}` is not there: no file in {folder!r} ends in {ending!r}. Name their ending with "
+                f"--cfg-options {owner}.dataset.{option}=..."
+            )
 
 
 def _check(path: str, owner: str, option: str, instead: str = "") -> None:
@@ -46,3 +53,16 @@ def paths_of(dataset: Any) -> list[str]:
     parts = [part for part in (dataset.get("ann_file"), *folders) if isinstance(part, str) and part]
     downloads = str(dataset.get("type")).rpartition(".")[2] in DOWNLOADING
     return [os.path.join(root, part) for part in parts] or [root] * bool(root and not downloads)
+
+
+def endings_of(dataset: Any) -> list[tuple[str, str, str]]:
+    """Folders of a data set that finds its files by their ending, with the option that says it, and the ending."""
+    if not isinstance(dataset, dict) or dataset.get("backend_args") or dataset.get("ann_file"):
+        return []
+    root, prefix = dataset.get("data_root") or "", dataset.get("data_prefix") or {}
+    options = {"img_path": "img_suffix", "seg_map_path": "seg_map_suffix"}
+    return [
+        (os.path.join(root, prefix[key]), option, dataset[option])
+        for key, option in options.items()
+        if option in dataset and key in prefix
+    ]

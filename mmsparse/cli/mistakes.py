@@ -9,6 +9,9 @@ from typing import NoReturn
 
 from mmsparse.mistakes import is_mistake
 
+_OF_A_WORKER = "in DataLoader worker process"
+_COMPLETE = "Complete the data, or take its entry out of the annotations"
+
 
 class Parser(argparse.ArgumentParser):
     """Refuses as our own checks do, and does not print its usage first."""
@@ -30,6 +33,8 @@ def say_mistakes(prog: str | None = None) -> Iterator[None]:
             sentence = str(error)
         elif isinstance(error, OSError) and error.filename:
             sentence = f"cannot read or write {str(error.filename)!r}: {error.strerror}"
+        elif isinstance(error, FileNotFoundError) and _OF_A_WORKER in str(error):  # which keeps only its text
+            sentence = f"a file of the data set is missing: {str(error).split(']')[-1].strip()}. {_COMPLETE}"
         else:
             raise
     else:

@@ -38,3 +38,15 @@ def test_what_is_missing_is_named(tmp_path):
     cfg.val_evaluator = [dict(type="IoUMetric"), dict(type="CocoMetric", ann_file=f"{tmp_path}/x.json")]
     with pytest.raises(FileNotFoundError, match=r"`val_evaluator` is not there: .*options val_evaluator.ann_file=...$"):
         check_data(cfg, "train", "val")
+
+
+def test_a_folder_without_such_files_is_named(tmp_path):
+    for folder, name in (("images", "a/1.jpg"), ("labels", "a/1.png")):
+        (tmp_path / folder / "a").mkdir(parents=True)
+        (tmp_path / folder / name).touch()
+    dataset = dict(ADE, data_root=str(tmp_path), seg_map_suffix=".png", img_suffix=".png")
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    with pytest.raises(FileNotFoundError, match=r"no file in .*images' ends in '.png'. .*dataset.img_suffix=...$"):
+        check_data(cfg, "train")
+    dataset["img_suffix"] = ".jpg"
+    check_data(Config(dict(train_dataloader=dict(dataset=dataset))), "train")
