@@ -31,7 +31,7 @@ TOOLS = {
     "test": "test",
     "train": "train",
 }
-STUDIES = {"demo", "misc/check_stock_configs", "misc/compare_scores", "misc/study"}  # of this repository
+STUDIES = {"demo", "misc/check_stock_configs", "misc/study"}  # of this repository
 
 
 def test_every_tool_is_a_sub_command_or_a_study():
@@ -136,7 +136,7 @@ def test_as_a_module():
     assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("mmsparse: error: there is no command")
 
 
-@pytest.mark.parametrize("name", ["train", "misc/compare_scores", "misc/study", "demo"])
+@pytest.mark.parametrize("name", ["train", "misc/study", "demo"])
 def test_a_wrong_option_of_a_script_is_one_sentence(name):
     code, out, err = run_tool(name, *([DEMO] if name != "demo" else []), "--wrok-dir", "x")
     file = f"{name.rpartition('/')[2]}.py"

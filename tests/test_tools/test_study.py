@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from commands import run_tool
 from PIL import Image
 from scenes import ROOT, at, make
@@ -50,6 +51,17 @@ def test_runs_stand_on_each_other_and_are_done_once(scenes, tmp_path):
     assert rows["routed@own"].macs < rows["routed@0.8"].macs < rows["routed@1.0"].macs == rows["dense@own"].macs
     assert "On the front of eager f32: " in again
     assert Image.open(tmp_path / "out" / "front_eager_f32.png").size == (900, 550)
+
+
+def test_a_run_begins_with_the_backbone_of_another(scenes, tmp_path):
+    options = {**at(scenes), "param_scheduler": [], "custom_hooks": [], "optim_wrapper.optimizer.lr": 1e-12}
+    first = dict(name="first", config=DENSE, iterations=1, options=options)
+    second = {**first, "name": "second", "backbone": "first", "seed": 1}
+    code, _, err = study(tmp_path, [second, first])
+    assert code == 0, err[-3000:]
+    one, two = (torch.load(tmp_path / "out" / name / "iter_1.pth")["state_dict"] for name in ("first", "second"))
+    same = {key for key in one if torch.allclose(one[key], two[key], atol=1e-6)}
+    assert {key for key in one if key.startswith("backbone.")} <= same and "neck.lateral_convs.0.conv.weight" not in same
 
 
 def test_who_is_on_the_front():

@@ -35,7 +35,7 @@ from mmsparse.deploy.rivals import Form, Network, Results, Row, time_rivals
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.front import Point, draw_front, front
 
-METRICS = ("coco/bbox_mAP", "coco/bbox_mAP_50", "mIoU", "mAcc")
+METRICS = ("coco/bbox_mAP", "coco/bbox_mAP_50", "coco/bbox_AR@100", "mIoU", "mAcc")
 OWN = "own"  # the budgets of the config
 WHOLE = 1.0
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     study = Config.fromfile(args.study)
     out = Path(args.out_dir or f"work_dirs/study_{Path(args.study).stem}")
     runs = {run.name: run for run in study.runs}
-    unknown = sorted({*(args.only or ()), *(run.start for run in study.runs if "start" in run)} - runs.keys())
+    unknown = sorted({*(args.only or ()), *(name for run in study.runs for name in needed(run))} - runs.keys())
     if unknown:
         raise ValueError(f"{args.study} has no runs {unknown}; it has {list(runs)}")
     while (name := next(pending(runs, args.only or list(runs), out), None)) is not None:
@@ -77,11 +77,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def pending(runs: dict[str, Any], names: list[str], out: Path) -> Iterator[str]:
-    """What can be done now: not done, nobody at it, its start done."""
+    """What can be done now: not done, nobody at it, what it needs done."""
     for name in names:
-        start = runs[name].get("start")
-        if not result_of(out, name) and not is_claimed(out / name) and (start is None or result_of(out, start)):
+        if not result_of(out, name) and not is_claimed(out / name) and all(result_of(out, n) for n in needed(runs[name])):
             yield name
+
+
+def needed(run: Any) -> list[str]:
+    """The runs whose weights one begins with: all of the network (``start``), or its backbone."""
+    return [run[key] for key in ("start", "backbone") if key in run]
 
 
 def result_of(out: Path, name: str) -> dict[str, Any] | None:
@@ -121,9 +125,11 @@ def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
     config = str(folder / run.config)
     cfg = open_config(config, dict(run.get("options", {})))
     cfg.randomness = dict(seed=run.get("seed", 0))
-    start = run.get("start")
-    if start is not None:
-        cfg.load_from = last_checkpoint(out / start)
+    if "start" in run:
+        cfg.load_from = last_checkpoint(out / run.start)
+    if "backbone" in run:
+        weights = dict(type="Pretrained", checkpoint=last_checkpoint(out / run.backbone), prefix="backbone.")
+        cfg.model.backbone.init_cfg = weights
     if "iterations" in run:
         cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = run.iterations
         for scheduler in cfg.param_scheduler[-1:]:
