@@ -17,6 +17,8 @@ for width in (80, 64, 128, 40):
     runs.append(dict(name=f"{start}-on", config=dense[width], start=start, series="dense, trained on", **more))
     if width in (80, 128):
         at = ["own", 0.45, 0.55, 1.0]
-        runs.append(dict(name=f"routed-{width}", config=routed.format(width), start=start, at=at, series="routed", **more))
+        runs.append(
+            dict(name=f"routed-{width}", config=routed.format(width), start=start, at=at, series="routed", **more)
+        )
         pairs += [(f"routed-{width}{budget}", f"{start}-on") for budget in ("", "@0.45", "@0.55", "@1.0")]
 pairs += [("dense-128-on", "dense-80-on"), ("routed-80", "dense-64-on"), ("routed-128", "dense-80-on")]

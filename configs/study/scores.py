@@ -1,4 +1,4 @@
-# What should teach the scores? Short trainings at 60 % of the arithmetic: python tools/misc/study.py configs/study/scores.py
+# What should teach the scores? Short trainings at 60 %: python tools/misc/study.py configs/study/scores.py
 folder = "../demo/"
 few = {"train_dataloader.dataset.data_root": "data/scenes/", "model.bbox_head.stacked_convs": 2}
 parts = ("backbone", "neck", "bbox_head")
@@ -45,7 +45,13 @@ runs = [dict(name="nano", config=folder + "atss_convnext-nano_scenes.py")]
 for name, net in networks.items():
     start = dict(start=f"dense-{name}", iterations=200)
     runs += [
-        dict(name=f"dense-{name}", config=net["dense"], backbone="nano", iterations=net["iterations"], options=net["both"]),
+        dict(
+            name=f"dense-{name}",
+            config=net["dense"],
+            backbone="nano",
+            iterations=net["iterations"],
+            options=net["both"],
+        ),
         dict(name=f"dense-{name}-on", config=net["dense"], options=net["both"], **start),
     ]
     for kind, (changes, weight) in kinds.items():

@@ -5,9 +5,13 @@ import json
 import pytest
 import torch
 from commands import run_tool
+from mmengine.config import Config
 from PIL import Image
 from scenes import ROOT, at, make
 
+from mmsparse.checkpoints import read_checkpoint
+from mmsparse.cli.budgets import open_config
+from mmsparse.cli.building import build_plain
 from mmsparse.deploy.rivals import Results
 from mmsparse.visualization.front import Point, front
 
@@ -59,9 +63,21 @@ def test_a_run_begins_with_the_backbone_of_another(scenes, tmp_path):
     second = {**first, "name": "second", "backbone": "first", "seed": 1}
     code, _, err = study(tmp_path, [second, first])
     assert code == 0, err[-3000:]
-    one, two = (torch.load(tmp_path / "out" / name / "iter_1.pth")["state_dict"] for name in ("first", "second"))
-    same = {key for key in one if torch.allclose(one[key], two[key], atol=1e-6)}
-    assert {key for key in one if key.startswith("backbone.")} <= same and "neck.lateral_convs.0.conv.weight" not in same
+    states = [
+        read_checkpoint(str(tmp_path / "out" / name / "iter_1.pth"))["state_dict"] for name in ("first", "second")
+    ]
+    same = {key for key, value in states[0].items() if torch.allclose(value, states[1][key], atol=1e-6)}
+    assert {key for key in states[0] if key.startswith("backbone.")} <= same
+    assert "neck.lateral_convs.0.conv.weight" not in same
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/study").glob("*.py")), ids=lambda path: path.stem)
+def test_ours_name_what_is_there(path):
+    runs = Config.fromfile(path).runs
+    names = {run.name for run in runs}
+    for run in runs:
+        build_plain(open_config(str(path.parent / run.config), dict(run.get("options", {}))))
+        assert {run[key] for key in ("start", "backbone") if key in run} < names
 
 
 def test_who_is_on_the_front():

@@ -79,7 +79,11 @@ def run(args: argparse.Namespace) -> None:
 def pending(runs: dict[str, Any], names: list[str], out: Path) -> Iterator[str]:
     """What can be done now: not done, nobody at it, what it needs done."""
     for name in names:
-        if not result_of(out, name) and not is_claimed(out / name) and all(result_of(out, n) for n in needed(runs[name])):
+        if (
+            not result_of(out, name)
+            and not is_claimed(out / name)
+            and all(result_of(out, n) for n in needed(runs[name]))
+        ):
             yield name
 
 
