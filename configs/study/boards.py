@@ -1,5 +1,5 @@
 # What routing is worth on boards of 1024x1024, over widths: python tools/misc/study.py configs/study/boards.py
-# Trained in bfloat16, which is twice as fast on a CPU that has it, and evaluated in float32.
+# Trained in bfloat16, which is faster on a CPU that has it, and evaluated in float32.
 folder = "../boards/"
 dense = {
     40: folder + "atss_convnext-nano-w40_fpn-w40_boards.py",

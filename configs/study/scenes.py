@@ -10,7 +10,6 @@ parts = dict(det=("backbone", "neck", "bbox_head"), seg=("backbone", "decode_hea
 first, more = dict(det=4000, seg=3000), dict(det=2000, seg=1500)
 amp = {"optim_wrapper.type": "mmsparse.CpuAmpOptimWrapper"}
 runs = [dict(name="nano", config=folder + "atss_convnext-nano_scenes.py", options=amp)]
-pairs = []
 for net, config in dense.items():
     start = dict(start=f"dense-{net}", iterations=more[net])
     chance = {**amp, **{f"model.{part}.sparsity.scorer": dict(type="RandomScorer") for part in parts[net]}}

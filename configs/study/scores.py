@@ -13,7 +13,6 @@ networks = dict(
             "model.backbone.sparsity": dict(places=[(0, 0), (1, 0), (2, 0)], keep_ratio=[0.47] * 3, _delete_=True),
             "model.neck.sparsity": dict(keep_ratio=0.47, tile=2),
             "model.bbox_head.sparsity": dict(keep_ratio=0.47, tile=2),
-            "custom_hooks": [dict(type="mmsparse.SparsityHook")],
             "optim_wrapper.constructor": "mmsparse.SparsityOptimWrapperConstructor",
             "optim_wrapper.paramwise_cfg": dict(backbone_mult=0.2, pretrained=parts),
         },
@@ -27,7 +26,6 @@ networks = dict(
         options={
             "model.backbone.sparsity": dict(places=[(0, 0), (1, 0), (2, 0)], keep_ratio=[0.43] * 3, _delete_=True),
             "model.decode_head.sparsity.keep_ratio": 0.43,
-            "custom_hooks": [dict(type="mmsparse.SparsityHook")],
         },
     ),
 )

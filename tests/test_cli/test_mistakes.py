@@ -34,6 +34,24 @@ def test_files_that_cannot_be_used_are_named(tmp_path, capsys):
     assert capsys.readouterr().err.endswith(f"cannot read or write '{tmp_path}/file/below': Not a directory\n")
 
 
+class Absent(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return open("pictures/1.jpg").read()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_is_missing_is_named_by_whichever_process_reads_it(workers, capsys):
+    with pytest.raises(SystemExit) as stopped, say_mistakes():
+        next(iter(torch.utils.data.DataLoader(Absent(), num_workers=workers)))
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pictures/1.jpg" in line and "No such file or directory" in line and "Traceback" not in line
+    assert line.endswith("Complete the data, or take its entry out of the annotations") == (workers == 1)
+
+
 @pytest.mark.parametrize(
     "bug, kind",
     [
