@@ -61,7 +61,9 @@ def test_a_run_begins_with_the_backbone_of_another(scenes, tmp_path):
     options = {**at(scenes), "param_scheduler": [], "custom_hooks": [], "optim_wrapper.optimizer.lr": 1e-12}
     first = dict(name="first", config=DENSE, iterations=1, options=options)
     second = {**first, "name": "second", "backbone": "first", "seed": 1}
-    code, _, err = study(tmp_path, [second, first])
+    absent = {"model.backbone.init_cfg": dict(type="Pretrained", checkpoint="nowhere.pth", _delete_=True)}
+    third = {**first, "name": "third", "start": "second", "options": {**options, **absent}}  # has all weights
+    code, _, err = study(tmp_path, [third, second, first])
     assert code == 0, err[-3000:]
     states = [
         read_checkpoint(str(tmp_path / "out" / name / "iter_1.pth"))["state_dict"] for name in ("first", "second")

@@ -131,6 +131,7 @@ def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
     cfg.randomness = dict(seed=run.get("seed", 0))
     if "start" in run:
         cfg.load_from = last_checkpoint(out / run.start)
+        cfg.model.backbone.init_cfg = None  # all weights are there
     if "backbone" in run:
         weights = dict(type="Pretrained", checkpoint=last_checkpoint(out / run.backbone), prefix="backbone.")
         cfg.model.backbone.init_cfg = weights
