@@ -78,6 +78,18 @@ def read_pictures(cfg: Config, count: int, instead: str = "") -> list[dict[str, 
     return [dataset[i] for i in range(min(count, len(dataset)))]
 
 
+def read_training_pictures(cfg: Config, count: int) -> list[dict[str, Any]]:
+    """Pictures from all over the training set, through the pipeline of the test set."""
+    check_dataset(cfg, "train")
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    wanted = cfg.train_dataloader.dataset
+    while "dataset" in wanted or "datasets" in wanted:  # of a wrapper, the first one inside
+        wanted = wanted.dataset if "dataset" in wanted else wanted.datasets[0]
+    dataset = DATASETS.build(dict(wanted, pipeline=cfg.test_dataloader.dataset.pipeline, test_mode=True))
+    step = max(1, len(dataset) // count)
+    return [dataset[i * step] for i in range(min(count, len(dataset)))]
+
+
 def read_test_set(cfg: Config, instead: str = "") -> BaseDataset:
     check_dataset(cfg, "test", instead)
     init_default_scope(cfg.get("default_scope", "mmengine"))

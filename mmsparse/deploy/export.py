@@ -4,20 +4,24 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
+from mmsparse.ops import for_integers
 from mmsparse.version import __version__
 
 from .artifact import PAGE, Artifact, Size, checksum, key_of
 from .check import check_exportable
-from .formats import DTYPES, FORMATS, HalfPrecision
+from .formats import DTYPES, FORMATS, INT8, HalfPrecision
+from .integers import quantise
 from .program import Program
 
 INPUTS = ("pictures", "sizes")
@@ -31,12 +35,13 @@ class Wish:
         format: One of ``FORMATS``.
         sizes: Heights and widths, a program each.
         batch: Pictures of a call.
-        precision: "f32", "bf16" or "f16".
+        precision: One of ``PRECISIONS``.
         part: "model" or "backbone".
         padded: Whether the real sizes of padded pictures are a second input; None: for detectors.
         preprocess: Whether it normalises pictures itself.
         decoded: Whether post-processing is a part of it.
         masks: Whether the keep masks are results, too.
+        pictures: What int8 learns from how large numbers get: preprocessed (C, H, W), as a call has them.
     """
 
     format: str
@@ -48,6 +53,7 @@ class Wish:
     preprocess: bool = False
     decoded: bool = False
     masks: bool = False
+    pictures: Sequence[Tensor] = ()
 
 
 def export(
@@ -69,7 +75,7 @@ def export(
         tell: What happens, line by line.
     """
     kind = FORMATS[wish.format]
-    kind.check(wish.precision)
+    kind.check(wish.precision, writing=True)
     program = Program(model, wish.part, wish.preprocess, wish.decoded, wish.masks).eval()
     if wish.decoded and program.kind == "detector" and wish.precision != "f32":
         raise ValueError(
@@ -109,13 +115,18 @@ def _write(
     files, macs, agreement, equal_masks = {}, {}, {}, {}
     for size in wish.sizes:
         key = key_of(size)
-        path, inputs = folder / f"{key}{kind.suffix}", inputs_of(wish, size, padded)
+        path, calls = folder / f"{key}{kind.suffix}", calls_of(wish, size, padded)
+        inputs, names = calls[0], INPUTS[: len(calls[0])]
         layout = program.layout(inputs[0])
         tell(f"{key}: reading the network")
-        with torch.no_grad():
+        in_integers = wish.precision == INT8
+        with torch.no_grad(), for_integers() if in_integers else nullcontext():
             exported = torch.export.export(_cast(program, wish, kind.casts), inputs, strict=False)
         tell(f"{key}: writing {wish.format}, which takes minutes for a large network")
-        kind.write(exported, path, INPUTS[: len(inputs)], layout.names)
+        kind.write(exported, path, names, layout.names)
+        if in_integers:
+            tell(f"{key}: quantising, after {len(calls) * wish.batch} pictures")
+            quantise(path, exported, program, [dict(zip(names, call, strict=True)) for call in calls])
         files[key] = {"name": path.name, "sha256": checksum(path, kind.beside)}
         macs[key] = _macs(program, inputs)
         agreement[key], equal = _compare(kind.load(path, wish.precision, None)(inputs), program, inputs)
@@ -140,7 +151,7 @@ def _write(
         agreement=agreement,
         equal_masks=equal_masks,
         source=source,
-        versions=versions_of(kind.needs),
+        versions=versions_of(kind.writers(wish.precision)),
     )
     artifact.write(folder)
     return artifact
@@ -151,6 +162,17 @@ def inputs_of(wish: Wish, size: Size, padded: bool) -> tuple[Tensor, ...]:
     noise = torch.randn(wish.batch, 3, *size, generator=torch.Generator().manual_seed(0))
     pictures = noise.mul(50).add(120).clamp(0, 255) if wish.preprocess else noise
     return (pictures, torch.tensor([size] * wish.batch)) if padded else (pictures,)
+
+
+def calls_of(wish: Wish, size: Size, padded: bool) -> list[tuple[Tensor, ...]]:
+    """Inputs of the wish's pictures, batch by batch, those that are larger cut; without pictures noise."""
+    calls = []
+    for start in range(0, len(wish.pictures) - wish.batch + 1, wish.batch):
+        real = [picture[:, : size[0], : size[1]] for picture in wish.pictures[start : start + wish.batch]]
+        sizes = [tuple(picture.shape[1:]) for picture in real]
+        filled = [F.pad(x, (0, size[1] - wide, 0, size[0] - high)) for x, (high, wide) in zip(real, sizes, strict=True)]
+        calls.append((torch.stack(filled), torch.tensor(sizes)) if padded else (torch.stack(filled),))
+    return calls or [inputs_of(wish, size, padded)]
 
 
 def _cast(program: Program, wish: Wish, casts: bool) -> nn.Module:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
-PRECISIONS = ("f32", "bf16", "f16")
+INT8 = "int8"
+PRECISIONS = ("f32", "bf16", "f16", INT8)
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -22,7 +23,7 @@ class Format:
 
     Attributes:
         suffix: Of its name.
-        needs: What must be installed to write it, and to run it.
+        needs: What must be installed to run it, and to write it.
         beside: Suffixes of further files of the same name.
         precisions: What it can compute in.
         casts: Whether the exported network itself computes in another precision; otherwise its runtime does.
@@ -34,19 +35,24 @@ class Format:
     precisions: ClassVar[Sequence[str]] = ("f32",)
     casts: ClassVar[bool] = True
 
-    def check(self, precision: str) -> None:
+    def check(self, precision: str, writing: bool = False) -> None:
         """Refuse what cannot work here."""
         if precision not in self.precisions:
             raise ValueError(
                 f"{type(self).__name__} exports in {' or '.join(self.precisions)}, but --precision is {precision}. "
-                "OpenVINO has all of f32, bf16 and f16"
+                f"OpenVINO has all of {', '.join(PRECISIONS)}"
             )
-        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        needs = self.writers(precision) if writing else self.needs
+        missing = [name for name in needs if importlib.util.find_spec(name) is None]
         if missing:
             raise RuntimeError(
                 f"{type(self).__name__} needs {' and '.join(missing)}, not installed here: "
                 "pip install 'mmsparse[deploy]'"
             )
+
+    def writers(self, precision: str) -> Sequence[str]:
+        """What must be installed to write a precision."""
+        return (*self.needs, "nncf") if precision == INT8 else self.needs
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         raise NotImplementedError
@@ -113,7 +119,9 @@ class OpenVino(Format):
     def load(self, path: Path, precision: str, threads: int | None) -> Run:
         import openvino
 
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if precision != INT8:  # what is not made integers is OpenVINO's choice: bf16 where a CPU has it
+            settings["INFERENCE_PRECISION_HINT"] = precision
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
@@ -143,8 +151,8 @@ class Aoti(Format):
 
     suffix = ".aoti.pt2"
 
-    def check(self, precision: str) -> None:
-        super().check(precision)
+    def check(self, precision: str, writing: bool = False) -> None:
+        super().check(precision, writing)
         check_compiler("Aoti")
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from mmsparse.apis import find_dials, set_keep_ratio
 
 from .artifact import Artifact, Size, key_of
 from .export import Wish, export, inputs_of
-from .formats import FORMATS, PRECISIONS, HalfPrecision, check_compiler, threaded
+from .formats import FORMATS, INT8, PRECISIONS, HalfPrecision, check_compiler, threaded
 from .program import Program
 
 DENSE, ROUTED, SMALLER = "dense", "routed", "smaller picture"
@@ -36,7 +36,7 @@ class Form:
 
     Args:
         runtime: "eager", "compiled" (``torch.compile``), or one of ``FORMATS``.
-        precision: "f32", "bf16" or "f16".
+        precision: One of ``PRECISIONS``.
     """
 
     runtime: str
@@ -47,9 +47,10 @@ class Form:
         """Of a runtime's name, or of one with a precision: openvino-bf16."""
         runtime, _, precision = text.rpartition("-")
         form = cls(runtime, precision) if precision in PRECISIONS else cls(text)
-        if form.runtime not in RUNTIMES:
+        if form.runtime not in RUNTIMES or (form.runtime in IN_TORCH and form.precision == INT8):
             raise ValueError(
-                f"Argument `forms`: expected {', '.join(RUNTIMES)}, each also with -bf16 or -f16, but got {text!r}"
+                f"Argument `forms`: expected {', '.join(RUNTIMES)}, each also with -bf16 or -f16, or openvino-int8, "
+                f"but got {text!r}"
             )
         return form
 
@@ -253,10 +254,10 @@ def _runner(
 
 
 def _exported(network: Network, wish: Wish, threads: int, folder: Path) -> Callable[[], Any]:
-    """In a runtime whose own matter the precision is, a file serves all of them."""
+    """In a runtime whose own matter the precision is, a file serves all of them but integers."""
     kind = FORMATS[wish.format]
     kind.check(wish.precision)
-    written = wish.precision if kind.casts else "f32"
+    written = wish.precision if kind.casts or wish.precision == INT8 else "f32"
     place = folder / f"{network.name}-{wish.part}-{wish.batch}-{wish.format}-{written}".replace(" ", "-")
     if not place.exists():
         export(network.model, Wish(wish.format, wish.sizes, wish.batch, written, wish.part), place)

@@ -10,6 +10,7 @@ from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
 from .tiles import from_tiles, remembered_windows, tile_grid, tile_means, to_tiles
 
 from . import conv_cpu, conv_triton, feed_forward_cpu, static, winograd  # isort: skip  # they register kernels
+from .static import for_integers  # isort: skip
 
 __all__ = [
     "EXPORT",
@@ -27,6 +28,7 @@ __all__ = [
     "conv_triton",
     "exporting",
     "feed_forward_cpu",
+    "for_integers",
     "from_tiles",
     "inverse_of",
     "opaque",

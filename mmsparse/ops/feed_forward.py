@@ -98,8 +98,9 @@ def _plain(
     fast_weight: Tensor | None,
     fast_bias: Tensor | None,
 ) -> Tensor:
-    kept = F.layer_norm(rows.index_select(0, keep), rows.shape[1:], norm_weight, norm_bias, eps)
-    kept = activate(F.linear(kept.to(first_weight.dtype), first_weight, first_bias), activation)
+    # (1, R, C), of which OpenVINO takes a normalisation and what makes it integers as one
+    kept = F.layer_norm(rows.index_select(0, keep).unsqueeze(0), rows.shape[1:], norm_weight, norm_bias, eps)
+    kept = activate(F.linear(kept.to(first_weight.dtype), first_weight, first_bias), activation).squeeze(0)
     if grn_gamma is not None:
         kept = _normalize_response(kept, counts, grn_gamma, grn_beta, grn_eps)
     kept = F.linear(kept, second_weight, second_bias)
@@ -108,8 +109,9 @@ def _plain(
     if fast_weight is None:
         others = kept.new_zeros(rest.shape[0], kept.shape[1])
     else:
-        others = F.layer_norm(rows.index_select(0, rest), rows.shape[1:], fast_norm_weight, fast_norm_bias, fast_eps)
-        others = F.linear(others.to(fast_weight.dtype), fast_weight, fast_bias)
+        others = rows.index_select(0, rest).unsqueeze(0)
+        others = F.layer_norm(others, rows.shape[1:], fast_norm_weight, fast_norm_bias, fast_eps)
+        others = F.linear(others.to(fast_weight.dtype), fast_weight, fast_bias).squeeze(0)
     return put_together(kept, others, inverse)
 
 

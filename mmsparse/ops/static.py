@@ -1,11 +1,11 @@
 """What exporters see of the convolutions: tables of numbers and gathers.
 
 Sizes are fixed there, so where every tile's window lies is a constant, and a decision only picks its rows. Results are
-never moved from one layout to another: one gather reads them at their places. A row of zeros stands for all that is
-beyond the border.
+never moved from one layout to another: one gather reads them at their places. A margin of zeros lies around a map.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,25 +16,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import winograd
+from .of_thread import OfThread
 from .operator import EXPORT, OPERATORS
 from .rows import Rows
 from .sparse_conv import reach
-from .tiles import as_map, map_rows, tile_grid, whole_grid
+from .tiles import as_map, tile_grid, whole_grid
 
 
 @cache
-def _windows(batch: int, size: tuple[int, int], tile: int, halo: int) -> np.ndarray:
-    """Rows of maps of a size in the window of each tile, (side * side, tiles).
-
-    Beyond the border it is the row after all, where zeros are; without a halo nobody reads on, and it is the nearest.
-    """
-    (height, width), (high, wide) = size, tile_grid(size, tile)
-    step = np.arange(-halo, tile + halo)
+def _windows(batch: int, size: tuple[int, int], tile: int, halo: int, margin: int) -> np.ndarray:
+    """Rows, of maps of a size with a margin around whole tiles, in the window of each tile, (side * side, tiles)."""
+    (high, wide), (height, width) = tile_grid(size, tile), _framed(size, tile, margin)
+    step = np.arange(margin - halo, margin + tile + halo)
     y = (np.arange(high)[:, None] * tile + step).T[:, None, None, :, None]  # (side, 1, 1, high, 1)
     x = (np.arange(wide)[:, None] * tile + step).T[None, :, None, None, :]
-    outside = ((y < 0) | (y >= height) | (x < 0) | (x >= width)) & (halo > 0)
-    row = np.arange(batch)[:, None, None] * height * width + y.clip(0, height - 1) * width + x.clip(0, width - 1)
-    return np.where(outside, batch * height * width, row).reshape(len(step) ** 2, -1).astype(np.int32)
+    row = np.arange(batch)[:, None, None] * height * width + y * width + x
+    return row.reshape(len(step) ** 2, -1).astype(np.int32)
+
+
+@cache
+def _columns(batch: int, size: tuple[int, int], tile: int, kernel: int, dilation: int, margin: int) -> np.ndarray:
+    """The same by what each column of a tile sees in each row, (rows * tile, tiles, kernel)."""
+    halo = dilation * (kernel // 2)
+    side = tile + 2 * halo
+    seen = np.arange(tile)[:, None] + dilation * np.arange(kernel)  # (tile, kernel)
+    at = (np.arange(side)[:, None, None] * side + seen).reshape(side * tile, kernel)
+    return np.ascontiguousarray(_windows(batch, size, tile, halo, margin)[at].swapaxes(1, 2))
+
+
+def _framed(size: tuple[int, int], tile: int, margin: int) -> tuple[int, int]:
+    height, width = whole_grid(size, tile)
+    return height + 2 * margin, width + 2 * margin
 
 
 @cache
@@ -70,40 +82,61 @@ def _sizes(x: "Tensor | TileMap") -> tuple[int, tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Rows that a convolution reads; ``where`` says which one each location is, if they do not lie in order.
-
-    With a ``border`` the last of both is what lies beyond the map.
+    """Rows of maps with a margin of zeros around their whole tiles; ``where`` says which one each location is, if they
+    do not lie in order.
     """
 
     rows: Tensor
     where: Tensor | None
     batch: int
     size: tuple[int, int]
+    margin: int
 
     @classmethod
-    def of(cls, x: "Tensor | TileMap", border: bool) -> "_Source":
-        parts, where = (x.parts, x.locations()) if isinstance(x, TileMap) else ([map_rows(x)], None)
-        return cls.cut(parts, where, *_sizes(x), border)
+    def of(cls, x: "Tensor | TileMap", tile: int, margin: int) -> "_Source":
+        batch, size = _sizes(x)
+        if not isinstance(x, TileMap):  # padded first: runtimes then take it as it lies
+            rows = _frame(x, tile, margin).permute(0, 2, 3, 1).flatten(0, 2)
+            return cls(rows, None, batch, size, margin)
+        rows = torch.cat(list(x.parts))
+        zero = int(rows.shape[0])
+        where = _frame(x.locations().view(batch, *size), tile, margin, zero).flatten()
+        return cls(F.pad(rows, (0, 0, 0, 1)), where, batch, size, margin)
 
-    @classmethod
-    def cut(
-        cls, parts: Sequence[Tensor], where: Tensor | None, batch: int, size: tuple[int, int], border: bool
-    ) -> "_Source":
-        """Of rows in several pieces."""
-        if border:
-            parts = [*parts, parts[0].new_zeros(1, parts[0].shape[1])]
-        rows = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
-        if where is not None and border:
-            where = torch.cat([where, where.new_full((1,), int(rows.shape[0]) - 1)])
-        return cls(rows, where, batch, size)
+    def at(self, table: np.ndarray, idx: Tensor) -> Tensor:
+        """The rows that a table (..., tiles, ...) names of chosen tiles, one after the other."""
+        number = _constant(table, self.rows.device).index_select(1, idx).flatten()
+        if self.where is not None:
+            number = self.where.index_select(0, number)
+        return self.rows.index_select(0, number)
 
     def windows(self, idx: Tensor, tile: int, halo: int) -> Tensor:
         """Those of chosen tiles (side * side, R, C)."""
-        table = _constant(_windows(self.batch, self.size, tile, halo), self.rows.device).index_select(1, idx)
-        number = table.flatten()
-        if self.where is not None:
-            number = self.where.index_select(0, number)
-        return self.rows.index_select(0, number).view(*table.shape, self.rows.shape[1])
+        table = _windows(self.batch, self.size, tile, halo, self.margin)
+        return self.at(table, idx).view(len(table), idx.shape[0], self.rows.shape[1])
+
+    def columns(self, idx: Tensor, tile: int, kernel: int, dilation: int) -> Tensor:
+        """What each column of chosen tiles sees in each row (1, rows, tile * R, kernel * C)."""
+        table = _columns(self.batch, self.size, tile, kernel, dilation, self.margin)
+        return self.at(table, idx).view(1, len(table) // tile, tile * idx.shape[0], kernel * self.rows.shape[1])
+
+
+def _frame(x: Tensor, tile: int, margin: int, value: float = 0) -> Tensor:
+    """Maps (..., H, W) enlarged to whole tiles, and by a margin around them."""
+    height, width = int(x.shape[-2]), int(x.shape[-1])
+    high, wide = whole_grid((height, width), tile)
+    after = (margin, margin + wide - width, margin, margin + high - height)
+    return F.pad(x, after, value=value) if any(after) else x
+
+
+_INTEGERS: OfThread[bool] = OfThread(False)
+
+
+def for_integers() -> AbstractContextManager[None]:
+    """Inside a with-block, in this thread, convolutions of chosen tiles are one convolution along the columns of all,
+    each with its neighbours beside it: so they are quickest, and most exact, where a runtime computes in integers.
+    """
+    return _INTEGERS.set(True)
 
 
 def _conv(
@@ -111,6 +144,12 @@ def _conv(
 ) -> Tensor:
     """The results at chosen tiles (tile * tile, R, D)."""
     halo = reach(weight, dilation)
+    if _INTEGERS.value and groups == 1 and idx.shape[0]:
+        columns = source.columns(idx, tile, int(weight.shape[-1]), dilation).permute(0, 3, 1, 2)
+        kernel = weight.permute(0, 3, 1, 2).flatten(1, 2).unsqueeze(3)  # (D, kernel * C, kernel, 1)
+        return (
+            F.conv2d(columns, kernel, bias, dilation=(dilation, 1)).permute(0, 2, 3, 1).view(tile**2, -1, len(weight))
+        )
     patches = source.windows(idx, tile, halo)
     if winograd.suits(weight, tile, dilation, groups) and not torch.jit.is_tracing():  # counters trace
         return _winograd(patches, weight, bias)
@@ -235,7 +274,7 @@ def slow_fast(
 ) -> TileMap:
     """``slow_fast_conv2d``, of which nothing is put in its place yet."""
     (weight, bias), (keep, rest, inverse), (batch, size) = slow, tiles, _sizes(x)
-    source = _Source.of(x, reach(weight, dilation) > 0)
+    source = _Source.of(x, tile, reach(weight, dilation))
     kept = _conv(source, weight, bias, keep, tile, dilation, 1)
     coarse = means is not None
     others = F.linear(means if coarse else source.windows(rest, tile, 0).flatten(0, 1), *fast)
@@ -277,6 +316,6 @@ def _sparse_conv2d(
     dilation: int,
     groups: int,
 ) -> Tensor:
-    border = reach(weight, dilation) > 0
-    source = _Source.cut([rows], None, int(rows.shape[0]) // (height * width), (height, width), border)
+    maps = rows.view(-1, height, width, rows.shape[1]).permute(0, 3, 1, 2)
+    source = _Source.of(maps, tile, reach(weight, dilation))
     return _conv(source, weight, bias, idx, tile, dilation, groups).transpose(0, 1).flatten(1)

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rivals", nargs="*", metavar="CONFIG", help="further networks; none: those made of this one")
     parser.add_argument(
         "--forms", nargs="+", default=["eager", "onnx", "openvino"],
-        help=f"of --rivals: {', '.join(RUNTIMES)}; each also with -bf16 or -f16, such as openvino-bf16",
+        help=f"of --rivals: {', '.join(RUNTIMES)}; each also with -bf16 or -f16, or openvino-int8",
     )  # fmt: skip
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["model"], help="of --rivals")
     parser.add_argument("--out", type=Path, help="of --rivals; default ./work_dirs/<config name>/rivals.json")

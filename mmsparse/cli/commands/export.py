@@ -7,12 +7,17 @@ run once and compared with PyTorch before the folder appears.
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
+from torch import Tensor, nn
+
 from mmsparse.apis import find_deciders
+from mmsparse.calls import prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, export_folder, read_keep_ratio
 from mmsparse.cli.budgets import open_config
-from mmsparse.cli.building import build_model, meta_of
+from mmsparse.cli.building import build_model, meta_of, read_training_pictures
 from mmsparse.cli.launch import check_writable
 from mmsparse.deploy import FORMATS, PRECISIONS, Wish, export
+from mmsparse.deploy.formats import INT8
 from mmsparse.deploy.program import PARTS
 from mmsparse.trust import add_trust, trust_checkpoints
 
@@ -27,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--batch", type=int, default=1, help="pictures of a call")
     parser.add_argument("--precision", choices=PRECISIONS, default="f32")
+    parser.add_argument(
+        "--calibration", type=int, default=32, metavar="N",
+        help="pictures of the training set that tell int8 how large numbers get",
+    )  # fmt: skip
     parser.add_argument("--part", choices=PARTS, default="model", help="all of it, or the backbone")
     padding = parser.add_mutually_exclusive_group()
     padding.add_argument(
@@ -51,14 +60,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     trust_checkpoints(args.trust_checkpoint)
-    for name, numbers in (*(("size", size) for size in args.size), ("batch", [args.batch])):
+    for name, numbers in (
+        *(("size", size) for size in args.size),
+        ("batch", [args.batch]),
+        ("calibration", [args.calibration]),
+    ):
         if min(numbers) < 1:
             raise ValueError(f"Expected argument `--{name}` to be positive, but got {' '.join(map(str, numbers))}")
     folder = args.out or export_folder(args.to, args.config)
     check_writable(folder.parent, "out")
-    FORMATS[args.to].check(args.precision)
+    FORMATS[args.to].check(args.precision, writing=True)
     cfg = open_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args)).to("cpu")
+    pictures = _calibration(cfg, model, args) if args.precision == INT8 else []
     wish = Wish(
         args.to,
         list(map(tuple, args.size)),
@@ -69,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
         preprocess=args.preprocess,
         decoded=args.decoded,
         masks=args.keep_masks,
+        pictures=pictures,
     )
     names = {"config": Path(args.config).name, "checkpoint": args.checkpoint and Path(args.checkpoint).name}
     artifact = export(model, wish, folder, meta_of(cfg).get("classes"), names, tell=print)
@@ -76,3 +91,13 @@ def run(args: argparse.Namespace) -> None:
         share = f", {100 * macs['executed'] / macs['dense']:.1f} % of the dense network's" * bool(find_deciders(model))
         print(f"{size}: {macs['executed'] / 1e9:.2f} GMACs{share}")
     print(folder)
+
+
+def _calibration(cfg: Config, model: nn.Module, args: argparse.Namespace) -> list[Tensor]:
+    """Training pictures, as a call of the exported network has them."""
+    pictures = read_training_pictures(cfg, args.calibration)
+    if args.preprocess:
+        return [picture["inputs"].float() for picture in pictures]
+    sizes = [picture["inputs"].shape[-2:] for picture in pictures]
+    batches = [prepare_batch(model, [picture])["inputs"] for picture in pictures]
+    return [batch[0, :, :height, :width] for batch, (height, width) in zip(batches, sizes, strict=True)]
