@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nncf
@@ -105,6 +106,8 @@ def test_pictures_of_a_call():
     calls = calls_of(wish, (12, 16), padded=True)
     assert [sizes.tolist() for _, sizes in calls] == [[[10, 16], [11, 16]], [[12, 16], [12, 16]]]
     assert [pictures.sum().item() for pictures, _ in calls] == [3 * 11 * 16, 3 * 12 * 16 * 5]
+    with pytest.raises(ValueError, match="The 1 pictures of --calibration make no batch of 2"):  # noise would be none
+        calls_of(replace(wish, pictures=wish.pictures[:1]), (12, 16), padded=True)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

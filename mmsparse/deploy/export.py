@@ -166,6 +166,11 @@ def inputs_of(wish: Wish, size: Size, padded: bool) -> tuple[Tensor, ...]:
 
 def calls_of(wish: Wish, size: Size, padded: bool) -> list[tuple[Tensor, ...]]:
     """Inputs of the wish's pictures, batch by batch, those that are larger cut; without pictures noise."""
+    if 0 < len(wish.pictures) < wish.batch:
+        raise ValueError(
+            f"The {len(wish.pictures)} pictures of --calibration make no batch of {wish.batch}. Give at least as many, or "
+            "a smaller --batch"
+        )
     calls = []
     for start in range(0, len(wish.pictures) - wish.batch + 1, wish.batch):
         real = [picture[:, : size[0], : size[1]] for picture in wish.pictures[start : start + wish.batch]]
