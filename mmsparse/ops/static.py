@@ -30,6 +30,8 @@ def _windows(batch: int, size: tuple[int, int], tile: int, halo: int, margin: in
     step = np.arange(margin - halo, margin + tile + halo)
     y = (np.arange(high)[:, None] * tile + step).T[:, None, None, :, None]  # (side, 1, 1, high, 1)
     x = (np.arange(wide)[:, None] * tile + step).T[None, :, None, None, :]
+    if not halo:  # beyond the border nobody reads on: the nearest there
+        y, x = y.clip(max=margin + size[0] - 1), x.clip(max=margin + size[1] - 1)
     row = np.arange(batch)[:, None, None] * height * width + y * width + x
     return row.reshape(len(step) ** 2, -1).astype(np.int32)
 
