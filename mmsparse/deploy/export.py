@@ -168,8 +168,8 @@ def calls_of(wish: Wish, size: Size, padded: bool) -> list[tuple[Tensor, ...]]:
     """Inputs of the wish's pictures, batch by batch, those that are larger cut; without pictures noise."""
     if 0 < len(wish.pictures) < wish.batch:
         raise ValueError(
-            f"The {len(wish.pictures)} pictures of --calibration make no batch of {wish.batch}. Give at least as many, or "
-            "a smaller --batch"
+            f"The {len(wish.pictures)} pictures of --calibration make no batch of {wish.batch}. Give at least as many, "
+            "or a smaller --batch"
         )
     calls = []
     for start in range(0, len(wish.pictures) - wish.batch + 1, wish.batch):
