@@ -1,7 +1,10 @@
 """Exported networks: their folder and page, in the place of the model they came from, and what is refused."""
 
 import copy
+import gc
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -55,6 +58,22 @@ def test_it_predicts_as_the_model_does(detector, size):
     for key in ("bboxes", "scores"):
         torch.testing.assert_close(actual.pred_instances[key], expected.pred_instances[key], rtol=1e-4, atol=1e-3)
     assert torch.equal(actual.pred_instances.labels, expected.pred_instances.labels)
+
+
+def test_signals_are_survived_when_programs_go_in_the_order_they_came(detector):
+    """A Python process gets them on a stack that OpenVINO brings; memory that was given back would end it."""
+    folder, artifact, _ = detector
+    caught = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+    try:
+        programs = [artifact.load(folder, size) for size in artifact.sizes]
+        while programs:
+            programs.pop(0)
+            gc.collect()
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert caught == [1, 1]
 
 
 def test_keep_masks_are_results_too(tmp_path):

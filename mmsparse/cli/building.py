@@ -13,7 +13,7 @@ from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
 from mmsparse.apis import find_deciders, set_keep_ratio
-from mmsparse.calls import ignore_padding
+from mmsparse.calls import ignore_padding, prepare_batch
 from mmsparse.checkpoints import load_weights
 from mmsparse.cli.data_files import check_dataset
 from mmsparse.configs import without_pretrained
@@ -88,6 +88,16 @@ def read_training_pictures(cfg: Config, count: int) -> list[dict[str, Any]]:
     dataset = DATASETS.build(dict(wanted, pipeline=cfg.test_dataloader.dataset.pipeline, test_mode=True))
     step = max(1, len(dataset) // count)
     return [dataset[i * step] for i in range(min(count, len(dataset)))]
+
+
+def calibration_pictures(cfg: Config, model: nn.Module, count: int, raw: bool = False) -> list[Tensor]:
+    """Training pictures (C, H, W), as a call of the exported network has them; ``raw``: as its preprocessor does."""
+    pictures = read_training_pictures(cfg, count)
+    if raw:
+        return [picture["inputs"].float() for picture in pictures]
+    sizes = [picture["inputs"].shape[-2:] for picture in pictures]
+    batches = [prepare_batch(model, [picture])["inputs"] for picture in pictures]
+    return [batch[0, :, :height, :width] for batch, (height, width) in zip(batches, sizes, strict=True)]
 
 
 def read_test_set(cfg: Config, instead: str = "") -> BaseDataset:

@@ -58,7 +58,7 @@ def _setup(model: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
         warmup=args.warmup,
         forms=args.forms,
         rivals=[Path(path).name for path in args.rivals],
-        machine=_processor(),
+        machine=processor(),
         versions={name: _version(name) for name in VERSIONS},
     )
 
@@ -71,7 +71,7 @@ def _line(row: Row) -> str:
     return f"{head}{row.ms:9.1f} ms ({row.percentile(10):.1f} - {row.percentile(90):.1f}) {row.layout}"
 
 
-def _processor() -> str:
+def processor() -> str:
     """By name, with what it has for half precision and int8."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.exists() else []

@@ -4,6 +4,7 @@ import importlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,20 +118,28 @@ class OpenVino(Format):
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def load(self, path: Path, precision: str, threads: int | None) -> Run:
-        import openvino
-
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if precision != INT8:  # what is not made integers is OpenVINO's choice: bf16 where a CPU has it
             settings["INFERENCE_PRECISION_HINT"] = precision
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
-        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+        request = _core().compile_model(path, "CPU", settings).create_infer_request()
 
         def run(inputs: Sequence[Tensor]) -> list[Tensor]:
             results = request.infer([value.numpy() for value in inputs], share_inputs=True)
             return [torch.from_numpy(np.array(array)) for array in results.values()]
 
         return run
+
+
+@cache
+def _core() -> Any:
+    """One for the process. Each gives the thread a stack for signals and puts the one before back when it goes: of two
+    that go in the order in which they came, the first one's memory stays in use, and the next signal is the last.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class TorchExport(Format):

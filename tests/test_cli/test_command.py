@@ -17,6 +17,7 @@ DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 TOOLS = {
     "benchmark": "analysis_tools/benchmark",
     "boards": "dataset_converters/make_boards",
+    "calibrate": "analysis_tools/calibrate",
     "choice": "analysis_tools/choice",
     "convert-data": "dataset_converters/convert_data",
     "convert-dense": "model_converters/dense_to_mmsparse",

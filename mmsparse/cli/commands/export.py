@@ -7,14 +7,10 @@ run once and compared with PyTorch before the folder appears.
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config
-from torch import Tensor, nn
-
 from mmsparse.apis import find_deciders
-from mmsparse.calls import prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, export_folder, read_keep_ratio
 from mmsparse.cli.budgets import open_config
-from mmsparse.cli.building import build_model, meta_of, read_training_pictures
+from mmsparse.cli.building import build_model, calibration_pictures, meta_of
 from mmsparse.cli.launch import check_writable
 from mmsparse.deploy import FORMATS, PRECISIONS, Wish, export
 from mmsparse.deploy.formats import INT8
@@ -72,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     FORMATS[args.to].check(args.precision, writing=True)
     cfg = open_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args)).to("cpu")
-    pictures = _calibration(cfg, model, args) if args.precision == INT8 else []
+    pictures = calibration_pictures(cfg, model, args.calibration, args.preprocess) if args.precision == INT8 else []
     wish = Wish(
         args.to,
         list(map(tuple, args.size)),
@@ -91,13 +87,3 @@ def run(args: argparse.Namespace) -> None:
         share = f", {100 * macs['executed'] / macs['dense']:.1f} % of the dense network's" * bool(find_deciders(model))
         print(f"{size}: {macs['executed'] / 1e9:.2f} GMACs{share}")
     print(folder)
-
-
-def _calibration(cfg: Config, model: nn.Module, args: argparse.Namespace) -> list[Tensor]:
-    """Training pictures, as a call of the exported network has them."""
-    pictures = read_training_pictures(cfg, args.calibration)
-    if args.preprocess:
-        return [picture["inputs"].float() for picture in pictures]
-    sizes = [picture["inputs"].shape[-2:] for picture in pictures]
-    batches = [prepare_batch(model, [picture])["inputs"] for picture in pictures]
-    return [batch[0, :, :height, :width] for batch, (height, width) in zip(batches, sizes, strict=True)]

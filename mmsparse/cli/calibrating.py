@@ -1,0 +1,200 @@
+"""What ``mmsparse calibrate`` evaluates, remembers, says and writes."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from torch import nn
+
+from mmsparse.apis import find_routers
+from mmsparse.cli.building import Built, read_test_set
+from mmsparse.cli.choosing import METRICS
+from mmsparse.cli.launch import build_runner, quiet
+from mmsparse.deploy.calibration import Bench, Group, OutOfReachError, Ratios, dials_at, share_of, solve, what_pays
+from mmsparse.sparsity import budgets
+
+DIGITS = 4
+MEASURED = "measured.json"
+ATTEMPTS, CLOSE = 4, 0.03  # places influence each other, so what was reached corrects what is asked for
+
+
+class Page:
+    """What was measured so far, in a file. A run of the same ``setup`` goes on with it, whatever its target."""
+
+    def __init__(self, path: Path, setup: dict[str, Any]) -> None:
+        self.path, self.setup = path, setup
+        self.dense: dict[str, Any] = {}
+        self.groups: list[Group] = []
+        if path.exists():
+            try:
+                found = json.loads(path.read_text())
+                differ = [name for name in setup if found["setup"].get(name) != setup[name]]
+            except (KeyError, TypeError, json.JSONDecodeError) as error:
+                raise ValueError(f"Argument `out`: {path} is no page of mmsparse calibrate ({error})") from error
+            if differ:
+                raise ValueError(
+                    f"Argument `out`: {path} has figures of another run ({', '.join(differ)} differ). Name another "
+                    "folder, or remove it"
+                )
+            self.dense, self.groups = found["dense"], list(map(Group.read, found["groups"]))
+
+    def begin(self, dense: dict[str, Any]) -> None:
+        self.dense = dense
+        self._write()
+
+    def add(self, group: Group) -> None:
+        self.groups.append(group)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.path, dict(setup=self.setup, dense=self.dense, groups=list(map(asdict, self.groups))))
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(content, indent=1) + "\n")
+    aside.replace(path)
+
+
+def reach(
+    bench: Bench, groups: Sequence[Group], kind: str | None, limit: float, whole: float | None
+) -> Iterator[dict[str, Any]]:
+    """What was tried: the ratios, what they should cost and lose, and what they cost, as shares of the dense network.
+
+    Without a ``kind`` there is one try, of the ratios that pay.
+    """
+    asked = limit
+    for _ in range(ATTEMPTS):
+        if kind is None:
+            ratios, lost = what_pays(groups), None
+            predicted = 1.0 - sum(1.0 - group.at[0].time for group in groups if group.pays())
+        else:
+            try:
+                found = solve(groups, asked, kind, whole)
+            except OutOfReachError:
+                if asked == limit:
+                    raise
+                return  # what was tried before is as near as it gets
+            ratios, predicted, lost = found.ratios, found.cost, found.loss
+        tried = dict(ratios=ratios, predicted=predicted, predicted_loss=lost, macs=bench.macs(ratios) / bench.macs({}))
+        if kind == "macs":
+            yield dict(tried, reached=tried["macs"])
+        else:
+            dense, row = bench.time(ratios)
+            share, error = share_of(row, dense)
+            yield (tried := dict(tried, reached=share, error=error, ms=row.ms, dense_ms=dense.ms))
+        reached = tried.get("reached", tried["macs"])
+        if kind is None or abs(reached - limit) <= CLOSE * limit:
+            return
+        asked -= reached - limit
+
+
+def take_validation_set(cfg: Config, count: int, folder: Path) -> None:
+    """Let the config's test set be so many pictures from all over its validation set; COCO's labels become fewer."""
+    if cfg.get("val_dataloader") is not None and cfg.get("val_evaluator") is not None:
+        cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    dataset = read_test_set(cfg)
+    if count >= len(dataset):
+        return
+    chosen = [number * len(dataset) // count for number in range(count)]
+    cfg.test_dataloader.dataset.indices = chosen
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, Sequence) else [cfg.test_evaluator]
+    ids = {dataset.get_data_info(number).get("img_id") for number in chosen}
+    for evaluator in evaluators:
+        if evaluator.get("ann_file"):
+            page = json.loads(Path(evaluator.ann_file).read_text())
+            page["images"] = [image for image in page["images"] if image["id"] in ids]
+            page["annotations"] = [label for label in page["annotations"] if label["image_id"] in ids]
+            folder.mkdir(parents=True, exist_ok=True)
+            evaluator.ann_file = str(folder / "pictures.json")
+            (folder / "pictures.json").write_text(json.dumps(page))
+
+
+class Evaluator:
+    """The first of a config's metrics on its test set, of a model at several budgets."""
+
+    def __init__(self, cfg: Config, built: Built) -> None:
+        with quiet():
+            self._runner = build_runner(cfg, built)
+        self.name = ""
+
+    def __call__(self, ratios: Ratios) -> float:
+        with budgets(dials_at(self._runner.model, ratios)), quiet():
+            found = self._runner.test()
+        first = not self.name
+        self.name = self.name or next((name for name in METRICS if name in found), "")
+        if not self.name or (first and not found[self.name] > 0):
+            raise ValueError(
+                f"Argument `checkpoint`: the network finds nothing in the validation set, or its evaluator gives none "
+                f"of {METRICS}. Train it first, or let arithmetic stand for the metric: --no-metric"
+            )
+        return float(found[self.name])
+
+
+def part_configs(cfg: Config, model: nn.Module) -> dict[str, Any]:
+    """What a config says of each dynamic part, where its keep ratios are."""
+    found = {}
+    for part in find_routers(model):
+        node: Any = cfg.model
+        for name in part.split(".") if part else ():
+            node = node.get(name) if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping) or not isinstance(node.get("sparsity"), Mapping):
+            raise ValueError(
+                f"Argument `config`: {part or 'the model'} has keep ratios, but no `sparsity` in the config to write "
+                "them to. Calibrate networks whose dynamic parts are mmsparse's backbones, necks and heads"
+            )
+        found[part] = node
+    return found
+
+
+def write_ratios(cfg: Config, model: nn.Module, ratios: Ratios) -> None:
+    """Put them into the config and the model."""
+    configs = part_configs(cfg, model)
+    for dial, ratio in dials_at(model, ratios).items():
+        dial.keep_ratio = round(ratio, DIGITS)
+    for part, router in find_routers(model).items():
+        configs[part].sparsity.keep_ratio = list(router.keep_ratio)
+
+
+def say_groups(groups: Sequence[Group], ratios: Ratios, metric: str) -> str:
+    """A row a group: what it was measured to cost and reach, and what became of it."""
+    at = " ".join(f"{each.keep_ratio:g}" for each in groups[0].at) if groups else ""
+    lines = [f"{'place':<30}{'keep ratio: share of the time':<36}{metric or 'arithmetic'} at {at:<24}chosen"]
+    for group in groups:
+        times = [f"{at.keep_ratio:g}: {at.time:.3f}±{at.error:.3f}" for at in group.at if at.time is not None]
+        values = [at.macs if at.metric is None else at.metric for at in group.at]
+        chosen = ratios[group.places[0]]
+        why = "" if group.pays() else ", routing does not pay here"
+        label = group.places[0] + (f" and {len(group.places) - 1} more" if len(group.places) > 1 else "")
+        lines.append(
+            f"{label:<34}{'  '.join(times):<34}{'  '.join(f'{value:.3f}' for value in values):<34}"
+            + (f"{chosen:g}" if chosen < 1.0 else f"whole{why}")
+        )
+    return "\n".join(lines)
+
+
+def say_reached(dense: Mapping[str, Any], chosen: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """What the chosen ratios should cost and reach, and do, beside the dense network and the config's own ratios."""
+    lost, name = chosen["predicted_loss"], dense["name"]
+    rows = {
+        "dense": ["1.000", "", f"{dense['ms']:.1f}", "100.0%"],
+        "calibrated": [f"{chosen['reached']:.3f}", f"{chosen['predicted']:.3f}"],
+        "as configured": ["", "", "", f"{100 * own['macs']:.1f}%"],
+    }
+    rows["calibrated"] += [f"{chosen['ms']:.1f}" if "ms" in chosen else "", f"{100 * chosen['macs']:.1f}%"]
+    heads = ["of dense", "predicted", "ms", "MACs left"]
+    if name:
+        heads += [name, "predicted"]
+        for row, found in zip(rows.values(), (dense, chosen, own), strict=True):
+            row += [f"{found['metric']:.4f}", ""]
+        if lost is not None:
+            rows["calibrated"][-1] = f"{dense['metric'] * (1.0 - lost):.4f}"
+    widths = [max(11, len(head) + 2) for head in heads]
+    return "\n".join(
+        f"{first:<16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for first, cells in [("", heads), *rows.items()]
+    )
