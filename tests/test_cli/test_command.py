@@ -32,7 +32,7 @@ TOOLS = {
     "test": "test",
     "train": "train",
 }
-STUDIES = {"demo", "misc/check_stock_configs", "misc/study"}  # of this repository
+STUDIES = {"analysis_tools/device_report", "demo", "misc/check_stock_configs", "misc/study"}  # of this repository
 
 
 def test_every_tool_is_a_sub_command_or_a_study():
