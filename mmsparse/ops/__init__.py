@@ -5,9 +5,19 @@ from .feed_forward import FeedForward, NormLinear, activation_name, slow_fast_ff
 from .of_thread import OfThread
 from .operator import EXPORT, OPERATORS, Kernel, Operator, exporting, opaque
 from .rows import Rows, inverse_of, put_together
-from .slow_fast import slow_fast_conv2d
+from .slow_fast import slow_fast_conv2d, slow_fast_rows
 from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
-from .tiles import from_tiles, remembered_windows, tile_grid, tile_means, to_tiles
+from .tiles import (
+    as_map,
+    from_tiles,
+    remembered,
+    tile_grid,
+    tile_means,
+    tile_rows,
+    to_tiles,
+    whole_grid,
+    window_of,
+)
 
 from . import conv_cpu, conv_triton, feed_forward_cpu, static, winograd  # isort: skip  # they register kernels
 from .static import for_integers  # isort: skip
@@ -23,6 +33,7 @@ __all__ = [
     "Operator",
     "Rows",
     "activation_name",
+    "as_map",
     "attention_rows",
     "conv_cpu",
     "conv_triton",
@@ -33,14 +44,18 @@ __all__ = [
     "inverse_of",
     "opaque",
     "put_together",
-    "remembered_windows",
+    "remembered",
     "slow_fast_conv2d",
     "slow_fast_ffn",
+    "slow_fast_rows",
     "sparse_conv2d",
     "sparse_conv2d_reference",
     "static",
     "tile_grid",
     "tile_means",
+    "tile_rows",
     "to_tiles",
+    "whole_grid",
+    "window_of",
     "winograd",
 ]

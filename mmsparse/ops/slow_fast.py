@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .operator import Operator, cast_for_autocast
 from .rows import Rows, put_together
-from .sparse_conv import conv_tiles
-from .tiles import as_map, empty_rows, map_rows, size_of, tile_rows, window
+from .sparse_conv import add_gradients, conv_tiles
+from .tiles import as_map, empty_rows, map_rows, size_of, tile_rows, whole_grid, window, window_of
 
 
 def slow_fast_conv2d(
@@ -31,9 +32,21 @@ def slow_fast_conv2d(
         dilation: Of the kernel.
         means: Of the other tiles (R, C), if the 1x1 convolution sees these, each once for all locations of its tile.
     """
+    return as_map(slow_fast_rows(x, slow, fast, tiles, tile, dilation, means), x.shape, tile)
+
+
+def slow_fast_rows(
+    x: Tensor,
+    slow: tuple[Tensor, Tensor | None],
+    fast: tuple[Tensor, Tensor | None],
+    tiles: Rows,
+    tile: int = 1,
+    dilation: int = 1,
+    means: Tensor | None = None,
+) -> Tensor:
+    """The same as rows (B * height * width, D) of a map that is enlarged to whole tiles: see ``whole_grid``."""
     x, *layers, means = cast_for_autocast(x, *slow, *fast, means)
-    rows = _operator(x, *layers, means, *tiles, tile, dilation)
-    return as_map(rows, x.shape, tile)
+    return _operator(x, *layers, means, *tiles, tile, dilation)
 
 
 def _plain(
@@ -68,4 +81,46 @@ def _fake(x: Tensor, weight: Tensor, tile: int, **_: Any) -> Tensor:
     return empty_rows(x, tile, weight.shape[0])
 
 
-_operator = Operator("slow_fast_conv2d", _plain, _flops, _fake)
+def _backward(
+    grad: Tensor,
+    needed: tuple[bool, ...],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    fast_weight: Tensor,
+    fast_bias: Tensor | None,
+    means: Tensor | None,
+    keep: Tensor,
+    rest: Tensor,
+    inverse: Tensor,
+    tile: int,
+    dilation: int,
+) -> tuple[Tensor | None, ...]:
+    """Of each path by its own rows; nothing of the forward is needed."""
+    rows, size = map_rows(x), size_of(x)
+    of_rows, of_weight = (torch.zeros_like(t) if need else None for t, need in ((rows, needed[0]), (weight, needed[1])))
+    of_kept, of_rest = (
+        grad.index_select(0, window_of(whole_grid(size, tile), part, tile, 0)[0]) for part in (keep, rest)
+    )
+    add_gradients(
+        of_rows, of_weight, of_kept.view(len(keep), tile**2, len(weight)), rows, size, weight, keep, tile, dilation
+    )
+    if means is not None:
+        of_rest, seen = of_rest.view(len(rest), tile**2, len(weight)).sum(dim=1), means
+    else:
+        source = window_of(size, rest, tile, 0)[0]  # what is beyond the border has no gradient
+        seen = rows.index_select(0, source)
+        if of_rows is not None:
+            of_rows.index_add_(0, source, of_rest @ fast_weight)
+    return (
+        None if of_rows is None else of_rows.view(len(x), *size, x.shape[1]).permute(0, 3, 1, 2),
+        of_weight,
+        of_kept.sum(dim=0) if needed[2] else None,
+        of_rest.t() @ seen if needed[3] else None,
+        of_rest.sum(dim=0) if needed[4] else None,
+        of_rest @ fast_weight if needed[5] else None,
+        *[None] * 5,
+    )
+
+
+_operator = Operator("slow_fast_conv2d", _plain, _flops, _fake, _backward)

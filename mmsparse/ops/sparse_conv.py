@@ -4,6 +4,7 @@ The chosen tiles are read with their halo and go through the dense kernel as a b
 nobody asked for.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -95,6 +96,47 @@ def _flops(weight: Any, idx: Any, tile: int, **_: Any) -> int:
     return 2 * tile**2 * idx[0] * weight.numel()
 
 
+# Each does what ``add_gradients`` says, and suits or not; the last that suits runs.
+GRADIENTS: list[tuple[Callable[..., bool], Callable[..., None]]] = []
+
+
+def add_gradients(
+    of_rows: Tensor | None,
+    of_weight: Tensor | None,
+    grad: Tensor,
+    rows: Tensor,
+    size: tuple[int, int],
+    weight: Tensor,
+    idx: Tensor,
+    tile: int,
+    dilation: int = 1,
+    groups: int = 1,
+) -> None:
+    """Add the gradients of a convolution at chosen tiles; nothing of its forward is needed.
+
+    Args:
+        of_rows: Where that of the map goes, (B * H * W, C), if it is wanted.
+        of_weight: Where that of the weight goes, if it is wanted.
+        grad: Of the results, (R, tile * tile, D).
+        rows: Of the map.
+        size: Height and width of the maps.
+        weight: As in ``conv_tiles``, as are the others.
+    """
+    how = dict(weight=weight, tile=tile, dilation=dilation, groups=groups)
+    for suits, run in reversed(GRADIENTS):
+        if suits(device=rows.device.type, **how):
+            return run(of_rows, of_weight, grad, rows, size, weight, idx)
+    where, outside = window(size, idx, tile, reach(weight, dilation))
+    patches = _patches(rows, where, outside, tile + 2 * reach(weight, dilation))
+    grad = grad.view(len(idx), tile, tile, len(weight)).permute(0, 3, 1, 2)
+    if of_rows is not None:
+        back = torch.nn.grad.conv2d_input(patches.shape, weight, grad, dilation=dilation, groups=groups)
+        of_rows.index_add_(0, where, back.permute(0, 2, 3, 1).flatten(0, 2).masked_fill_(outside.unsqueeze(1), 0))
+    if of_weight is not None:
+        of_weight += torch.nn.grad.conv2d_weight(patches, weight.shape, grad, dilation=dilation, groups=groups)
+    return None
+
+
 def _backward(
     grad: Tensor,
     needed: tuple[bool, ...],
@@ -108,19 +150,10 @@ def _backward(
     dilation: int,
     groups: int,
 ) -> tuple[Tensor | None, ...]:
-    """Without the forward, of which nothing is needed."""
-    where, outside = window((height, width), idx, tile, reach(weight, dilation))
-    patches = _patches(rows, where, outside, tile + 2 * reach(weight, dilation))
-    grad = grad.reshape(len(idx), tile, tile, len(weight)).permute(0, 3, 1, 2)
-    of_rows = of_weight = of_bias = None
-    if needed[0]:
-        back = torch.nn.grad.conv2d_input(patches.shape, weight, grad, dilation=dilation, groups=groups)
-        back = back.permute(0, 2, 3, 1).flatten(0, 2).masked_fill_(outside.unsqueeze(1), 0)
-        of_rows = torch.zeros_like(rows).index_add_(0, where, back)
-    if needed[3]:
-        of_weight = torch.nn.grad.conv2d_weight(patches, weight.shape, grad, dilation=dilation, groups=groups)
-    if needed[4]:
-        of_bias = grad.sum(dim=(0, 2, 3))
+    of_rows, of_weight = (torch.zeros_like(t) if need else None for t, need in ((rows, needed[0]), (weight, needed[3])))
+    grad = grad.reshape(len(idx), tile**2, len(weight))
+    add_gradients(of_rows, of_weight, grad, rows, (height, width), weight, idx, tile, dilation, groups)
+    of_bias = grad.sum(dim=(0, 1)) if needed[4] else None
     return of_rows, None, None, of_weight, of_bias, None, None, None, None
 
 

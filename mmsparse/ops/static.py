@@ -165,7 +165,7 @@ def _conv(
 def _winograd(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(36, R, C) to (16, R, D), in three matrix products."""
     patch, _, result = (_constant(table, patches.device) for table in winograd.transforms())
-    kernel = winograd.transform_kernel(weight)  # a constant of the exported network
+    kernel = winograd.transform_kernel(weight).contiguous()  # a constant of the exported network
     transformed = (patch @ patches.flatten(1)).view_as(patches)
     mixed = torch.bmm(transformed, kernel)
     values = (result @ mixed.flatten(1)).view(len(result), patches.shape[1], len(weight))

@@ -5,13 +5,17 @@ border.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .of_thread import OfThread
+
+T = TypeVar("T")
 
 
 def tile_grid(size: tuple[int, int], tile: int) -> tuple[int, int]:
@@ -96,20 +100,25 @@ def window(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Te
     return (row.unsqueeze(2) * width + x.clamp(0, width - 1).unsqueeze(1)).flatten(), outside.flatten()
 
 
-_WINDOWS: OfThread[dict[tuple, tuple[Tensor, tuple[Tensor, Tensor]]] | None] = OfThread(None)
+_KNOWN: OfThread[dict[tuple, tuple[Any, Any]] | None] = OfThread(None)
 
 
-def remembered_windows() -> AbstractContextManager[None]:
-    """Inside a with-block, in this thread, ``window_of`` computes those of the same tiles once."""
-    return _WINDOWS.set({})
+def remembered() -> AbstractContextManager[None]:
+    """Inside a with-block, in this thread, what ``once_for`` makes of the same tensor is made once."""
+    return _KNOWN.set({})
+
+
+def once_for(tensor: Tensor, key: tuple, make: Callable[[], T]) -> T:
+    """What is made of a tensor that several layers or calls may ask for; nobody changes it."""
+    known = _KNOWN.value
+    if known is None:
+        return make()
+    key = (id(tensor), *key)
+    if key not in known:
+        known[key] = tensor, make()  # as long as it is held, nothing else has its id
+    return known[key][1]
 
 
 def window_of(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Tensor, Tensor]:
     """``window``, of tiles that several layers may ask for."""
-    known = _WINDOWS.value
-    if known is None:
-        return window(size, idx, tile, halo)
-    key = (id(idx), size, tile, halo)
-    if key not in known:
-        known[key] = idx, window(size, idx, tile, halo)  # as long as it is held, nothing else has its id
-    return known[key][1]
+    return once_for(idx, (size, tile, halo), lambda: window(size, idx, tile, halo))

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import conv_cpu
+from . import conv_cpu, sparse_conv
 from .operator import OPERATORS
-from .tiles import empty_rows, map_rows, size_of, whole_grid, window_of
+from .tiles import empty_rows, map_rows, once_for, size_of, whole_grid, window_of
 
 TILE = 4
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # let rounding errors grow 5-fold, the usual 0, 1, -1, 2, -2 11-fold
@@ -38,10 +38,10 @@ def transforms(points: tuple[float, ...] = POINTS) -> tuple[np.ndarray, np.ndarr
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """(D, C, 3, 3) to (36, C, D)."""
-    return (torch.from_numpy(transforms()[1]) @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(
-        36, weight.shape[1], weight.shape[0]
-    )
+    """(D, C, 3, 3) to (36, C, D), a view of (36, D, C): so the weight is read as it lies."""
+    width, channels = weight.shape[:2]
+    mixing = torch.from_numpy(transforms()[1]) @ weight.reshape(width * channels, 9).t()
+    return mixing.view(36, width, channels).transpose(1, 2)
 
 
 def conv_tiles(
@@ -59,7 +59,7 @@ def conv_tiles(
         idx: Flat numbers of the chosen tiles.
     """
     patch, _, result = map(torch.from_numpy, transforms())
-    kernel = transform_kernel(weight)
+    kernel = once_for(weight, (), lambda: transform_kernel(weight))
     points, channels, width = kernel.shape
     batch = max(1, min(len(idx), conv_cpu.LARGE // (points * (channels + width))))
     memory = [kernel.new_empty(batch * n) for n in (points * channels, points * channels, points * width, 16 * width)]
@@ -78,9 +78,42 @@ def conv_tiles(
         yield part, values if bias is None else values.add_(bias)
 
 
+def add_gradients(
+    of_rows: Tensor | None,
+    of_weight: Tensor | None,
+    grad: Tensor,
+    rows: Tensor,
+    size: tuple[int, int],
+    weight: Tensor,
+    idx: Tensor,
+) -> None:
+    """The transforms backwards: a quarter of the multiplications here, too."""
+    patch, kernel, result = map(torch.from_numpy, transforms())
+    mixing = transform_kernel(weight)
+    points, channels, width = mixing.shape
+    where, outside = (t.view(-1, points) for t in window_of(size, idx, TILE, 1))
+    of_mixing = mixing.new_zeros(points, width, channels)
+    batch = max(1, conv_cpu.LARGE // (points * (channels + width)))
+    for part in map(slice, range(0, len(idx), batch), range(batch, len(idx) + batch, batch)):
+        seen, beyond = where[part].flatten(), outside[part].flatten().nonzero().squeeze(1)
+        of_mixed = torch.matmul(result.t(), grad[part]).transpose(0, 1)  # (36, R, D)
+        if of_weight is not None:
+            patches = rows.index_select(0, seen).index_fill_(0, beyond, 0).view(-1, points, channels)
+            of_mixing.baddbmm_(of_mixed.transpose(1, 2), torch.matmul(patch, patches).transpose(0, 1))
+        if of_rows is not None:
+            of_transformed = torch.bmm(of_mixed, mixing.transpose(1, 2)).transpose(0, 1)
+            of_patches = torch.matmul(patch.t(), of_transformed).view(-1, channels)
+            of_rows.index_add_(0, seen, of_patches.index_fill_(0, beyond, 0))
+    if of_weight is not None:
+        of_weight += (kernel.t() @ of_mixing.flatten(1)).t().view(weight.shape)
+
+
 def suits(weight: Tensor, tile: int, dilation: int, groups: int = 1, **_: Any) -> bool:
     """Whether it can be done this way."""
     return weight.dtype == torch.float32 and weight.shape[-1] == 3 and tile == TILE and dilation == groups == 1
+
+
+sparse_conv.GRADIENTS.append((lambda device, **how: device == "cpu" and suits(**how), add_gradients))
 
 
 @OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=suits, name="winograd")

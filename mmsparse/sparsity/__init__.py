@@ -6,7 +6,7 @@ from .dials import Dial, Tunable, budgets
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .losses import ratio_loss, score_loss
 from .new_parts import NewPart, adopt, new_prefixes
-from .paths import Path, Paths, take_paths
+from .paths import Path, Paths, conv_paths, take_paths
 from .peak_scorer import PeakScorer
 from .scorers import (
     AttentionScorer,
@@ -56,6 +56,7 @@ __all__ = [
     "adopt",
     "budgets",
     "check_keep_ratio",
+    "conv_paths",
     "new_prefixes",
     "num_keep",
     "ratio_loss",

@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsparse.ops import FeedForward, from_tiles, slow_fast_ffn, sparse_conv2d, to_tiles
+from mmsparse.ops import (
+    FeedForward,
+    as_map,
+    from_tiles,
+    slow_fast_ffn,
+    slow_fast_rows,
+    sparse_conv2d,
+    tile_rows,
+    to_tiles,
+    whole_grid,
+    window_of,
+)
 
 from .fast_paths import FastPath, IdentityFastPath, LinearFastPath
 from .selection import Selection
@@ -63,12 +74,8 @@ class Paths:
         weight: Tensor,
         bias: Tensor | None = None,
         dilation: int = 1,
-        means: Tensor | None = None,
     ) -> Tensor:
-        """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location.
-
-        If there are ``means`` of all tiles (B * tiles, C), at these, each once for all locations of its tile.
-        """
+        """A map (B, C, H, W) through a convolution that keeps its size, or the fast path at each location."""
         tile, everything = self.selection.geometry.tile, self.selection.keep_mask.numel()
         widths = (x.shape[1], weight.shape[0])
         if isinstance(self.fast, FastPath) and widths != (self.fast.channels,) * 2:
@@ -84,9 +91,7 @@ class Paths:
             return sparse_conv2d(x, weight, bias, idx, tile, dilation)
 
         def fast(tiles: Tensor, idx: Tensor) -> Tensor:
-            if means is None:
-                return self.fast(tiles.unflatten(1, (-1, x.shape[1]))).flatten(1)
-            return self.fast(means.index_select(0, idx)).repeat(1, tile**2)
+            return self.fast(tiles.unflatten(1, (-1, x.shape[1]))).flatten(1)
 
         return from_tiles(take_paths(to_tiles(x, tile), self.selection, slow, fast, self.explore), x.shape, tile)
 
@@ -112,30 +117,94 @@ def take_paths(rows: Tensor, selection: Selection, slow: Path, fast: Path, explo
     if selection.gate is None or not selection.gate.requires_grad:
         return joined
     with torch.no_grad():
-        sample = torch.arange(len(rest), device=rows.device)
-        if explore < 1.0:
-            sample = torch.randperm(len(rest), device=rows.device)[: math.ceil(explore * len(rest))]
+        sample, scale = _tried(len(rest), explore, rows.device)
         tried_idx = selection.rest_idx[sample]
         gain_kept = slow_kept - fast(kept, selection.keep_idx)
-        gain_rest = (slow(rest[sample], tried_idx) - fast_rest[sample]) * (len(rest) / max(len(sample), 1))
+        gain_rest = (slow(rest[sample], tried_idx) - fast_rest[sample]) * scale
         gain = torch.cat([gain_kept, gain_rest.to(gain_kept.dtype)])
         where = torch.cat([selection.keep_idx, tried_idx])
-    return _GateGradient.apply(joined, selection.gate, gain, where)
+    return _GateGradient.apply(joined, selection.gate, gain, where, where)
+
+
+def conv_paths(
+    x: Tensor,
+    slow: tuple[Tensor, Tensor | None],
+    fast: tuple[Tensor, Tensor | None],
+    selection: Selection,
+    dilation: int = 1,
+    means: Tensor | None = None,
+    explore: float = 1.0,
+) -> Tensor:
+    """``take_paths`` of a map (B, C, H, W) through a convolution, or a 1x1 convolution, by one operator.
+
+    Args:
+        x: The map. It is all that is kept for the gradients, besides what informs the gates.
+        slow: Weight and bias of a convolution that keeps the size of its map.
+        fast: Weight (D, C) and bias of the other one.
+        selection: Which tiles go slow.
+        dilation: Of the convolution.
+        means: Of all tiles (B * tiles, C), if the fast path sees these, each once for all locations of its tile.
+        explore: As there.
+    """
+    rows, tile, size = selection.rows, selection.geometry.tile, selection.geometry.size
+    if len(rows.rest) == 0:  # a training that starts dense
+        reach = dilation * (slow[0].shape[-1] // 2)
+        out = tile_rows(to_tiles(F.conv2d(x, *slow, padding=reach, dilation=dilation), tile), x.shape, tile)
+        none = F.linear(x.new_zeros(0, x.shape[1]), *fast)  # so that these parameters have gradients, too
+        out.index_copy_(0, rows.rest, none.to(out.dtype))
+    else:
+        of_rest = None if means is None else means.index_select(0, rows.rest)
+        out = slow_fast_rows(x, slow, fast, rows, tile, dilation, of_rest)
+    if selection.gate is not None and selection.gate.requires_grad:
+        with torch.no_grad():
+            sample, scale = _tried(len(rows.rest), explore, x.device)
+            where = torch.cat([rows.keep, rows.rest[sample]])
+            places = window_of(whole_grid(size, tile), where, tile, 0)[0]
+            taken = out.index_select(0, places).view(len(where), tile**2, out.shape[1])
+            kept, rest = taken.split([len(rows.keep), len(sample)])
+            kept = kept - _fast_tiles(x, fast, rows.keep, tile, means)
+            slow_rest = sparse_conv2d(x, *slow, rows.rest[sample], tile, dilation).view_as(rest)
+            gain = torch.cat([kept, (slow_rest - rest) * scale])
+        out = _GateGradient.apply(out, selection.gate, gain.flatten(0, 1), where, places)
+    return as_map(out, x.shape, tile)
+
+
+def _fast_tiles(x: Tensor, fast: tuple[Tensor, Tensor | None], idx: Tensor, tile: int, means: Tensor | None) -> Tensor:
+    """What the fast path gives at tiles (R, tile * tile or 1, D)."""
+    if means is not None:
+        return F.linear(means.index_select(0, idx), *fast).unsqueeze(1)
+    weight = fast[0][..., None, None]
+    return sparse_conv2d(x, weight, fast[1], idx, tile).view(len(idx), tile**2, len(weight))
+
+
+def _tried(count: int, explore: float, device: torch.device) -> tuple[Tensor, float]:
+    """Which of so many are tried, and by how much each then counts."""
+    if explore >= 1.0:
+        return torch.arange(count, device=device), 1.0
+    sample = torch.randperm(count, device=device)[: math.ceil(explore * count)]
+    return sample, count / max(len(sample), 1)
 
 
 class _GateGradient(torch.autograd.Function):
-    """Identity on the joined rows; gives the gates the gradient <dL/dy, slow - fast>."""
+    """Identity on the joined rows; gives the gates the gradient <dL/dy, slow - fast>.
+
+    ``gain`` has rows for the units ``where``, as many for each, whose own are ``places``.
+    """
 
     @staticmethod
-    def forward(ctx: Any, joined: Tensor, gate: Tensor, gain: Tensor, where: Tensor) -> Tensor:
-        ctx.save_for_backward(gain, where)
+    def forward(ctx: Any, joined: Tensor, gate: Tensor, gain: Tensor, where: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(gain, where, places)
         ctx.gate_shape = gate.shape
         ctx.mark_dirty(joined)  # the very tensor, not a view, so that an activation behind may work in place
         return joined
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        gain, where = ctx.saved_tensors
-        grad_gate = grad.new_zeros(grad.shape[0], dtype=torch.float32)
-        grad_gate[where] = (grad[where].float() * gain.float()).sum(dim=1)
-        return grad, grad_gate.view(ctx.gate_shape), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        gain, where, places = ctx.saved_tensors
+        products = (
+            (grad.index_select(0, places).float() * gain.float())
+            .view(len(where), gain.numel() // max(len(where), 1))
+            .sum(dim=1)
+        )
+        grad_gate = grad.new_zeros(ctx.gate_shape.numel(), dtype=torch.float32).index_copy_(0, where, products)
+        return grad, grad_gate.view(ctx.gate_shape), None, None, None

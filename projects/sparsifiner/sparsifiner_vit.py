@@ -11,9 +11,9 @@ from torch import Tensor
 from mmsparse.mistakes import mistakes_in
 from mmsparse.models import DynamicViT
 from mmsparse.models.backbones.block_router import ENTERING
-from mmsparse.models.backbones.routed_attention import split_heads
+from mmsparse.models.backbones.routed_attention import Keys, split_heads
 from mmsparse.registry import MODELS, check_keys
-from mmsparse.sparsity import Selection, Tunable, check_keep_ratio
+from mmsparse.sparsity import Tunable, check_keep_ratio
 
 from .basis import Grid
 from .connectivity import ConnectivityPredictor, Shape
@@ -171,9 +171,9 @@ class SparsifinerViT(DynamicViT):
         self._reconstruct(i, x, grid)
         return super()._dense(i, x, grid)
 
-    def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection, keys: Selection | None) -> Tensor:
+    def _masked(self, i: int, x: Tensor, grid: Grid, chosen: Keys, keys: Keys | None) -> Tensor:
         self._reconstruct(i, x, grid)
-        return super()._masked(i, x, grid, selection, keys)
+        return super()._masked(i, x, grid, chosen, keys)
 
     def _reconstruct(self, i: int, x: Tensor, grid: Grid) -> None:
         """Leave how far a block's predictor is from its attention, in the first stage of a training."""

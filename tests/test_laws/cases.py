@@ -164,11 +164,12 @@ def swins(draw: Any) -> Case:
 def vits(draw: Any) -> Case:
     depth, windows = draw(st.integers(1, 4)), draw(st.booleans())
     sparsity = draw(backbone_routing([depth], attends=True))
-    sparsity["explore"] = 1.0
     if draw(st.booleans()):
         sparsity.update(cumulative=True, keep_ratio=sorted(sparsity["keep_ratio"], reverse=True))
         if not windows and draw(st.booleans()):
             sparsity["keys"] = "entering"
+    if windows or "keys" in sparsity:
+        sparsity["explore"] = 1.0
     size = dict(embed_dims=12, num_layers=depth, num_heads=3, feedforward_channels=20)
     kwargs = dict(img_size=48, patch_size=draw(st.sampled_from([8, 11])), out_indices=list(range(depth)))
     if not windows:

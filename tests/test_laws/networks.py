@@ -141,7 +141,8 @@ def deit(arch: str) -> Network:
 
 def _plain(name: str, stock: Callable, dynamic: Callable, everywhere: dict[str, Any]) -> Network:
     some = dict(places=[1, 3], keep_ratio=[0.7, 0.3])
-    return Network(name, stock, dynamic, everywhere, some, explore=(1.0,), attends=True)
+    packs = "windows" not in name and "entering" not in name
+    return Network(name, stock, dynamic, everywhere, some, explore=(1.0, 0.25) if packs else (1.0,), attends=True)
 
 
 def _dynamic_vit(sparsity: dict[str, Any] | None, always: Mapping[str, Any] = {}, **kwargs: Any) -> nn.Module:

@@ -87,6 +87,25 @@ def test_gradients(name):
             torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-9, msg=lambda text: f"{case.name}: {text}")
 
 
+@pytest.mark.parametrize("name", ["slow_fast_conv2d", "sparse_conv2d"])
+def test_gradients_in_single_precision(name, few_at_a_time):
+    """By what a processor has of its own for them, too."""
+    for case in CASES[name]():
+        singles = [None if t is None else t.float().requires_grad_() for t in case.tensors]
+        doubles = [None if t is None else t.detach().double().requires_grad_() for t in singles]
+        out = case.run(*singles)
+        direction = torch.randn_like(out)
+        learning = [t for t in singles if t is not None], [t for t in doubles if t is not None]
+        how = dict(materialize_grads=True, allow_unused=True)
+        ours = torch.autograd.grad((out * direction).sum(), learning[0], **how)
+        theirs = torch.autograd.grad((case.exact(*doubles) * direction).sum(), learning[1], **how)
+        for mine, wanted in zip(ours, theirs, strict=True):
+            bound = SIGMAS * rounding(wanted, max(case.terms, direction.numel(), 9 * direction.shape[1]))
+            torch.testing.assert_close(
+                mine.double(), wanted, rtol=0, atol=bound, msg=lambda text: f"{case.name}: {text}"
+            )
+
+
 def one_of(name: str, dtype: torch.dtype = torch.float32) -> tuple[Case, list, tuple]:
     """A case with all there is, its tensors, and what the operator is called with."""
     case = next(case for case in CASES[name]() if case.name in TYPICAL)

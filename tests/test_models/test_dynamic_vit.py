@@ -1,5 +1,6 @@
 """What is DynamicViT's own: keys that may be seen, dropped tokens, layouts, windows, arguments."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -18,7 +19,7 @@ from mmsparse.models.backbones.routed_attention import (
     masked_attention,
     packed_attention,
 )
-from mmsparse.sparsity import Context, Geometry, Selection
+from mmsparse.sparsity import Context, Geometry, Selection, TopKSelector
 from mmsparse.sparsity.scorers import standardised
 
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
@@ -297,8 +298,8 @@ def test_stochastic_depth_drops_images_not_windows():
         with_cls_token=False, window_size=3, drop_path_rate=0.5, sparsity=dict(keep_ratio=1.0, places=[3])
     ).train()
     x = torch.randn(16, 36, 48)
-    whole, keys = keep_all(16), model._keys(x, keep_all(16))
-    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), whole, keys)):
+    keys = model._keys(x, keep_all(16))
+    for run in (lambda: model._dense(3, x, (6, 6)), lambda: model._masked(3, x, (6, 6), keys, keys)):
         with torch.no_grad():
             model.layers[3].ffn.dropout_layer.eval()
             attended = run() - model.layers[3].ffn(model.layers[3].ln2(x), identity=x)
@@ -343,6 +344,43 @@ def test_frozen_blocks_freeze_their_places():
     assert not model.layers[1].training and model.layers[2].training
 
 
+def test_a_sample_of_what_is_not_selected_informs_the_gates_without_bias():
+    """The values are those of masks on all tokens, of which only the selected ones and the sample are in work."""
+    arch = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
+    sparsity = dict(places=[0, 2], keep_ratio=[0.5, 0.25], fast_path=dict(type="LinearFastPath"))
+    model = DynamicViT(arch, img_size=64, patch_size=16, sparsity=sparsity, out_type="raw").double().train()
+    for parameter in model.router.fast_paths.parameters():
+        torch.nn.init.normal_(parameter)
+    pictures, direction = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 3, 64, 64), (2, 17, 24)))
+    values, gates, in_work = [], [], []
+    model.layers[1].ln1.register_forward_hook(lambda _, args, out: in_work.append(out.shape[1]))
+    choose = TopKSelector().eval()
+
+    def chosen(scores, geometry, keep_ratio, **_):
+        """The same ones each time, with a gate to be seen."""
+        selection = choose(torch.arange(16.0).expand(2, -1), geometry, keep_ratio)
+        gates.append(selection.keep_mask.double().requires_grad_())
+        return replace(selection, gate=gates[-1])
+
+    for decider in find_deciders(model):
+        decider.selector.forward, decider.learn, decider.collected = chosen, "gate", True
+
+    def gradients(explore):
+        gates.clear()
+        model.router.explore = explore
+        (out,) = model(pictures)
+        values.append(out.detach())
+        return torch.stack(torch.autograd.grad((out * direction).sum(), gates))
+
+    full, draws = gradients(1.0), torch.stack([gradients(0.25) for _ in range(1000)])
+    for out in values[1:]:
+        torch.testing.assert_close(out, values[0], rtol=1e-9, atol=1e-9)
+    assert in_work == [17] + [1 + 8 + 2] * 1000
+    kept = torch.stack([gate.detach().bool() for gate in gates])
+    torch.testing.assert_close(draws.mean(0), full, rtol=0.2, atol=0.2 * full.std().item())
+    assert (draws[0] != 0)[kept].all() and (draws[0][~kept] == 0).sum() == 2 * (8 - 2 + 12 - 3)
+
+
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
@@ -359,7 +397,12 @@ def test_frozen_blocks_freeze_their_places():
         ),
         (dict(sparsity=dict(ratio=0.7)), ValueError, "^Argument `sparsity` has the unknown key 'ratio'; it knows "),
         (dict(depth=3), TypeError, "^DynamicViT: .*'depth'.* arguments of VisionTransformer: arch, img_size, "),
-        (dict(sparsity=dict(explore=0.5)), ValueError, "`explore` can only be 1.0, but got 0.5"),
+        (
+            dict(sparsity=dict(explore=0.5), window_size=7, with_cls_token=False),
+            ValueError,
+            "with windows.* `explore` can only be 1.0, but got 0.5",
+        ),
+        (dict(sparsity=dict(explore=0.5, cumulative=True, keys="entering")), ValueError, "`explore` can only be 1.0"),
         (dict(sparsity=dict(keep_ratio=1.5)), ValueError, r"`keep_ratio` to be in \(0, 1\], but got 1.5"),
         (
             dict(sparsity=dict(places=[4])),

@@ -14,7 +14,7 @@ from mmsparse.sparsity import Selection
 
 from .block_attention import BlockAttention
 from .block_router import ENTERING
-from .packed_tokens import Packed
+from .packed_tokens import Packed, Tried
 from .places import Place
 from .routed import RoutedBackbone, Size, checkpointed
 from .routed_attention import Grid, Keys, Pattern, Tokens, Windows, dense_attention, masked_attention
@@ -70,10 +70,11 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
             )
         self.windows = [0 if i in global_attn_indexes else window_size for i in range(self.num_layers)]
         self.with_cp = with_cp
-        if self.router is not None and self.router.explore != 1.0:
+        masked = any(self.windows) or type(self)._pattern is not DynamicViT._pattern
+        if self.router is not None and self.router.explore != 1.0 and (masked or self.router.keys == ENTERING):
             raise ValueError(
-                "Argument `sparsity`: DynamicViT trains with masks on all tokens, so `explore` can only be 1.0, "
-                f"but got {self.router.explore}"
+                f"Argument `sparsity`: with windows, patterns of keys or keys={ENTERING!r} a training has masks on all "
+                f"tokens, so `explore` can only be 1.0, but got {self.router.explore}"
             )
         if self.router is not None and self.router.keys == ENTERING and any(self.windows):
             raise ValueError(
@@ -120,7 +121,7 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
         x, grid = self._embed(x)
         outs = []
         selection: Selection | None = None
-        packed: Packed | None = None  # in evaluation, the tokens between two places
+        packed: Packed | Tried | None = None  # the tokens in work between two places, where not all are
         keys: Keys | None = None  # while training, their masks
         for i, layer in enumerate(self.layers):
             entering = keys
@@ -128,11 +129,14 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
                 x = x if packed is None else packed.whole()
                 selection = self.select(0, i, layer, x, grid, selection)
                 keys = None if selection is None or not self.training else self._keys(x, selection)
-                packed = None if selection is None or self.training else self._pack(x, selection, packed)
-            if packed is not None:
+                packed = None if selection is None else self._pack(x, selection, packed, keys)
+            if isinstance(packed, Packed):
                 packed.run(layer, self.router.fast_paths[f"0_{i}"], self.windows[i], self._pattern(i))
+            elif isinstance(packed, Tried):
+                packed.tokens = self._masked(i, packed.tokens, grid, packed.keys, packed.keys)
+                packed.leave(self.router.fast_paths[f"0_{i}"])
             elif selection is not None:
-                x = self._masked(i, x, grid, selection, entering if self.router.keys == ENTERING else keys)
+                x = self._masked(i, x, grid, keys, entering if self.router.keys == ENTERING else keys)
             else:
                 x = self._dense(i, x, grid)
             last = i == self.num_layers - 1
@@ -182,17 +186,23 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
 
         return checkpointed(run, x, self.with_cp)
 
-    def _pack(self, x: Tensor, selection: Selection, before: Packed | None) -> Packed:
+    def _pack(self, x: Tensor, selection: Selection, before: Any, keys: Keys | None) -> Packed | Tried | None:
+        """The tokens that are in work from here; None: all of them, with masks."""
+        if keys is not None:
+            count = selection.common_count
+            if self.router.explore == 1.0 or count is None:
+                return None
+            return Tried.of(x, keys, self.num_extra_tokens + count, self.router.explore)
         packed = Packed.of(x, selection, self.num_extra_tokens)
         if self.router.keys == ENTERING:
             packed.see(x, before)
         return packed
 
-    def _masked(self, i: int, x: Tensor, grid: Grid, selection: Selection, keys: Keys | None) -> Tensor:
-        """One block with masks; only ``keys`` are seen (all, if None)."""
+    def _masked(self, i: int, x: Tensor, grid: Grid, chosen: Keys, keys: Keys | None) -> Tensor:
+        """One block with masks: those ``chosen`` go slow, only ``keys`` are seen (all, if None)."""
         layer, size, pattern = self.layers[i], self.windows[i], self._pattern(i)
         fast = self.router.fast_paths[f"0_{i}"]
-        weight = self._keys(x, selection).gate.unsqueeze(-1)
+        weight = chosen.gate.unsqueeze(-1)
         windows = Windows(grid, size) if size else None
         of_windows = keys.split(windows) if size else None
 

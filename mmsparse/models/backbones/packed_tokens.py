@@ -1,5 +1,6 @@
-"""The tokens of a plain transformer between two decisions, in evaluation: only those selected are in work."""
+"""The tokens of a plain transformer between two decisions: those selected are in work; in training some others, too."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from mmsparse.ops import Groups, exporting
 from mmsparse.sparsity import IdentityFastPath, Selection
 
-from .routed_attention import Pattern, Tokens, Windows, asking_attention, packed_attention
+from .routed_attention import Keys, Pattern, Tokens, Windows, asking_attention, packed_attention
 
 
 @dataclass(eq=False)
@@ -71,3 +72,36 @@ class Packed:
         number = (image * down + cell // width // size) * right + cell % width // size
         missing = 1.0 - Windows((height, width), size).split(self.kept.new_ones(1, height * width, 1))
         return Groups.of(number, missing.sum(dim=(1, 2)).repeat(self.shape[0]))
+
+
+@dataclass(eq=False)
+class Tried:
+    """While training: the selected tokens, and a sample of the others that informs their gates."""
+
+    tokens: Tensor  # (B, n, C)
+    keys: Keys  # of these
+    index: Tensor  # (B, n, 1), which of all they are
+    others: Tensor  # (B, extra + N, C), where those that are not in work are
+
+    @classmethod
+    def of(cls, x: Tensor, keys: Keys, count: int, explore: float) -> "Tried":
+        """Of all tokens, of which so many are selected in each picture.
+
+        The gradients of the sample's gates are scaled by its inverse share, so the expectation stays.
+        """
+        rest = x.shape[1] - count
+        sample = math.ceil(explore * rest)
+        order = torch.rand(keys.keep.shape, device=x.device).masked_fill(keys.keep, 2.0)
+        index = order.topk(count + sample, dim=1).indices.sort(dim=1).values
+        keep, gate = keys.keep.gather(1, index), keys.gate.gather(1, index)
+        scaled = torch.where(keep, gate, gate.detach() + (gate - gate.detach()) * (rest / max(sample, 1)))
+        index = index.unsqueeze(-1)
+        return cls(x.gather(1, index.expand(-1, -1, x.shape[2])), Keys(keep, scaled), index, x)
+
+    def leave(self, fast: nn.Module) -> None:
+        """A block's fast path for those that are not in work."""
+        if not isinstance(fast, IdentityFastPath):
+            self.others = self.others + fast(self.others)
+
+    def whole(self) -> Tensor:
+        return self.others.scatter(1, self.index.expand_as(self.tokens), self.tokens.to(self.others.dtype))

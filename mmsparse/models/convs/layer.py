@@ -3,12 +3,11 @@
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsparse.ops import exporting, opaque, slow_fast_conv2d, static, tile_means
-from mmsparse.sparsity import Geometry, Paths, Selection, valid_units
+from mmsparse.sparsity import Geometry, Selection, conv_paths, valid_units
 
 
 class Chooses(Protocol):
@@ -52,9 +51,9 @@ class RoutedConv2d(nn.Conv2d):
             return super().forward(x)
         fast = router.fast_path(self.name).effective(self.weight, self.bias)
         if selection.gate is not None:
-            paths = Paths(selection, lambda rows: F.linear(rows, *fast), router.explore)
             means = _means(x, selection) if router.coarse else None
-            return paths.conv(x, self.weight, self.bias, self.dilation[0], means)
+            slow = self.weight, self.bias
+            return conv_paths(x, slow, fast, selection, self.dilation[0], means, router.explore)
         means = _means_of_rest(x, selection) if router.coarse else None
         dense, how = (self.weight, self.bias), (selection.geometry.tile, self.dilation[0], means)
         if router.shared and exporting():

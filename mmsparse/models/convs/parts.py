@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmsparse.mistakes import mistakes_in
-from mmsparse.ops import OfThread, static
+from mmsparse.ops import OfThread, remembered, static
 from mmsparse.registry import check_keys
 from mmsparse.sparsity import Selection, router_keys
 
@@ -51,7 +51,9 @@ class RoutedPart:
     def forward(self, x: Sequence[Tensor]) -> Any:
         if self.router is None:
             return super().forward(x)
-        return super().forward([_rows_together(m) for m in x])
+        with remembered():
+            results = super().forward([_rows_together(m) for m in x])
+        return results  # behind the block: dynamo cannot leave two of them at once
 
 
 class RoutedNeck(RoutedPart):
@@ -71,7 +73,8 @@ class RoutedTowers(RoutedPart):
             return super().forward(x)
         x = [_rows_together(m) for m in x]
         with _LEVELS.set(iter(self.router.decide_levels(x))):
-            return super().forward(x)
+            results = super().forward(x)
+        return results
 
     def forward_single(self, x: Tensor, *args: Any) -> Any:
         """The stock forward calls this for one level after the other."""

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from mmsparse.ops import OfThread, remembered_windows
+from mmsparse.ops import OfThread
 from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
@@ -144,7 +144,7 @@ class ConvRouter(Router):
     @contextmanager
     def on_level(self, x: Tensor, selection: Selection | None) -> Iterator[None]:
         """Inside a with-block, convolutions are applied to one level, where it was decided so."""
-        with _LEVEL.set((self, _size(x), selection)), remembered_windows():
+        with _LEVEL.set((self, _size(x), selection)):
             yield
 
     def _decide(self, decider: Decider, x: Tensor) -> Selection | None:
