@@ -32,7 +32,8 @@ TOOLS = {
     "test": "test",
     "train": "train",
 }
-STUDIES = {"analysis_tools/device_report", "demo", "misc/check_stock_configs", "misc/study"}  # of this repository
+STUDIES = {f"misc/{name}" for name in ("check_stock_configs", "study", "training_cost")}  # of this repository
+STUDIES |= {"analysis_tools/device_report", "demo"}
 
 
 def test_every_tool_is_a_sub_command_or_a_study():
