@@ -7,18 +7,29 @@ dense = {
     80: folder + "atss_convnext-nano-w80_fpn-w80_boards.py",
     128: folder + "atss_convnext-nano-w128_fpn-w128_boards.py",
 }
-routed = folder + "atss_dynamic-convnext-nano-w{0}_whole-m35_fpn-w{0}_finetune_boards.py"
+routed = folder + "atss_dynamic-convnext-nano-w{0}_whole-m35_fpn-w{0}_{1}_boards.py"
 amp = {"optim_wrapper.type": "mmsparse.CpuAmpOptimWrapper"}
+tenth = {**amp, "optim_wrapper.paramwise_cfg.backbone_mult": 0.1}
+further = {"model.backbone.sparsity.scorer": dict(type="PeakScorer", hidden=16, deep=2, _delete_=True)}
+at = ["own", 0.45, 0.55, 1.0]
 first, more = dict(options=amp, iterations=4000), dict(options=amp, iterations=2000)
 runs, pairs = [], []
-for width in (80, 64, 128, 40):
-    start = f"dense-{width}"
-    runs.append(dict(name=start, config=dense[width], series="dense", **first))
-    runs.append(dict(name=f"{start}-on", config=dense[width], start=start, series="dense, trained on", **more))
+for width in (80, 128, 64, 40):
+    start, on = f"dense-{width}", f"dense-{width}-on"
+    runs += [
+        dict(name=start, config=dense[width], series="dense, 4000", **first),
+        dict(name=on, config=dense[width], start=start, series="dense, 6000", **more),
+        dict(name=f"dense-{width}-more", config=dense[width], start=on, series="dense", **more),
+    ]
     if width in (80, 128):
-        at = ["own", 0.45, 0.55, 1.0]
-        runs.append(
-            dict(name=f"routed-{width}", config=routed.format(width), start=start, at=at, series="routed", **more)
-        )
-        pairs += [(f"routed-{width}{budget}", f"{start}-on") for budget in ("", "@0.45", "@0.55", "@1.0")]
-pairs += [("dense-128-on", "dense-80-on"), ("routed-80", "dense-64-on"), ("routed-128", "dense-80-on")]
+        config = routed.format(width, "in-place")
+        runs.append(dict(name=f"routed-{width}", config=config, start=on, at=at, series="routed", **more))
+        pairs += [(f"routed-{width}{budget}", f"dense-{width}-more") for budget in ("", "@0.45", "@0.55", "@1.0")]
+# What was tried with 80 channels: without everything kept in the same step, at a tenth of the rate, too.
+alone = dict(config=routed.format(80, "finetune"), iterations=2000, at=at)
+runs += [
+    dict(name="alone-80", start="dense-80", options=amp, **alone),
+    dict(name="tenth-80", start="dense-80-on", options=tenth, **alone),
+    dict(name="further-80", start="dense-80-on", options={**tenth, **further}, **alone),
+]
+pairs += [("dense-128-more", "dense-80-more"), ("routed-128", "dense-80-more")]
