@@ -32,7 +32,9 @@ TOOLS = {
     "test": "test",
     "train": "train",
 }
-STUDIES = {f"misc/{name}" for name in ("check_stock_configs", "study", "training_cost")}  # of this repository
+STUDIES = {
+    f"misc/{name}" for name in ("calibrate_study", "check_stock_configs", "study", "training_cost")
+}  # of this repository
 STUDIES |= {"analysis_tools/device_report", "demo"}
 
 
