@@ -84,7 +84,7 @@ def reach(
         if kind == "macs":
             yield dict(tried, reached=tried["macs"])
         else:
-            dense, row = bench.time(ratios)
+            dense, row = bench.time_surely(ratios)
             share, error = share_of(row, dense)
             yield (tried := dict(tried, reached=share, error=error, ms=row.ms, dense_ms=dense.ms))
         reached = tried.get("reached", tried["macs"])

@@ -144,7 +144,7 @@ def _measured(case: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
         groups = [bench.measure(places, [own[places[0]]]) for places in groups_of(model, size, apart=True)]
         ratios = what_pays(groups)
         routed = sum(ratio < 1.0 for ratio in ratios.values())
-        share, error = share_of(*reversed(bench.time(ratios))) if routed else (1.0, 0.0)
+        share, error = share_of(*reversed(bench.time_surely(ratios))) if routed else (1.0, 0.0)
     return dict(places=len(ratios), routed=routed, share=share, error=error, macs=bench.macs(ratios) / bench.macs({}))
 
 
