@@ -141,7 +141,7 @@ def deit(arch: str) -> Network:
 
 def _plain(name: str, stock: Callable, dynamic: Callable, everywhere: dict[str, Any]) -> Network:
     some = dict(places=[1, 3], keep_ratio=[0.7, 0.3])
-    packs = not any(word in name for word in ("windows", "entering", "sparsifiner"))
+    packs = not any(word in name for word in ("windows", "entering", "slim", "sparsifiner"))
     return Network(name, stock, dynamic, everywhere, some, explore=(1.0, 0.25) if packs else (1.0,), attends=True)
 
 
