@@ -146,8 +146,10 @@ def test_arithmetic_reaches_what_was_asked(model):
     said = say_groups(groups, best["ratios"], "")
     assert all(each.places[0] in said for each in groups)
     dense = dict(ms=10.0, metric=0.4, name="mIoU")
-    said = say_reached(dense, dict(best, metric=0.39), dict(macs=0.7, metric=0.38))
-    assert "0.3900" in said and "0.3800" in said and "70.0%" in said
+    said = say_reached(dense, dict(best, metric=0.39), dict(macs=0.7, reached=0.7, metric=0.38))
+    assert "0.3900" in said and "0.3800" in said and "70.0%" in said and "Keep them" not in said
+    said = say_reached(dense, dict(best, metric=0.39), dict(macs=0.7, reached=0.7, metric=0.40))
+    assert said.endswith("The config's own ratios are better: they take no more and find no less. Keep them.")
 
 
 def test_ratios_are_written_where_the_config_has_them(model):

@@ -80,14 +80,9 @@ def reach(
                     raise
                 return  # what was tried before is as near as it gets
             ratios, predicted, lost = found.ratios, found.cost, found.loss
-        tried = dict(ratios=ratios, predicted=predicted, predicted_loss=lost, macs=bench.macs(ratios) / bench.macs({}))
-        if kind == "macs":
-            yield dict(tried, reached=tried["macs"])
-        else:
-            dense, row = bench.time_surely(ratios)
-            share, error = share_of(row, dense)
-            yield (tried := dict(tried, reached=share, error=error, ms=row.ms, dense_ms=dense.ms))
-        reached = tried.get("reached", tried["macs"])
+        tried = dict(taken(bench, ratios, kind), predicted=predicted, predicted_loss=lost)
+        yield tried
+        reached = tried["reached"]
         if kind is None or abs(reached - limit) <= CLOSE * limit:
             return
         asked -= reached - limit
@@ -112,6 +107,16 @@ def take_validation_set(cfg: Config, count: int, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             evaluator.ann_file = str(folder / "pictures.json")
             (folder / "pictures.json").write_text(json.dumps(page))
+
+
+def taken(bench: Bench, ratios: Ratios, kind: str | None) -> dict[str, Any]:
+    """What ratios cost, as shares of the dense network; its arithmetic is ``reached`` if that is the target's kind."""
+    macs = bench.macs(ratios) / bench.macs({})
+    if kind == "macs":
+        return dict(ratios=dict(ratios), macs=macs, reached=macs)
+    dense, row = bench.time_surely(ratios)
+    share, error = share_of(row, dense)
+    return dict(ratios=dict(ratios), macs=macs, reached=share, error=error, ms=row.ms, dense_ms=dense.ms)
 
 
 class Evaluator:
@@ -180,12 +185,11 @@ def say_groups(groups: Sequence[Group], ratios: Ratios, metric: str) -> str:
 def say_reached(dense: Mapping[str, Any], chosen: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """What the chosen ratios should cost and reach, and do, beside the dense network and the config's own ratios."""
     lost, name = chosen["predicted_loss"], dense["name"]
-    rows = {
-        "dense": ["1.000", "", f"{dense['ms']:.1f}", "100.0%"],
-        "calibrated": [f"{chosen['reached']:.3f}", f"{chosen['predicted']:.3f}"],
-        "as configured": ["", "", "", f"{100 * own['macs']:.1f}%"],
-    }
-    rows["calibrated"] += [f"{chosen['ms']:.1f}" if "ms" in chosen else "", f"{100 * chosen['macs']:.1f}%"]
+    rows = {"dense": ["1.000", "", f"{dense['ms']:.1f}", "100.0%"]}
+    for row, found in (("calibrated", chosen), ("as configured", own)):
+        predicted = f"{found['predicted']:.3f}" if "predicted" in found else ""
+        ms = f"{found['ms']:.1f}" if "ms" in found else ""
+        rows[row] = [f"{found['reached']:.3f}", predicted, ms, f"{100 * found['macs']:.1f}%"]
     heads = ["of dense", "predicted", "ms", "MACs left"]
     if name:
         heads += [name, "predicted"]
@@ -194,7 +198,10 @@ def say_reached(dense: Mapping[str, Any], chosen: Mapping[str, Any], own: Mappin
         if lost is not None:
             rows["calibrated"][-1] = f"{dense['metric'] * (1.0 - lost):.4f}"
     widths = [max(11, len(head) + 2) for head in heads]
-    return "\n".join(
+    table = "\n".join(
         f"{first:<16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         for first, cells in [("", heads), *rows.items()]
     )
+    if name and own["metric"] >= chosen["metric"] and own["reached"] <= chosen["reached"]:
+        table += "\nThe config's own ratios are better: they take no more and find no less. Keep them."
+    return table

@@ -29,6 +29,7 @@ from mmsparse.cli.calibrating import (
     say_groups,
     say_reached,
     take_validation_set,
+    taken,
     write_json,
     write_ratios,
 )
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         except OutOfReachError as error:
             raise ValueError(_unreachable(args, error, page.dense["ms"])) from error
         chosen = min(tried, key=lambda each: abs(each["reached"] - limit))
-        configured = dict(macs=bench.macs(own) / bench.macs({}))
+        configured = taken(bench, own, kind)
         if evaluate:
             chosen["metric"], configured["metric"] = evaluate(chosen["ratios"]), evaluate(own)
     print(say_groups(page.groups, chosen["ratios"], page.dense["name"]))
