@@ -21,6 +21,7 @@ from mmsparse.deploy.calibration import (
     Measured,
     OutOfReachError,
     groups_of,
+    nothing_routed,
     share_of,
     solve,
     what_pays,
@@ -78,6 +79,44 @@ def test_what_is_not_certainly_faster_stays_whole():
     assert what_pays(own) == {"a": 0.3, "b": 1.0}
 
 
+def around(places, ratio, **at):
+    """Groups of a network whose places save and lose alone, measured around ratios that are not the whole."""
+    saves, loses = dict(a=0.3, b=0.5), dict(a=0.02, b=0.1)  # at keep 0, of all
+
+    def network(ratios):
+        time = 1.0 - sum((1.0 - ratios[place]) * saves[place] for place in saves)
+        metric = 0.4 * (1.0 - sum((1.0 - ratios[place]) * loses[place] for place in loses))
+        return dict(macs=time, metric=metric, time=time, error=0.001)
+
+    base = dict(a=ratio, b=ratio)
+    found = []
+    for place in places:
+        at = [Measured(each, **network({**base, place: each})) for each in (0.2, ratio, 1.0)]
+        found.append(Group([place], at[:-1], at[-1], ratio))
+    return found, network
+
+
+@pytest.mark.parametrize("limit", [0.9, 0.7, 0.5])
+def test_from_another_base_the_same_is_predicted(limit):
+    groups, network = around("ab", 0.5)
+    whole = nothing_routed(groups, "time", 0.4)
+    assert whole.cost == pytest.approx(1.0) and whole.loss == pytest.approx(0.0, abs=1e-9)
+    found = solve(groups, limit, "time", 0.4)
+    truth = network(found.ratios)
+    assert found.cost == pytest.approx(truth["time"]) and found.cost <= limit + BIN
+    assert 0.4 * (1.0 - found.loss) == pytest.approx(truth["metric"] - 0.4 * TIE * (1.0 - truth["macs"]))
+    assert found.ratios["a"] <= found.ratios["b"]  # which loses more for what it saves
+    with pytest.raises(OutOfReachError, match=r"^0.36 to 1.00$"):
+        solve(groups, 0.3, "time", 0.4)
+
+
+def test_what_pays_is_judged_beside_the_others_as_they_are():
+    (group,) = around("a", 0.5)[0]
+    assert group.pays()
+    slower = Group(["a"], [Measured(0.5, 0.7, None, 0.8, 0.01)], Measured(1.0, 0.8, None, 0.79, 0.01), 0.5)
+    assert not slower.pays() and what_pays([slower]) == {"a": 1.0}  # though 0.8 is less than the dense network's 1
+
+
 def test_below_the_floor_the_range_is_named():
     with pytest.raises(OutOfReachError, match=r"^0.50 to 1.00$"):
         solve([HEAD, BACKBONE, SLOWER], 0.45, "time", 0.4)
@@ -102,9 +141,8 @@ def test_places_of_a_part_that_save_little_are_measured_together(model):
     assert saves["s2b1"] < FEW > saves["s3b0"] and saves["neck.fpn_convs.1.conv"] < FEW < saves["head.level1"]
     alone = [["neck.fpn_convs.0.conv"], ["neck.fpn_convs.1.conv"], ["head.level0"], ["head.level1"]]
     assert groups_of(model, SIZE) == [["s2b1", "s3b0"], *alone]
-    assert groups_of(model, SIZE, apart=True) == [["s2b1", "s3b0"], *alone]  # of one ratio
-    with budget(dict(backbone=[0.4, 0.5]), model):
-        assert groups_of(model, SIZE, apart=True) == [["s2b1"], ["s3b0"], *alone]
+    with budget(dict(backbone=[0.4, 0.5]), model):  # they would get one ratio
+        assert groups_of(model, SIZE) == [["s2b1"], ["s3b0"], *alone]
 
 
 def test_a_bench_measures_and_leaves_the_model_as_it_is(model, tmp_path):
@@ -118,6 +156,22 @@ def test_a_bench_measures_and_leaves_the_model_as_it_is(model, tmp_path):
     assert found.at[0].macs == bench.macs({"head.level0": 0.2}) / bench.macs({})
     assert found.at[0].macs < found.at[1].macs < found.at[2].macs < 1.0
     assert get_keep_ratio(model) == before
+
+
+def test_a_bench_measures_around_a_base(model, tmp_path):
+    own, asked = get_keep_ratio(model), []
+    bench = Bench(model, Form("eager"), SIZE, 1, 1, 3, 0, tmp_path)
+    evaluate = lambda ratios: asked.append(ratios) or ratios["head.level0"]  # noqa: E731
+    found = bench.measure(["head.level0"], [0.2, 0.7], own, evaluate=evaluate)
+    base = own["head.level0"]
+    assert found.base == base < 0.7 and asked == [{**own, "head.level0": ratio} for ratio in (0.2, base, 0.7, 1.0)]
+    assert [(at.keep_ratio, at.metric, at.time is None) for at in (*found.at, found.whole)] == [
+        (0.2, 0.2, False), (base, base, False), (0.7, 0.7, False), (1.0, 1.0, False)
+    ]  # fmt: skip
+    assert found.known(base).macs == bench.macs(own) / bench.macs({})
+    assert found.at[0].macs < found.at[1].macs < found.whole.macs < 1.0
+    whole = bench.measure(["head.level0"], [0.2], {**own, "head.level0": 1.0}, timed=False)
+    assert whole.base == 1.0 and [at.keep_ratio for at in whole.at] == [0.2] and whole.whole.time is None
 
 
 def test_a_noisy_machine_is_given_more_rounds(model, monkeypatch):
@@ -145,11 +199,11 @@ def test_arithmetic_reaches_what_was_asked(model):
     assert best["reached"] == bench.macs(best["ratios"]) / bench.macs({}) == pytest.approx(0.8, abs=0.03)
     said = say_groups(groups, best["ratios"], "")
     assert all(each.places[0] in said for each in groups)
-    dense = dict(ms=10.0, metric=0.4, name="mIoU")
-    said = say_reached(dense, dict(best, metric=0.39), dict(macs=0.7, reached=0.7, metric=0.38))
-    assert "0.3900" in said and "0.3800" in said and "70.0%" in said and "Keep them" not in said
-    said = say_reached(dense, dict(best, metric=0.39), dict(macs=0.7, reached=0.7, metric=0.40))
-    assert said.endswith("The config's own ratios are better: they take no more and find no less. Keep them.")
+    dense, own = dict(ms=10.0, metric=0.4, name="mIoU"), dict(ratios={}, macs=0.7, reached=0.7)
+    said = say_reached(dense, dict(best, metric=0.39), dict(own, metric=0.38))
+    assert "0.3900" in said and "0.3800" in said and "70.0%" in said and "They are kept" not in said
+    said = say_reached(dense, dict(best, metric=0.39), dict(own, metric=0.40))
+    assert said.endswith("The config's own ratios are better: they take no more and find no less. They are kept.")
 
 
 def test_ratios_are_written_where_the_config_has_them(model):
@@ -167,10 +221,10 @@ def test_ratios_are_written_where_the_config_has_them(model):
 def test_measurements_go_on_and_are_not_mixed_up(tmp_path):
     path = tmp_path / "folder" / MEASURED
     page = Page(path, dict(shape=[64, 64], threads=1))
-    page.begin(dict(ms=5.0, metric=None))
+    page.begin(dict(ms=5.0, metric=None), {"head": 0.5})
     page.add(HEAD)
     again = Page(path, dict(shape=[64, 64], threads=1))
-    assert again.dense == dict(ms=5.0, metric=None) and again.groups == [HEAD]
+    assert again.dense == dict(ms=5.0, metric=None) and again.base == {"head": 0.5} and again.groups == [HEAD]
     with pytest.raises(ValueError, match=r"has figures of another run \(threads differ\). Name another folder"):
         Page(path, dict(shape=[64, 64], threads=2))
     path.write_text(json.dumps([1]))

@@ -13,7 +13,17 @@ from mmsparse.apis import find_routers
 from mmsparse.cli.building import Built, read_test_set
 from mmsparse.cli.choosing import METRICS
 from mmsparse.cli.launch import build_runner, quiet
-from mmsparse.deploy.calibration import Bench, Group, OutOfReachError, Ratios, dials_at, share_of, solve, what_pays
+from mmsparse.deploy.calibration import (
+    Bench,
+    Group,
+    OutOfReachError,
+    Ratios,
+    dials_at,
+    nothing_routed,
+    share_of,
+    solve,
+    what_pays,
+)
 from mmsparse.sparsity import budgets
 
 DIGITS = 4
@@ -27,6 +37,7 @@ class Page:
     def __init__(self, path: Path, setup: dict[str, Any]) -> None:
         self.path, self.setup = path, setup
         self.dense: dict[str, Any] = {}
+        self.base: dict[str, float] = {}
         self.groups: list[Group] = []
         if path.exists():
             try:
@@ -39,10 +50,11 @@ class Page:
                     f"Argument `out`: {path} has figures of another run ({', '.join(differ)} differ). Name another "
                     "folder, or remove it"
                 )
-            self.dense, self.groups = found["dense"], list(map(Group.read, found["groups"]))
+            self.dense, self.base = found["dense"], found["base"]
+            self.groups = list(map(Group.read, found["groups"]))
 
-    def begin(self, dense: dict[str, Any]) -> None:
-        self.dense = dense
+    def begin(self, dense: dict[str, Any], base: dict[str, float]) -> None:
+        self.dense, self.base = dense, base
         self._write()
 
     def add(self, group: Group) -> None:
@@ -50,7 +62,8 @@ class Page:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.path, dict(setup=self.setup, dense=self.dense, groups=list(map(asdict, self.groups))))
+        groups = list(map(asdict, self.groups))
+        write_json(self.path, dict(setup=self.setup, dense=self.dense, base=self.base, groups=groups))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -61,7 +74,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def reach(
-    bench: Bench, groups: Sequence[Group], kind: str | None, limit: float, whole: float | None
+    bench: Bench, groups: Sequence[Group], kind: str | None, limit: float, dense: float | None
 ) -> Iterator[dict[str, Any]]:
     """What was tried: the ratios, what they should cost and lose, and what they cost, as shares of the dense network.
 
@@ -71,10 +84,11 @@ def reach(
     for _ in range(ATTEMPTS):
         if kind is None:
             ratios, lost = what_pays(groups), None
-            predicted = 1.0 - sum(1.0 - group.at[0].time for group in groups if group.pays())
+            saved = sum(group.whole.time - group.at[0].time for group in groups if group.pays())
+            predicted = nothing_routed(groups, "time", None).cost - saved
         else:
             try:
-                found = solve(groups, asked, kind, whole)
+                found = solve(groups, asked, kind, dense)
             except OutOfReachError:
                 if asked == limit:
                     raise
@@ -126,8 +140,15 @@ class Evaluator:
         with quiet():
             self._runner = build_runner(cfg, built)
         self.name = ""
+        self._known: dict[frozenset, float] = {}
 
     def __call__(self, ratios: Ratios) -> float:
+        same = frozenset((place, ratio) for place, ratio in ratios.items() if ratio < 1.0)
+        if same not in self._known:
+            self._known[same] = self._evaluated(ratios)
+        return self._known[same]
+
+    def _evaluated(self, ratios: Ratios) -> float:
         with budgets(dials_at(self._runner.model, ratios)), quiet():
             found = self._runner.test()
         first = not self.name
@@ -166,19 +187,17 @@ def write_ratios(cfg: Config, model: nn.Module, ratios: Ratios) -> None:
 
 
 def say_groups(groups: Sequence[Group], ratios: Ratios, metric: str) -> str:
-    """A row a group: what it was measured to cost and reach, and what became of it."""
-    at = " ".join(f"{each.keep_ratio:g}" for each in groups[0].at) if groups else ""
-    lines = [f"{'place':<30}{'keep ratio: share of the time':<36}{metric or 'arithmetic'} at {at:<24}chosen"]
+    """What each group was measured to cost and reach, a row a ratio, and what became of it."""
+    lines = [f"{'place':<34}{'at':>6}{'time':>16}{metric or 'MACs':>16}  chosen"]
     for group in groups:
-        times = [f"{at.keep_ratio:g}: {at.time:.3f}±{at.error:.3f}" for at in group.at if at.time is not None]
-        values = [at.macs if at.metric is None else at.metric for at in group.at]
-        chosen = ratios[group.places[0]]
-        why = "" if group.pays() else ", routing does not pay here"
+        chosen, why = ratios[group.places[0]], "" if group.pays() else ", routing does not pay here"
         label = group.places[0] + (f" and {len(group.places) - 1} more" if len(group.places) > 1 else "")
-        lines.append(
-            f"{label:<34}{'  '.join(times):<34}{'  '.join(f'{value:.3f}' for value in values):<34}"
-            + (f"{chosen:g}" if chosen < 1.0 else f"whole{why}")
-        )
+        end = f"{chosen:g}" if chosen < 1.0 else f"whole{why}"
+        for each in (*group.at, *[group.whole] * (group.base < 1.0)):
+            time = "" if each.time is None else f"{each.time:.3f}±{each.error:.3f}"
+            value = each.macs if each.metric is None else each.metric
+            lines.append(f"{label:<34}{each.keep_ratio:>6g}{time:>16}{value:>16.3f}  {end}".rstrip())
+            label, end = "", ""
     return "\n".join(lines)
 
 
@@ -202,6 +221,13 @@ def say_reached(dense: Mapping[str, Any], chosen: Mapping[str, Any], own: Mappin
         f"{first:<16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         for first, cells in [("", heads), *rows.items()]
     )
-    if name and own["metric"] >= chosen["metric"] and own["reached"] <= chosen["reached"]:
-        table += "\nThe config's own ratios are better: they take no more and find no less. Keep them."
+    if better(own, chosen):
+        table += "\nThe config's own ratios are better: they take no more and find no less. They are kept."
     return table
+
+
+def better(own: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+    """Whether ratios take no more and find no less than others."""
+    if own["ratios"] == chosen["ratios"] or own.get("metric") is None:
+        return False
+    return own["metric"] >= chosen["metric"] and own["reached"] <= chosen["reached"]

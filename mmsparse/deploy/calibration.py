@@ -34,7 +34,7 @@ class OutOfReachError(ValueError):
 
 @dataclass(frozen=True)
 class Measured:
-    """Some places at one keep ratio, all others kept whole.
+    """The network with some places at one keep ratio.
 
     Args:
         keep_ratio: Theirs.
@@ -51,54 +51,71 @@ class Measured:
     error: float = 0.0
 
 
+DENSE_ITSELF = Measured(1.0, 1.0, None, 1.0)
+
+
 @dataclass(frozen=True)
 class Group:
-    """Places that get one keep ratio, and what was measured of them, by rising ratio."""
+    """Places that get one keep ratio, and what the network costs and reaches with them at several.
+
+    Args:
+        places: Their names.
+        at: By rising ratio, all below 1.
+        whole: Kept whole; where all others are, too, that is the dense network.
+        base: The ratio at which the places were while those of other groups were measured.
+    """
 
     places: Sequence[str]
     at: Sequence[Measured]
+    whole: Measured = DENSE_ITSELF
+    base: float = 1.0
 
     @classmethod
     def read(cls, page: Mapping[str, Any]) -> "Group":
-        return cls(page["places"], [Measured(**each) for each in page["at"]])
+        at = [Measured(**each) for each in page["at"]]
+        return cls(page["places"], at, Measured(**page["whole"]), page["base"])
 
     def pays(self) -> bool:
-        """Whether it is certainly faster than dense at the least of its ratios."""
+        """Whether it is certainly faster than whole at the least of its ratios."""
         timed = [each for each in self.at if each.time is not None]
-        return not timed or timed[0].time + CERTAIN * timed[0].error < 1.0
+        return not timed or timed[0].time + CERTAIN * math.hypot(timed[0].error, self.whole.error) < self.whole.time
+
+    def known(self, keep_ratio: float) -> Measured:
+        return next((each for each in self.at if each.keep_ratio == keep_ratio), self.whole)
 
     def cost(self, keep_ratio: float, kind: str) -> float:
         """Share of the dense cost, "time" or "macs": between the ratios that were measured a line."""
         if keep_ratio >= 1.0:
-            return 1.0
+            return getattr(self.whole, kind)
         known = [(each.keep_ratio, getattr(each, kind)) for each in self.at if getattr(each, kind) is not None]
         if len(known) > 1 and keep_ratio > known[-1][0]:  # beyond them, too; a routed place is not dense at nearly 1
             (r0, c0), (r1, c1) = known[-2:]
             return c1 + (c1 - c0) / (r1 - r0) * (keep_ratio - r1)
         return float(np.interp(keep_ratio, *zip(*known, strict=True)))
 
-    def loss(self, keep_ratio: float, whole: float | None) -> float:
-        """Share of the whole network's metric that is lost, never less at a lower ratio; without one, of arithmetic."""
-        removed = 1.0 - self.cost(keep_ratio, "macs")
-        if whole is None:
+    def loss(self, keep_ratio: float, dense: float | None) -> float:
+        """Share of the dense network's metric that is lost, never less at a lower ratio; without one, of arithmetic."""
+        removed = self.whole.macs - self.cost(keep_ratio, "macs")
+        if dense is None:
             return removed
-        lost = [max(0.0, 1.0 - each.metric / whole) for each in self.at]
+        most = dense if self.whole.metric is None else self.whole.metric
+        lost = [max(0.0, (most - each.metric) / dense) for each in self.at]
         lost = np.maximum.accumulate([0.0, *reversed(lost)])[::-1]
         ratios = [*(each.keep_ratio for each in self.at), 1.0]
         return float(np.interp(keep_ratio, ratios, lost)) + TIE * removed
 
-    def options(self, kind: str, whole: float | None) -> list[tuple[float, float, float]]:
+    def options(self, kind: str, dense: float | None) -> list[tuple[float, float, float]]:
         """Ratios with what they save and lose; to keep all of it is the first."""
         found = [(1.0, 0.0, 0.0)]
         if kind == "time" and not self.pays():
             return found
         least, error = self.at[0].keep_ratio, max(each.error for each in self.at)
-        ratios = [each.keep_ratio for each in self.at]
+        whole, ratios = self.cost(1.0, kind), [each.keep_ratio for each in self.at]
         ratios += [round(STEP * i, 4) for i in range(1, round(1 / STEP)) if least < STEP * i <= TOP]
         for ratio in sorted(set(ratios)):
-            saved = 1.0 - self.cost(ratio, kind)
+            saved = whole - self.cost(ratio, kind)
             if saved > CERTAIN * error:
-                found.append((ratio, saved, self.loss(ratio, whole)))
+                found.append((ratio, saved, self.loss(ratio, dense)))
         return found
 
 
@@ -111,7 +128,24 @@ class Solution:
     loss: float
 
 
-def solve(groups: Sequence[Group], limit: float, kind: str, whole: float | None = None) -> Solution:
+def nothing_routed(groups: Sequence[Group], kind: str, dense: float | None) -> Solution:
+    """What all groups kept whole should cost and lose: what was measured at their bases, and what that saves and loses.
+
+    Where the base is the dense network this is 1 and 0.
+    """
+    cost, loss = 1.0, 0.0
+    if groups and any(group.base < 1.0 for group in groups):
+        at = [group.known(group.base) for group in groups]
+        cost = sum(getattr(each, kind) for each in at) / len(at)
+        removed = 1.0 - at[0].macs
+        loss = removed if dense is None else 1.0 - at[0].metric / dense + TIE * removed
+    for group in groups:
+        cost += group.cost(1.0, kind) - group.cost(group.base, kind)
+        loss -= group.loss(group.base, dense)
+    return Solution({place: 1.0 for group in groups for place in group.places}, cost, loss)
+
+
+def solve(groups: Sequence[Group], limit: float, kind: str, dense: float | None = None) -> Solution:
     """The ratios that lose least among those that cost no more than a share of the dense network's.
 
     What groups save and lose adds up.
@@ -120,11 +154,12 @@ def solve(groups: Sequence[Group], limit: float, kind: str, whole: float | None 
         groups: What was measured.
         limit: The share.
         kind: Of "time" or of "macs".
-        whole: Metric of the whole network; None: what is lost is arithmetic.
+        dense: Metric of the dense network; None: what is lost is arithmetic.
     """
-    options = [group.options(kind, whole) for group in groups]
-    bins = max(0, math.ceil((1.0 - limit) / BIN))
-    floor = 1.0 - sum(max(saved for _, saved, _ in each) for each in options)
+    options = [group.options(kind, dense) for group in groups]
+    whole = nothing_routed(groups, kind, dense)
+    bins = max(0, math.ceil((whole.cost - limit) / BIN))
+    floor = whole.cost - sum(max(saved for _, saved, _ in each) for each in options)
     if limit < floor - BIN:
         raise OutOfReachError(f"{floor:.2f} to 1.00")
     best = np.full(bins + 1, np.inf)  # least loss by what has been saved so far, at least
@@ -144,32 +179,31 @@ def solve(groups: Sequence[Group], limit: float, kind: str, whole: float | None 
         bins = max(bins - math.floor(saves / BIN + 0.5), 0)
         saved, lost = saved + saves, lost + loses
         ratios |= dict.fromkeys(group.places, ratio)
-    return Solution(ratios, 1.0 - saved, lost)
+    return Solution(ratios, whole.cost - saved, whole.loss + lost)
 
 
-def trade_off(groups: Sequence[Group], kind: str, whole: float | None, points: int = 40) -> list[Solution]:
+def trade_off(groups: Sequence[Group], kind: str, dense: float | None, points: int = 40) -> list[Solution]:
     """The best choices from the dense network down to the floor."""
     found = []
     for limit in np.linspace(1.0, 0.0, points):
         try:
-            found.append(solve(groups, float(limit), kind, whole))
+            found.append(solve(groups, float(limit), kind, dense))
         except OutOfReachError:
             break
     return found
 
 
 def what_pays(groups: Sequence[Group]) -> dict[str, float]:
-    """Each place at the one ratio that was measured, or whole where that is not certainly faster."""
+    """Each place at the least ratio that was measured, or whole where that is not certainly faster."""
     return {place: group.at[0].keep_ratio if group.pays() else 1.0 for group in groups for place in group.places}
 
 
-def groups_of(model: nn.Module, size: Size, apart: bool = False) -> list[list[str]]:
-    """The places of a model as they are measured: each alone, or with others of its part if they save little.
+def groups_of(model: nn.Module, size: Size) -> list[list[str]]:
+    """The places of a model as they are measured: each alone, or with others of its part and ratio if they save little.
 
     Args:
         model: In evaluation.
         size: Of a picture.
-        apart: Whether only places of the same keep ratio may be measured together.
     """
     picture, program = [torch.zeros(1, 3, *size)], Program(model, _part(model)).eval()
     with dense_twin(model):
@@ -179,7 +213,7 @@ def groups_of(model: nn.Module, size: Size, apart: bool = False) -> list[list[st
         for dial in router.dials:
             with dense_twin(model), budgets({dial: 0.5}):
                 saves = 1.0 - program.macs(picture) / dense
-            key = dial.name if saves >= FEW else (part, apart and dial.keep_ratio)
+            key = dial.name if saves >= FEW else (part, dial.keep_ratio)
             groups.setdefault(key, []).append(dial.name)
     return list(groups.values())
 
@@ -258,23 +292,28 @@ class Bench:
         self,
         places: Sequence[str],
         ratios: Sequence[float],
+        base: Ratios | None = None,
         timed: bool = True,
         evaluate: Callable[[Ratios], float] | None = None,
     ) -> Group:
-        """A group at several ratios; the lowest and the highest of them are timed, for time is a line between them."""
-        ratios = sorted(ratios)
-        rows, dense = {}, self.macs({})
+        """A group at several ratios and whole, all other places at their base; without one they are kept whole.
+
+        Timed are the ends and the base: between them time is a line.
+        """
+        own = (base or {}).get(places[0], 1.0)
+        below = sorted({*ratios, own} - {1.0})
+        given = {ratio: {**(base or {}), **dict.fromkeys(places, ratio)} for ratio in [*below, *[1.0] * bool(base)]}
+        rows = {}
         if timed:
-            ends = sorted({ratios[0], ratios[-1]})
-            first, *others = self.time(*(dict.fromkeys(places, ratio) for ratio in ends))
+            ends = sorted({below[0], below[-1], own if base else below[0], *[1.0] * bool(base)})
+            dense, *others = self.time(*(given[ratio] for ratio in ends))
             rows = dict(zip(ends, others, strict=True))
-        at = []
-        for ratio in ratios:
-            given = dict.fromkeys(places, ratio)
-            share, error = share_of(rows[ratio], first) if ratio in rows else (None, 0.0)
-            metric = evaluate(given) if evaluate else None
-            at.append(Measured(ratio, self.macs(given) / dense, metric, share, error))
-        return Group(list(places), at)
+        at = {}
+        for ratio, each in given.items():
+            share, error = share_of(rows[ratio], dense) if ratio in rows else (None, 0.0)
+            metric = evaluate(each) if evaluate else None
+            at[ratio] = Measured(ratio, self.macs(each) / self.macs({}), metric, share, error)
+        return Group(list(places), [at[ratio] for ratio in below], at.get(1.0, DENSE_ITSELF), own)
 
 
 def share_of(row: Row, dense: Row) -> tuple[float, float]:

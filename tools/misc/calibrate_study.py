@@ -141,7 +141,7 @@ def _measured(case: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         form, progress = Form.read(case["runtime"]), partial(tqdm, leave=False)
         bench = Bench(model, form, size, case["batch"], args.threads, args.rounds, 2, Path(folder), progress)
-        groups = [bench.measure(places, [own[places[0]]]) for places in groups_of(model, size, apart=True)]
+        groups = [bench.measure(places, [own[places[0]]], own) for places in groups_of(model, size)]
         ratios = what_pays(groups)
         routed = sum(ratio < 1.0 for ratio in ratios.values())
         share, error = share_of(*reversed(bench.time_surely(ratios))) if routed else (1.0, 0.0)

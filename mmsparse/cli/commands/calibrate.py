@@ -1,9 +1,10 @@
 """Find the keep ratios that lose least at a wanted time, on this machine; whole where routing does not pay.
 
-Every place is measured at several ratios: what it costs beside the dense network, timed in turn in one runtime, and
-what it loses on pictures of the validation set. Without a target each place keeps the config's ratio, or is kept whole
-where that is not faster. The folder --out gets the measurements, from which a run that was interrupted and one for
-another target go on, and a folder for the target: a config with the ratios, the exported network, figures and a plot.
+Every place is measured at several ratios, the others as configured: what that costs beside the dense network, timed in
+turn in one runtime, and what it loses on pictures of the validation set. Without a target each place keeps the config's
+ratio, or is kept whole where that is not faster. The folder --out gets the measurements, from which a run that was
+interrupted and one for another target go on, and a folder for the target: a config with the ratios, the exported
+network, figures and a plot.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from mmsparse.cli.calibrating import (
     MEASURED,
     Evaluator,
     Page,
+    better,
     part_configs,
     reach,
     say_groups,
@@ -43,6 +45,7 @@ from mmsparse.deploy.rivals import RUNTIMES, Form
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.calibration import draw_calibration
 
+TRAINED = 0.9  # of the dense metric: what reaches it at its own ratios was trained at them
 RATIOS = (0.15, 0.3, 0.5, 0.75)
 TARGETS = ("latency", "ms", "macs")
 PICTURES = 32  # that integers are fitted to
@@ -89,13 +92,15 @@ def run(args: argparse.Namespace) -> None:
         bench = Bench(model, form, size, args.batch, threads, args.rounds, args.warmup, Path(folder))
         if not page.dense:
             (dense,), metric = bench.time(), evaluate and evaluate({})
-            page.begin(dict(ms=dense.ms, macs=dense.macs, metric=metric, name=evaluate and evaluate.name))
-        with tqdm(groups_of(model, size, apart=kind is None), desc="measuring", leave=False) as bar:
+            trained = not evaluate or evaluate(own) >= TRAINED * metric
+            figures = dict(ms=dense.ms, macs=dense.macs, metric=metric, name=evaluate and evaluate.name)
+            page.begin(figures, own if trained else {})
+        with tqdm(groups_of(model, size), desc="measuring", leave=False) as bar:
             for places in bar:
                 bar.set_postfix_str(places[0])
                 if places not in [group.places for group in page.groups]:
                     ratios = args.ratios if kind else [own[places[0]]]
-                    page.add(bench.measure(places, ratios, kind != "macs", evaluate if kind else None))
+                    page.add(bench.measure(places, ratios, page.base, kind != "macs", evaluate if kind else None))
         limit = _limit(args, page.dense["ms"])
         try:
             tried = list(reach(bench, page.groups, kind, limit, page.dense["metric"]))
@@ -105,8 +110,12 @@ def run(args: argparse.Namespace) -> None:
         configured = taken(bench, own, kind)
         if evaluate:
             chosen["metric"], configured["metric"] = evaluate(chosen["ratios"]), evaluate(own)
+    if not page.base:
+        print(f"At its own ratios it has lost more than {1.0 - TRAINED:.0%}: places were measured with all else whole.")
     print(say_groups(page.groups, chosen["ratios"], page.dense["name"]))
     print(say_reached(page.dense, chosen, configured))
+    if better(configured, chosen):
+        chosen = dict(configured, predicted_loss=None)
     out = out / _name(args)
     write_json(out / "calibration.json", dict(dense=page.dense, chosen=chosen, tried=tried, as_configured=configured))
     draw_calibration(out / "calibration.png", page.groups, kind or "time", page.dense, chosen)
