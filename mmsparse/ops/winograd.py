@@ -4,7 +4,8 @@ A tile with its halo, 6x6 values of each channel, becomes 36 numbers; channels a
 each of the 36; what comes out becomes the 4x4 values. Half precision keeps to the direct sum.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -44,12 +45,29 @@ def transform_kernel(weight: Tensor) -> Tensor:
     return mixing.view(36, width, channels).transpose(1, 2)
 
 
+class _OfThread(threading.local):
+    """Memory that a thread's calls use again."""
+
+    def __init__(self) -> None:
+        self._all = torch.empty(0)
+
+    def take(self, sizes: Sequence[int]) -> Sequence[Tensor]:
+        if self._all.numel() < sum(sizes):
+            with torch.inference_mode(False):  # later calls may be outside
+                self._all = torch.empty(sum(sizes))
+        return self._all[: sum(sizes)].split(sizes)
+
+
+_memory = _OfThread()
+
+
 def conv_tiles(
     rows: Tensor, size: tuple[int, int], weight: Tensor, bias: Tensor | None, idx: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
     """The convolution at chosen 4x4 tiles, some of them at a time: which ones, and their results (16, R, D).
 
-    All batches use the same memory, because fresh pages cost as much as the arithmetic; take what is in it at once.
+    All batches and calls of a thread use the same memory, because fresh pages cost as much as the arithmetic; take what
+    is in it at once.
 
     Args:
         rows: (B * H * W, C) of maps of a size.
@@ -62,7 +80,7 @@ def conv_tiles(
     kernel = once_for(weight, (), lambda: transform_kernel(weight))
     points, channels, width = kernel.shape
     batch = max(1, min(len(idx), conv_cpu.LARGE // (points * (channels + width))))
-    memory = [kernel.new_empty(batch * n) for n in (points * channels, points * channels, points * width, 16 * width)]
+    memory = _memory.take([batch * n for n in (points * channels, points * channels, points * width, 16 * width)])
     where, outside = (t.view(-1, points) for t in window_of(size, idx, TILE, 1))
     for start in range(0, len(idx), batch):
         part = slice(start, start + batch)
@@ -138,7 +156,12 @@ def _slow_fast_conv2d(
     return out
 
 
-@OPERATORS["sparse_conv2d"].kernel("cpu", suits=suits, name="winograd")
+def _pays(weight: Tensor, idx: Tensor, **how: Any) -> bool:
+    """Of a convolution that nothing else shares its transformed kernel with: it takes as long as that of many tiles."""
+    return suits(weight, **how) and min(weight.shape[:2]) >= 256 and weight[:, :, 0, 0].numel() <= 1024 * len(idx)
+
+
+@OPERATORS["sparse_conv2d"].kernel("cpu", suits=_pays, name="winograd")
 def _sparse_conv2d(
     rows: Tensor,
     height: int,

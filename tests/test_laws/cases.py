@@ -9,6 +9,7 @@ import plain
 import torch
 from hypothesis import strategies as st
 from mmdet.models import dense_heads, necks
+from mmdet.models.backbones import ResNet, ResNetV1d, ResNeXt
 from mmdet.models.backbones import SwinTransformer as DetSwin
 from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
 from mmseg.models import decode_heads
@@ -25,7 +26,9 @@ SIDES = st.integers(32, 72)  # of pictures: a backbone's stride and more
 SMALL = st.integers(3, 8) | st.integers(5, 72)  # for a neck or head, whose coarse levels may be one location
 RATIOS = st.sampled_from([0.02, 0.3, 0.5, 0.7, 0.98, 1.0]) | st.floats(0.05, 0.95).map(lambda ratio: round(ratio, 2))
 STOCK = dict(ConvNeXt=ConvNeXt, DetSwin=DetSwin, SegSwin=SegSwin, VisionTransformer=VisionTransformer, ViTSAM=ViTSAM)
+STOCK |= dict(ResNet=ResNet, ResNetV1d=ResNetV1d, ResNeXt=ResNeXt)
 DYNAMIC = dict(ConvNeXt="ConvNeXt", DetSwin="Swin", SegSwin="Swin", VisionTransformer="ViT", ViTSAM="ViT")
+DYNAMIC |= {name: name for name in ("ResNet", "ResNetV1d", "ResNeXt")}
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Case:
         result = dynamic.load_state_dict(stock.state_dict(), strict=False)
         assert not result.unexpected_keys
         assert all("router." in key for key in result.missing_keys)
+        stock.train()  # in which some set their norms aside
         return stock.double(), dynamic.double()
 
     @property
@@ -100,9 +104,9 @@ def routing(draw: Any, scorers: list[str]) -> dict[str, Any]:
 
 
 @st.composite
-def backbone_routing(draw: Any, depths: list[int], attends: bool) -> dict[str, Any]:
+def backbone_routing(draw: Any, depths: list[int], attends: bool, first: int = 0) -> dict[str, Any]:
     sparsity = draw(routing([*LEARNED, *OTHERS, *(READING if attends else [])]))
-    blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
+    blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(first, depth)]
     places = sorted(draw(st.sets(st.sampled_from(blocks), min_size=1, max_size=4)))
     sparsity.update(places=places, keep_ratio=draw(st.lists(RATIOS, min_size=len(places), max_size=len(places))))
     sparsity["fast_path"] = dict(type=draw(st.sampled_from(["LinearFastPath", "IdentityFastPath"])))
@@ -158,6 +162,27 @@ def swins(draw: Any) -> Case:
     sparsity = draw(backbone_routing(depths, attends=True))
     sparsity["skip_windows"] = draw(st.booleans())
     return case(draw, "swin", draw(st.sampled_from(["DetSwin", "SegSwin"])), kwargs, sparsity)
+
+
+@st.composite
+def resnets(draw: Any) -> Case:
+    part = draw(st.sampled_from(["ResNet", "ResNetV1d", "ResNeXt"]))
+    stages, dilated = draw(st.integers(2, 4)), draw(st.booleans())
+    kwargs: dict[str, Any] = dict(
+        depth=draw(st.sampled_from([50] if part == "ResNeXt" else [18, 34, 50])),
+        base_channels=4,
+        num_stages=stages,
+        out_indices=tuple(range(stages)),
+        strides=(1, 2, 1, 1)[:stages] if dilated else (1, 2, 2, 2)[:stages],
+        dilations=(1, 1, 2, 4)[:stages] if dilated else (1,) * stages,
+        style=draw(st.sampled_from(["pytorch", "caffe"])),
+    )
+    if part == "ResNeXt":
+        kwargs.update(groups=2, base_width=4)
+    depths = [2] * stages if kwargs["depth"] == 18 else [3, 4, 6, 3][:stages]
+    sparsity = draw(backbone_routing(depths, attends=False, first=1))
+    sparsity["tile"] = draw(st.integers(1, 5))
+    return case(draw, "resnet", part, kwargs, sparsity)
 
 
 @st.composite
@@ -249,4 +274,4 @@ def _of_fpn_head(levels: int, routed: int) -> int:
     return sum(level < routed for i in range(levels) for level in (range(i, 0, -1) if i else [0]))
 
 
-FAMILIES = dict(convnext=convnexts(), swin=swins(), vit=vits(), neck=neck_cases(), head=head_cases())
+FAMILIES = dict(convnext=convnexts(), swin=swins(), resnet=resnets(), vit=vits(), neck=neck_cases(), head=head_cases())

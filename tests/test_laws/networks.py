@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.models import dense_heads, necks
+from mmdet.models import backbones, dense_heads, necks
 from mmdet.models.backbones import SwinTransformer as DetSwin
 from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
 from mmseg.models import decode_heads
@@ -74,6 +74,11 @@ def enliven(model: nn.Module) -> None:
                 parameter.normal_(0, parameter[0].numel() ** -0.5)
             else:
                 parameter.normal_(0.5 if name.endswith(("weight", "gamma")) else 0.0, 0.2)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.2)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
 
 
 def convnext(arch: str, v2: bool = False) -> Network:
@@ -100,6 +105,20 @@ def swin(arch: str, stock: type[nn.Module] = SegSwin, skip_windows: bool = False
 
     name = f"swin-{arch}-{stock.__module__.split('.')[0]}{'-skip' if skip_windows else ''}"
     return Network(name, partial(stock, **kwargs), dynamic, attends=True)
+
+
+RESIDUAL = dict(places=[(0, 1), (1, 1), (2, 1), (2, 3), (3, 1)], keep_ratio=[0.6, 0.5, 0.7, 0.3, 0.4])
+
+
+def resnet(kind: str = "ResNet", depth: int = 50, tile: int = 2, **more: Any) -> Network:
+    """Of few channels. Its batch norms are evaluated in training, too, as in mmdet."""
+    kwargs: dict[str, Any] = dict(depth=depth, base_channels=8, **more)
+
+    def dynamic(sparsity: dict[str, Any] | None, **switches: Any) -> nn.Module:
+        own = None if sparsity is None else {"tile": tile, **sparsity}
+        return getattr(ours, f"Dynamic{kind}")(**kwargs, **switches, sparsity=own)
+
+    return Network(f"{kind.lower()}-{depth}", partial(getattr(backbones, kind), **kwargs), dynamic, RESIDUAL)
 
 
 VIT = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
@@ -292,6 +311,12 @@ HEADS = [
 ]
 CONVNEXTS = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")]
 SWINS = [swin("micro"), swin("micro", DetSwin), swin("micro", skip_windows=True), swin("tiny")]
+RESNETS = [
+    resnet(),
+    resnet(depth=34, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 2)),
+    resnet("ResNetV1d", tile=1),
+    resnet("ResNeXt", groups=4, base_width=16),
+]
 VITS = [
     vit(VIT_EVERYWHERE),
     vit(VIT_EVERYWHERE, with_cls_token=False, layer_scale_init_value=0.5),
@@ -303,8 +328,9 @@ VITS = [
     tpc(),
     slim(),
 ]
-ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *VITS, *NECKS, *HEADS]
-BACKBONES = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True), *VITS]
+ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *RESNETS, *VITS, *NECKS, *HEADS]
+CHANNEL_MIXERS = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True)]
+BACKBONES = [*CHANNEL_MIXERS, *RESNETS, *VITS]
 LIGHT = [*BACKBONES, *NECKS, *HEADS]
 FAMILIES = [convnext("atto"), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit_windows(), NECKS[0], HEADS[0]]
 OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer"]  # scorers that obey the laws, too

@@ -80,6 +80,24 @@ def _in_busy_windows(mask: Tensor, size: int, shift: int) -> Tensor:
     return busy.roll((shift, shift), (2, 3))[..., :high, :wide].flatten(2).transpose(1, 2)
 
 
+def resnet(stock: nn.Module, dynamic: nn.Module, masks: Masks) -> None:
+    places = list(dynamic.router.places)
+    names = [decision.name for decision in dynamic.router.dials]
+    for stage, block, mask, _ in masks_by_block(list(stock.stage_blocks), places, names, masks):
+        fast = dynamic.router.fast_paths[f"{stage}_{block}"]
+        hook = partial(_resnet, mask=mask, fast=fast, tile=dynamic.tile)
+        getattr(stock, stock.res_layers[stage])[block].register_forward_hook(hook)
+
+
+def _resnet(block: nn.Module, args: tuple, out: Tensor, mask: Tensor, fast: nn.Module, tile: int) -> Tensor:
+    x = args[0]
+    high, wide = (-(-side // tile) for side in x.shape[-2:])
+    keep = mask.view(-1, 1, high, wide).repeat_interleave(tile, dim=2).repeat_interleave(tile, dim=3)
+    rows = x.permute(0, 2, 3, 1)
+    other = (rows + fast(rows.flatten(0, 2)).view(rows.shape)).relu().permute(0, 3, 1, 2)
+    return torch.where(keep[..., : x.shape[2], : x.shape[3]], out, other)
+
+
 def vit(stock: nn.Module, dynamic: nn.Module, masks: Masks) -> None:
     places = list(dynamic.router.places)
     names = [decision.name for decision in dynamic.router.dials]

@@ -8,5 +8,11 @@ if has("mmseg") or has("mmdet"):
     from .dynamic_swin import DynamicSwin
 else:
     DynamicSwin = stand_in("DynamicSwin", "mmseg", "mmdet")
+if has("mmdet"):
+    from .dynamic_resnet import DynamicResNet, DynamicResNetV1d, DynamicResNeXt
+else:
+    DynamicResNet, DynamicResNetV1d, DynamicResNeXt = (
+        stand_in(name, "mmdet") for name in ("DynamicResNet", "DynamicResNetV1d", "DynamicResNeXt")
+    )
 
-__all__ = ["DynamicConvNeXt", "DynamicSwin", "DynamicViT"]
+__all__ = ["DynamicConvNeXt", "DynamicResNeXt", "DynamicResNet", "DynamicResNetV1d", "DynamicSwin", "DynamicViT"]

@@ -68,6 +68,9 @@ class RoutedBackbone:
         """Where decisions are taken unless ``sparsity`` says otherwise: before the second block of each stage."""
         return [(stage, 1) for stage, depth in enumerate(depths) if depth > 1]
 
+    def check_block(self, stage: int, number: int) -> None:
+        """Refuse a block that the family cannot route."""
+
     def attention_of(self, block: nn.Module, x: Tensor, size: Size) -> Any:
         """The attention of a block to come, for scorers (``scorers.Attention``); None where blocks have none."""
         return None
@@ -88,14 +91,14 @@ class RoutedBackbone:
 
     def run_stage(self, stage: int, blocks: Iterable[nn.Module], x: Tensor, size: Size | None = None) -> Tensor:
         """The blocks of a stage, one after the other; ``size`` is that of tokens (B, H * W, C)."""
-        size = (int(x.shape[-2]), int(x.shape[-1])) if size is None else size
         selection = None
         for number, block in enumerate(blocks):
-            selection = self.select(stage, number, block, x, size, selection)
+            now = (int(x.shape[-2]), int(x.shape[-1])) if size is None else size
+            selection = self.select(stage, number, block, x, now, selection)
             if selection is None:
-                x = self.dense_block(block, x, size)
+                x = self.dense_block(block, x, now)
             else:
-                x = self.routed_block(block, x, size, self.router.paths(stage, number, selection))
+                x = self.routed_block(block, x, now, self.router.paths(stage, number, selection))
         return x
 
     def select(
@@ -149,6 +152,8 @@ class RoutedBackbone:
                 self.plain,
                 **{"fast_path": dict(type=self.fast_path), **given},
             )
+            for stage, block in router.routed:
+                self.check_block(stage, block)
         for decider in router.decisions.values():
             if decider.scorer.reads_attention and type(self).attention_of is RoutedBackbone.attention_of:
                 raise ValueError(
