@@ -130,6 +130,8 @@ def _backbones(tree: Any, path: str, scope: str | None) -> Iterator[Part]:
     if isinstance(tree, dict):
         scope = tree.get("_scope_", scope)
         for key, value in tree.items():
+            if key == "reid":  # trackers compare small crops by it
+                continue
             if key == "backbone" and isinstance(value, dict):
                 yield Part(f"{path}.{key}", scoped_kind(value, scope), value, tree)
             yield from _backbones(value, f"{path}.{key}", scope)

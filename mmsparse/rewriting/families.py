@@ -63,6 +63,27 @@ def _from_mmseg_fpn(part: Part) -> None:
             )
 
 
+def _from_mmpretrain_resnet(backbone: Part) -> None:
+    """The arguments of mmpretrain's ResNet -> those of mmdet's, which differ in what they are by default."""
+    cfg = backbone.cfg
+    for name, same in (("drop_path_rate", 0.0), ("expansion", None), ("deep_stem", False), ("avg_down", False)):
+        if cfg.pop(name, same) != same:
+            raise ValueError(
+                f"sparsify: {backbone.path} is {backbone.kind} with `{name}`, which mmsparse.DynamicResNet (mmdet's "
+                "class) does not have or has otherwise"
+            )
+    for name, default in (("stem_channels", 64), ("out_indices", (3,)), ("norm_eval", False)):
+        cfg.setdefault(name, default)
+
+
+def _from_mmseg_resnet(backbone: Part) -> None:
+    """A ResNet or ResNetV1d of mmseg is a ResNetV1c with another stem, or with other shortcuts."""
+    if backbone.kind == "mmseg.ResNet":
+        backbone.cfg.setdefault("deep_stem", False)
+    else:
+        backbone.cfg.avg_down = True
+
+
 def _keep(part: Part) -> None:
     """The routed class takes the arguments of the stock class as they are."""
 
@@ -80,6 +101,13 @@ ROUTED: dict[str, dict[str, Family]] = {
         "mmpretrain.ConvNeXt": ("DynamicConvNeXt", _keep),
         "mmdet.SwinTransformer": ("DynamicSwin", _keep),
         "mmseg.SwinTransformer": ("DynamicSwin", _keep),
+        "mmdet.ResNet": ("DynamicResNet", _keep),
+        "mmdet.ResNeXt": ("DynamicResNeXt", _keep),
+        "mmdet.ResNetV1d": ("DynamicResNetV1d", _keep),
+        "mmseg.ResNet": ("DynamicResNetV1c", _from_mmseg_resnet),
+        "mmseg.ResNetV1c": ("DynamicResNetV1c", _keep),
+        "mmseg.ResNetV1d": ("DynamicResNetV1c", _from_mmseg_resnet),
+        "mmpretrain.ResNet": ("DynamicResNet", _from_mmpretrain_resnet),
         "mmpretrain.VisionTransformer": ("DynamicViT", _keep),
         "mmseg.VisionTransformer": ("DynamicViT", _from_mmseg_vit),
     },
@@ -100,6 +128,7 @@ ROUTED: dict[str, dict[str, Family]] = {
     },
 }
 REFUSED = {
+    "mmpretrain.ResNetV1d": "its stem has other names than that of mmdet's class",
     "mmpretrain.SwinTransformer": (
         "its arguments are not those of mmdet's and mmseg's class, which mmsparse.DynamicSwin takes; its weights fit, "
         "with shift_one_window=False"

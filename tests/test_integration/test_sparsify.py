@@ -244,8 +244,11 @@ def test_the_whole_network_by_one_line():
 
 
 def test_a_ratio_for_each_part_and_a_backbone_that_stays_dense():
-    dense = stock("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
-    for ratio in (0.6, dict(neck=0.6, head=0.6)):
+    lacking, fitting = (
+        f"mmdet::{name}_fpn_1x_coco.py" for name in ("regnet/retinanet_regnetx-3.2GF", "retinanet/retinanet_r50")
+    )
+    for name, ratio in ((lacking, 0.6), (fitting, dict(neck=0.6, head=0.6))):
+        dense = stock(name)
         dynamic = mmsparse.sparsify(dense, ratio, neck=True, head=True)
         assert dynamic.model.backbone == dense.model.backbone
         assert dynamic.model.neck.sparsity == dynamic.model.bbox_head.sparsity == dict(keep_ratio=0.6)
@@ -255,3 +258,39 @@ def test_a_ratio_for_each_part_and_a_backbone_that_stays_dense():
         stock(STOCK["swin-seg"]).model.decode_head, type="mmsparse.DynamicUPerHead", sparsity=dict(keep_ratio=0.4)
     )
     assert dynamic.model.auxiliary_head.type == "FCNHead"
+
+
+DILATED = dict(dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1), contract_dilation=True, multi_grid=(1, 2, 4))
+
+
+@pytest.mark.parametrize("scope, kind, becomes, more", [
+    ("mmdet", "ResNet", "DynamicResNet", dict(frozen_stages=1, style="caffe")),
+    ("mmdet", "ResNeXt", "DynamicResNeXt", dict(groups=4, base_width=8)),
+    ("mmdet", "ResNetV1d", "DynamicResNetV1d", {}),
+    ("mmseg", "ResNetV1c", "DynamicResNetV1c", DILATED),
+    ("mmseg", "ResNetV1d", "DynamicResNetV1c", DILATED),
+    ("mmseg", "ResNet", "DynamicResNetV1c", DILATED),
+    ("mmpretrain", "ResNet", "DynamicResNet", {}),
+])  # fmt: skip
+def test_resnets_of_all_libraries(scope, kind, becomes, more):
+    """The arguments of each mean the same: everything kept is the stock network, in training with its norms, too."""
+    backbone = dict(type=kind, depth=50, base_channels=8, **more)
+    cfg = mmsparse.sparsify(dict(default_scope=scope, model=dict(type="Net", backbone=backbone)), 0.5)
+    assert cfg.model.backbone.type == f"mmsparse.{becomes}"
+    dense, dynamic = MODELS.build({**backbone, "type": f"{scope}.{kind}"}), MODELS.build(cfg.model.backbone)
+    assert not dynamic.load_state_dict(dense.state_dict(), strict=False).unexpected_keys
+    mmsparse.set_keep_ratio(dynamic, 1.0)
+    dense, dynamic, picture = dense.double(), dynamic.double(), torch.randn(2, 3, 72, 104).double()
+    for training in (True, False):
+        dense.train(training), dynamic.train(training)
+        for ours, theirs in zip(dynamic(picture), dense(picture), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    mmsparse.pop_aux(dynamic)
+
+
+def test_a_resnet_of_mmpretrain_with_what_ours_lacks():
+    backbone = dict(type="ResNet", depth=50, deep_stem=True)
+    with pytest.raises(
+        ValueError, match="model.backbone is mmpretrain.ResNet with `deep_stem`, which mmsparse"
+    ):
+        mmsparse.sparsify(dict(default_scope="mmpretrain", model=dict(type="Net", backbone=backbone)), 0.5)

@@ -6,7 +6,7 @@ from dense_configs import STOCK, SWIN, of, stock
 import mmsparse
 
 REFUSALS = [
-    (of(dict(type="ResNet")), {}, "model.backbone is mmdet.ResNet.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
+    (of(dict(type="HRNet")), {}, "model.backbone is mmdet.HRNet.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
     (of(dict(type="MAE"), "mmseg"), {}, "mmseg.MAE: its attention adds a relative position bias"),
     (of(dict(type="BEiT"), "mmseg"), {}, "mmseg.BEiT: its attention adds a relative position bias"),
     (of(dict(type="SwinTransformer"), "mmpretrain"), {}, "with shift_one_window=False"),

@@ -39,7 +39,7 @@ def run_in_process(monkeypatch, *args):
 @pytest.mark.parametrize(
     "config, sentence",
     [
-        ("mmdet::atss/atss_r50_fpn_1x_coco.py", "model.backbone is mmdet.ResNet"),
+        ("mmdet::hrnet/fcos_hrnetv2p-w18-gn-head_4xb4-1x_coco.py", "model.backbone is mmdet.HRNet"),
         ("nowhere.py", "`IN` to be a config file or lib::path, but got 'nowhere.py'"),
         ("mmdet::swin/nowhere.py", "mmdet::swin/nowhere.py"),
     ],

@@ -33,6 +33,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.structures import PixelData
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from mmsparse import apis, compat, sparsify
@@ -41,7 +42,10 @@ from mmsparse.configs import read_config, without_pretrained
 from mmsparse.rewriting.parts import parts_to_route
 from mmsparse.sparsity import new_prefixes, num_keep
 
-FAMILIES = ("ConvNeXt", "SwinTransformer", "VisionTransformer", "MAE", "BEiT")
+FAMILIES = (
+    *("ConvNeXt", "SwinTransformer", "VisionTransformer", "MAE", "BEiT"),
+    *("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d"),
+)
 ENCODERS = ("backbone", "image_encoder")
 PASSES, REASON, FAILS = "passes", "reason", "FAILS"
 # a process that has imported the libraries once; each config gets a copy of it
@@ -227,6 +231,9 @@ def build(cfg: Config) -> nn.Module:
     fewer_regions(cfg.model.get("test_cfg"))
     model = MODELS.build(cfg.model)
     model.init_weights()
+    for module in model.modules():  # a residual branch that begins at zero buys nothing, and nothing is learned from it
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)
     return revert_sync_batchnorm(model)
 
 

@@ -15,4 +15,17 @@ else:
         stand_in(name, "mmdet") for name in ("DynamicResNet", "DynamicResNetV1d", "DynamicResNeXt")
     )
 
-__all__ = ["DynamicConvNeXt", "DynamicResNeXt", "DynamicResNet", "DynamicResNetV1d", "DynamicSwin", "DynamicViT"]
+if has("mmseg"):
+    from .dynamic_resnet_v1c import DynamicResNetV1c
+else:
+    DynamicResNetV1c = stand_in("DynamicResNetV1c", "mmseg")
+
+__all__ = [
+    "DynamicConvNeXt",
+    "DynamicResNeXt",
+    "DynamicResNet",
+    "DynamicResNetV1c",
+    "DynamicResNetV1d",
+    "DynamicSwin",
+    "DynamicViT",
+]
