@@ -39,6 +39,8 @@ def shrink(key: str, value: Any) -> Any:
         if isinstance(value.get("arch"), str):
             zoo = ConvNeXt.arch_settings if "ConvNeXt" in value["type"] else VisionTransformer.arch_zoo
             value = {**value, "arch": zoo[value["arch"]]}
+        if "ResNet" in str(value.get("type")):
+            value = {**value, "base_channels": 4, "stem_channels": 4}
         small = {name: shrink(name, part) for name, part in value.items()}
         return {**small, "type": "BN"} if value.get("type") == "SyncBN" else small
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-# Whole networks at 60 % of their arithmetic on generated scenes: python tools/misc/study.py configs/study/scenes.py
+# Whole networks at 55 and 60 % of their arithmetic on scenes: python tools/misc/study.py configs/study/scenes.py
 # Trained in bfloat16, which is faster on a CPU that has it, and evaluated in float32.
 folder = "../demo/"
 dense = dict(det=folder + "atss_convnext-nano_fpn_scenes.py", seg=folder + "convnext-nano_upernet_scenes.py")
@@ -9,7 +9,7 @@ routed = dict(
 parts = dict(det=("backbone", "neck", "bbox_head"), seg=("backbone", "decode_head"))
 first, more = dict(det=4000, seg=3000), dict(det=2000, seg=1500)
 amp = {"optim_wrapper.type": "mmsparse.CpuAmpOptimWrapper"}
-runs = [dict(name="nano", config=folder + "atss_convnext-nano_scenes.py", options=amp)]
+runs = [dict(name="nano", config=folder + "atss_convnext-nano_scenes.py")]
 for net, config in dense.items():
     start = dict(start=f"dense-{net}", iterations=more[net])
     chance = {**amp, **{f"model.{part}.sparsity.scorer": dict(type="RandomScorer") for part in parts[net]}}
@@ -20,4 +20,10 @@ for net, config in dense.items():
         dict(name=f"routed-{net}", config=routed[net], options=amp, at=["own", 0.75, 0.45, 1.0], **start),
         dict(name=f"random-{net}", config=routed[net], options=chance, **start),
     ]
+later = dict(start="dense-det-on", iterations=2000, options=amp)
+runs += [
+    dict(name="dense-det-more", config=dense["det"], **later),
+    dict(name="routed-det-more", config=routed["det"], at=["own", 0.75, 0.45, 1.0], **later),
+]
 pairs = [(f"{kind}-det", "dense-det-on") for kind in ("routed", "random")]
+pairs += [(f"routed-det-more{at}", "dense-det-more") for at in ("", "@0.75", "@1.0")]

@@ -290,7 +290,5 @@ def test_resnets_of_all_libraries(scope, kind, becomes, more):
 
 def test_a_resnet_of_mmpretrain_with_what_ours_lacks():
     backbone = dict(type="ResNet", depth=50, deep_stem=True)
-    with pytest.raises(
-        ValueError, match="model.backbone is mmpretrain.ResNet with `deep_stem`, which mmsparse"
-    ):
+    with pytest.raises(ValueError, match="model.backbone is mmpretrain.ResNet with `deep_stem`, which mmsparse"):
         mmsparse.sparsify(dict(default_scope="mmpretrain", model=dict(type="Net", backbone=backbone)), 0.5)

@@ -1,0 +1,3 @@
+_base_ = "./retinanet_r50_fpn_1x_coco.py"
+model = dict(backbone=dict(type="mmsparse.DynamicResNet", sparsity=dict(keep_ratio=0.5)))
+custom_hooks = [dict(type="mmsparse.SparsityHook")]
