@@ -11,7 +11,6 @@ from .tiles import (
     as_map,
     from_tiles,
     map_rows,
-    put_tiles,
     remembered,
     size_of,
     tile_grid,
@@ -24,6 +23,7 @@ from .tiles import (
 )
 
 from . import conv_cpu, conv_triton, feed_forward_cpu, static, winograd  # isort: skip  # they register kernels
+from .placing import put_tiles  # isort: skip
 from .static import for_integers  # isort: skip
 
 __all__ = [

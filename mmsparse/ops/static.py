@@ -20,7 +20,7 @@ from .of_thread import OfThread
 from .operator import EXPORT, OPERATORS
 from .rows import Rows
 from .sparse_conv import reach
-from .tiles import as_map, tile_grid, whole_grid
+from .tiles import as_map, map_rows, tile_grid, whole_grid
 
 
 @cache
@@ -286,6 +286,22 @@ def slow_fast(
     beyond = tile**2 * count + (0 if coarse else inside * other) + place - count
     where = torch.where(place < count, inside * count + place, beyond)
     return TileMap([kept.flatten(0, 1), others], tiles, where, torch.Size((batch, len(weight), *size)), tile, coarse)
+
+
+def put_tiles(x: Tensor, values: Tensor, tiles: Rows, tile: int) -> Tensor:
+    """A map (B, C, H, W) with other values (R, tile * tile * C) at the kept tiles: one gather of rows."""
+    (batch, size), count = _sizes(x), int(tiles.keep.shape[0])
+    number, inside = (_constant(_cropped(table, batch, size, tile), x.device) for table in _places(batch, size, tile))
+    place = tiles.inverse.index_select(0, number)
+    itself = tile**2 * count + torch.arange(number.shape[0], device=x.device)
+    where = torch.where(place < count, place * tile**2 + inside, itself)
+    rows = torch.cat([values.view(-1, x.shape[1]), map_rows(x)]).index_select(0, where)
+    return rows.view(batch, *size, -1).permute(0, 3, 1, 2)
+
+
+def _cropped(table: np.ndarray, batch: int, size: tuple[int, int], tile: int) -> np.ndarray:
+    """What a table says of the locations on the map, of those of whole tiles."""
+    return np.ascontiguousarray(table.reshape(batch, *whole_grid(size, tile))[:, : size[0], : size[1]]).flatten()
 
 
 @OPERATORS["slow_fast_conv2d"].kernel(EXPORT, name="static")

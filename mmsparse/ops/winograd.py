@@ -157,8 +157,8 @@ def _slow_fast_conv2d(
 
 
 def _pays(weight: Tensor, idx: Tensor, **how: Any) -> bool:
-    """Of a convolution that nothing else shares its transformed kernel with: it takes as long as that of many tiles."""
-    return suits(weight, **how) and min(weight.shape[:2]) >= 256 and weight[:, :, 0, 0].numel() <= 1024 * len(idx)
+    """Where nothing else shares the transformed kernel: to make it takes as long as to transform many tiles."""
+    return suits(weight, **how) and weight.shape[0] * weight.shape[1] <= 1024 * len(idx)
 
 
 @OPERATORS["sparse_conv2d"].kernel("cpu", suits=_pays, name="winograd")

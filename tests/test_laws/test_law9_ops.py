@@ -310,11 +310,11 @@ def test_winograd_is_for_single_precision_alone(monkeypatch):
         own = [kernel for kernel in operator.kernels if kernel.run.__module__.startswith("mmsparse.")]
         monkeypatch.setattr(operator, "kernels", own)
 
-    def chosen(dtype=torch.float32, kernel=3, tile=4, dilation=1, groups=1):
+    def chosen(dtype=torch.float32, kernel=3, tile=4, dilation=1, groups=1, tiles=1):
         x, weight = torch.zeros(1, 6, 8, 8, dtype=dtype), torch.zeros(6, 6, kernel, kernel, dtype=dtype)
         whole, rows = OPERATORS["slow_fast_conv2d"], OPERATORS["sparse_conv2d"]
         run = whole._choose("cpu", (x, weight, *[None] * 7, tile, dilation))
-        of_rows = rows._choose("cpu", (x, 8, 8, weight, None, None, tile, dilation, groups))
+        of_rows = rows._choose("cpu", (x, 8, 8, weight, None, torch.zeros(tiles), tile, dilation, groups))
         return [
             next(kernel.name for kernel in operator.kernels if kernel.run is run)
             for operator, run in ((whole, run), (rows, of_rows))
@@ -331,6 +331,7 @@ def test_winograd_is_for_single_precision_alone(monkeypatch):
         of_whole = "columns" if other == dict(dtype=torch.bfloat16) else "blocks"
         assert chosen(**other) == [of_whole, "plain"], other
     assert chosen(groups=2)[1] == "plain"
+    assert chosen(tiles=0)[1] == "plain"  # a kernel is transformed for many tiles, or for several layers
 
 
 def test_an_activation_may_work_in_place():

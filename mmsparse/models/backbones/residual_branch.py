@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
-from mmsparse.ops import map_rows, size_of, sparse_conv2d, to_tiles, window_of
+from mmsparse.ops import exporting, map_rows, size_of, sparse_conv2d, to_tiles, window_of
 
 
 class Layer(NamedTuple):
@@ -81,8 +81,7 @@ class Branch:
             weight, bias = (layer.conv.weight, layer.conv.bias) if learns else _with_norm(layer)
             longer = len(idx) * (self.tile + 2 * left) ** 2 >= self.x[:, 0].numel()
             if everything or (is_map and longer and not learns):
-                conv = layer.conv
-                out = F.conv2d(out, weight, bias, padding=layer.reach, dilation=conv.dilation, groups=conv.groups)
+                out = _everywhere(out, layer, weight, bias)
             else:
                 out, is_map = self._at(out, layer, weight, bias, idx, left, is_map), False
             if learns:
@@ -121,6 +120,14 @@ class Branch:
         """What of windows with a halo lies in the tiles and on the map (1, D, locations)."""
         inner = windows[:, :, halo : windows.shape[2] - halo, halo : windows.shape[3] - halo]
         return inner.permute(1, 0, 2, 3)[:, ~self._outside(idx, 0).squeeze(1)].unsqueeze(0)
+
+
+def _everywhere(x: Tensor, layer: Layer, weight: Tensor, bias: Tensor | None) -> Tensor:
+    conv = layer.conv
+    if exporting() and not layer.reach and conv.groups == 1:  # rows stay rows
+        rows = F.linear(map_rows(x), weight.flatten(1), bias)
+        return rows.view(len(x), *size_of(x), len(weight)).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, bias, padding=layer.reach, dilation=conv.dilation, groups=conv.groups)
 
 
 def _learns(norm: nn.Module) -> bool:
