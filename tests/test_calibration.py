@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from mmsparse.deploy.calibration import (
     Measured,
     OutOfReachError,
     groups_of,
+    levelled,
     nothing_routed,
     share_of,
     solve,
@@ -42,10 +44,16 @@ SLOWER = group("neck", (0.2, 0.9, 0.40, 0.99, 0.02), (0.6, 0.95, 0.40, 1.01, 0.0
 
 
 @pytest.mark.parametrize("kind", ["time", "macs"])
-def test_cost_is_a_line_that_a_routed_place_stays_on(kind):
-    costs = dict(time=(0.6, 0.7, 0.8, 0.9), macs=(0.5, 0.625, 0.75, 0.875))[kind]
-    assert [HEAD.cost(ratio, kind) for ratio in (0.2, 0.4, 0.6, 0.8)] == pytest.approx(costs)
+def test_cost_is_a_line_between_what_was_measured(kind):
+    costs = dict(time=(0.6, 0.7, 0.8), macs=(0.5, 0.625, 0.75))[kind]
+    assert [HEAD.cost(ratio, kind) for ratio in (0.2, 0.4, 0.6)] == pytest.approx(costs)
     assert HEAD.cost(1.0, kind) == 1.0
+    assert {ratio for ratio, _, _ in HEAD.options(kind, 0.4)} == {*(round(0.05 * i, 2) for i in range(4, 13)), 1.0}
+
+
+def test_cost_never_falls_with_a_higher_ratio():
+    noisy = group("a", (0.1, 0.5, None, 0.50), (0.2, 0.6, None, 0.52), (0.4, 0.7, None, 0.51))
+    assert [noisy.cost(ratio, "time") for ratio in (0.1, 0.2, 0.3, 0.4)] == pytest.approx([0.5, 0.52, 0.52, 0.52])
 
 
 def test_loss_never_falls_with_a_lower_ratio_and_never_is_a_gain():
@@ -53,6 +61,14 @@ def test_loss_never_falls_with_a_lower_ratio_and_never_is_a_gain():
     lost = [lucky.loss(ratio, 0.40) for ratio in (0.2, 0.4, 0.5, 0.6, 1.0)]
     assert lost == pytest.approx([0.1 + TIE * 0.5, 0.1 + TIE * 0.4, 0.05 + TIE * 0.325, TIE * 0.25, 0.0])
     assert lucky.loss(0.4, None) == pytest.approx(0.4)  # without a metric it is arithmetic
+
+
+def test_above_what_a_network_was_trained_at_it_may_gain_or_lose():
+    at = [Measured(r, r, metric) for r, metric in ((0.2, 0.37), (0.3, 0.38), (0.5, 0.40), (0.7, 0.41))]
+    trained = Group(["head"], at, Measured(1.0, 1.0, 0.36), 0.5)
+    lost = [trained.loss(ratio, 0.40) - TIE * (1.0 - ratio) for ratio in (0.2, 0.3, 0.5, 0.7, 1.0)]
+    assert lost == pytest.approx([0.075, 0.05, 0.0, -0.025, 0.1])
+    assert [loss for _, _, loss in trained.options("macs", 0.40)][:2] == pytest.approx([0.0, 0.075 - 0.1 + 0.8 * TIE])
 
 
 @pytest.mark.parametrize("whole", [0.4, None])
@@ -105,9 +121,24 @@ def test_from_another_base_the_same_is_predicted(limit):
     truth = network(found.ratios)
     assert found.cost == pytest.approx(truth["time"]) and found.cost <= limit + BIN
     assert 0.4 * (1.0 - found.loss) == pytest.approx(truth["metric"] - 0.4 * TIE * (1.0 - truth["macs"]))
-    assert found.ratios["a"] <= found.ratios["b"]  # which loses more for what it saves
     with pytest.raises(OutOfReachError, match=r"^0.36 to 1.00$"):
         solve(groups, 0.3, "time", 0.4)
+
+
+def test_a_machine_that_changes_between_calls_is_levelled():
+    """What was timed in turn is compared with the base of its own call."""
+    groups, network = around("ab", 0.5)
+    (disturbed,) = [
+        replace(group, at=[replace(at, time=1.4 * at.time) for at in group.at], whole=replace(group.whole, time=1.4))
+        for group in around("a", 0.5)[0]
+    ]
+    assert disturbed.whole.time > groups[0].whole.time
+    found = levelled([groups[0], disturbed, groups[1]])
+    base = network(dict(a=0.5, b=0.5))["time"]
+    assert [group.known(0.5).time for group in found] == pytest.approx([base] * 3)
+    assert found[0] == groups[0] and found[1].at[0].time == pytest.approx(groups[0].at[0].time)
+    dense = [group("a", (0.2, 0.5, None, 0.6, 0.01)), group("b", (0.2, 0.5, None, 0.7, 0.01))]
+    assert levelled(dense) == dense
 
 
 def test_what_pays_is_judged_beside_the_others_as_they_are():

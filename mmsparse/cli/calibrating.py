@@ -19,6 +19,7 @@ from mmsparse.deploy.calibration import (
     OutOfReachError,
     Ratios,
     dials_at,
+    levelled,
     nothing_routed,
     share_of,
     solve,
@@ -83,9 +84,9 @@ def reach(
     asked = limit
     for _ in range(ATTEMPTS):
         if kind is None:
-            ratios, lost = what_pays(groups), None
-            saved = sum(group.whole.time - group.at[0].time for group in groups if group.pays())
-            predicted = nothing_routed(groups, "time", None).cost - saved
+            ratios, lost, even = what_pays(groups), None, levelled(groups)
+            saved = sum(group.whole.time - group.at[0].time for group in even if group.pays())
+            predicted = nothing_routed(even, "time", None).cost - saved
         else:
             try:
                 found = solve(groups, asked, kind, dense)

@@ -23,7 +23,7 @@ Ratios = Mapping[str, float]  # of some places, by name; all others are kept who
 FEW = 0.02  # of the dense arithmetic: places that save less, at half of their locations, are measured together
 CERTAIN = 2.0  # standard errors
 SURE, REPEATS = 0.01, 2  # error of a share that is good enough, and how often more rounds are tried
-STEP, TOP = 0.05, 0.9  # of the ratios that are considered; what keeps nearly all never pays
+STEP = 0.05  # of the ratios that are considered, between the lowest and the highest that were measured
 BIN = 0.0005  # of the dense network's cost
 TIE = 0.01  # relative loss of the metric that all of the arithmetic counts for: among equals, the most is kept
 
@@ -84,38 +84,42 @@ class Group:
         return next((each for each in self.at if each.keep_ratio == keep_ratio), self.whole)
 
     def cost(self, keep_ratio: float, kind: str) -> float:
-        """Share of the dense cost, "time" or "macs": between the ratios that were measured a line."""
+        """Share of the dense cost, "time" or "macs": between the ratios that were measured a line that never falls."""
         if keep_ratio >= 1.0:
             return getattr(self.whole, kind)
         known = [(each.keep_ratio, getattr(each, kind)) for each in self.at if getattr(each, kind) is not None]
-        if len(known) > 1 and keep_ratio > known[-1][0]:  # beyond them, too; a routed place is not dense at nearly 1
-            (r0, c0), (r1, c1) = known[-2:]
-            return c1 + (c1 - c0) / (r1 - r0) * (keep_ratio - r1)
-        return float(np.interp(keep_ratio, *zip(*known, strict=True)))
+        ratios, costs = zip(*known, strict=True)
+        return float(np.interp(keep_ratio, ratios, np.maximum.accumulate(costs)))
 
     def loss(self, keep_ratio: float, dense: float | None) -> float:
-        """Share of the dense network's metric that is lost, never less at a lower ratio; without one, of arithmetic."""
+        """Share of the dense network's metric that is lost; without one, of arithmetic.
+
+        Below the base it never is less at a lower ratio, and never a gain. Above it a network that was trained at its base
+        may gain or lose.
+        """
         removed = self.whole.macs - self.cost(keep_ratio, "macs")
         if dense is None:
             return removed
-        most = dense if self.whole.metric is None else self.whole.metric
-        lost = [max(0.0, (most - each.metric) / dense) for each in self.at]
-        lost = np.maximum.accumulate([0.0, *reversed(lost)])[::-1]
-        ratios = [*(each.keep_ratio for each in self.at), 1.0]
-        return float(np.interp(keep_ratio, ratios, lost)) + TIE * removed
+        at = [*self.at, self.whole]
+        most = dense if self.known(self.base).metric is None else self.known(self.base).metric
+        lost = [0.0 if each.metric is None else (most - each.metric) / dense for each in at]
+        here = next(i for i, each in enumerate(at) if each.keep_ratio == self.base)
+        below = np.maximum.accumulate([0.0, *lost[:here][::-1]])[::-1]
+        return float(np.interp(keep_ratio, [e.keep_ratio for e in at], [*below, *lost[here + 1 :]])) + TIE * removed
 
     def options(self, kind: str, dense: float | None) -> list[tuple[float, float, float]]:
-        """Ratios with what they save and lose; to keep all of it is the first."""
+        """Ratios with what they save and lose more than to keep all of it, which is the first."""
         found = [(1.0, 0.0, 0.0)]
+        kept = self.loss(1.0, dense)
         if kind == "time" and not self.pays():
             return found
         least, error = self.at[0].keep_ratio, max(each.error for each in self.at)
         whole, ratios = self.cost(1.0, kind), [each.keep_ratio for each in self.at]
-        ratios += [round(STEP * i, 4) for i in range(1, round(1 / STEP)) if least < STEP * i <= TOP]
+        ratios += [round(STEP * i, 4) for i in range(1, round(1 / STEP)) if least < STEP * i <= ratios[-1]]
         for ratio in sorted(set(ratios)):
             saved = whole - self.cost(ratio, kind)
             if saved > CERTAIN * error:
-                found.append((ratio, saved, self.loss(ratio, dense)))
+                found.append((ratio, saved, self.loss(ratio, dense) - kept))
         return found
 
 
@@ -128,6 +132,21 @@ class Solution:
     loss: float
 
 
+def levelled(groups: Sequence[Group]) -> list[Group]:
+    """The same, as if at their common base all had taken the same time: the median of what they took.
+
+    What is timed in turn is comparable; from one call to the next a machine may run the dense network otherwise.
+    """
+    bases = [group.known(group.base).time for group in groups]
+    if None in bases or not bases:
+        return list(groups)
+    level, found = float(np.median(bases)), []
+    for group, base in zip(groups, bases, strict=True):
+        at = [each if each.time is None else replace(each, time=each.time * level / base) for each in group.at]
+        found.append(replace(group, at=at, whole=replace(group.whole, time=group.whole.time * level / base)))
+    return found
+
+
 def nothing_routed(groups: Sequence[Group], kind: str, dense: float | None) -> Solution:
     """What all groups kept whole should cost and lose: what was measured at their bases, and what that saves and loses.
 
@@ -136,12 +155,12 @@ def nothing_routed(groups: Sequence[Group], kind: str, dense: float | None) -> S
     cost, loss = 1.0, 0.0
     if groups and any(group.base < 1.0 for group in groups):
         at = [group.known(group.base) for group in groups]
-        cost = sum(getattr(each, kind) for each in at) / len(at)
+        cost = getattr(at[0], kind)
         removed = 1.0 - at[0].macs
         loss = removed if dense is None else 1.0 - at[0].metric / dense + TIE * removed
     for group in groups:
         cost += group.cost(1.0, kind) - group.cost(group.base, kind)
-        loss -= group.loss(group.base, dense)
+        loss += group.loss(1.0, dense) - group.loss(group.base, dense)
     return Solution({place: 1.0 for group in groups for place in group.places}, cost, loss)
 
 
@@ -156,9 +175,10 @@ def solve(groups: Sequence[Group], limit: float, kind: str, dense: float | None 
         kind: Of "time" or of "macs".
         dense: Metric of the dense network; None: what is lost is arithmetic.
     """
+    groups = levelled(groups)
     options = [group.options(kind, dense) for group in groups]
     whole = nothing_routed(groups, kind, dense)
-    bins = max(0, math.ceil((whole.cost - limit) / BIN))
+    bins = max(0, math.ceil((whole.cost - limit) / BIN - 1e-6))
     floor = whole.cost - sum(max(saved for _, saved, _ in each) for each in options)
     if limit < floor - BIN:
         raise OutOfReachError(f"{floor:.2f} to 1.00")
