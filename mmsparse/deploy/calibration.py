@@ -94,8 +94,8 @@ class Group:
     def loss(self, keep_ratio: float, dense: float | None) -> float:
         """Share of the dense network's metric that is lost; without one, of arithmetic.
 
-        Below the base it never is less at a lower ratio, and never a gain. Above it a network that was trained at its base
-        may gain or lose.
+        Below the base it never is less at a lower ratio, and never a gain. Above it a network that was trained at its
+        base may gain or lose.
         """
         removed = self.whole.macs - self.cost(keep_ratio, "macs")
         if dense is None:
