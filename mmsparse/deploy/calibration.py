@@ -320,12 +320,13 @@ class Bench:
 
         Timed are the ends and the base: between them time is a line.
         """
-        own = (base or {}).get(places[0], 1.0)
+        base = base or {}
+        own = base.get(places[0], 1.0)
         below = sorted({*ratios, own} - {1.0})
-        given = {ratio: {**(base or {}), **dict.fromkeys(places, ratio)} for ratio in [*below, *[1.0] * bool(base)]}
+        given = {ratio: {**base, **dict.fromkeys(places, ratio)} for ratio in ([*below, 1.0] if base else below)}
         rows = {}
         if timed:
-            ends = sorted({below[0], below[-1], own if base else below[0], *[1.0] * bool(base)})
+            ends = sorted({below[0], below[-1], own, 1.0} & given.keys())
             dense, *others = self.time(*(given[ratio] for ratio in ends))
             rows = dict(zip(ends, others, strict=True))
         at = {}

@@ -49,12 +49,12 @@ class _OfThread(threading.local):
     """Memory that a thread's calls use again."""
 
     def __init__(self) -> None:
-        self._all = torch.empty(0)
+        self._all = torch.empty(0, dtype=torch.float32, device="cpu")
 
     def take(self, sizes: Sequence[int]) -> Sequence[Tensor]:
         if self._all.numel() < sum(sizes):
             with torch.inference_mode(False):  # later calls may be outside
-                self._all = torch.empty(sum(sizes))
+                self._all = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
         return self._all[: sum(sizes)].split(sizes)
 
 

@@ -29,7 +29,7 @@ class RoutedResNet(RoutedBackbone):
     tile = 4
 
     def __init__(self, *args: Any, sparsity: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        tile = (sparsity or {}).get("tile", self.tile) if isinstance(sparsity, dict) else self.tile
+        tile = sparsity.get("tile", self.tile) if isinstance(sparsity, dict) else self.tile
         if type(tile) is not int or tile < 1:
             raise ValueError(f"Argument `sparsity`: expected `tile` to be a positive whole number, but got {tile!r}")
         super().__init__(*args, sparsity=sparsity, **kwargs)
