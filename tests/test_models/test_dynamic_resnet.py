@@ -42,10 +42,10 @@ def test_weights_of_mmpretrain_fit():
     model = small(DynamicResNet)
     set_keep_ratio(model, 1.0)
     theirs = stock(model, Classifier, base_channels=4, stem_channels=4, out_indices=(0, 1, 2, 3))
-    x = torch.randn(1, 3, 70, 90)
-    model.eval(), theirs.eval()
+    x = torch.randn(1, 3, 70, 90, dtype=torch.float64)
+    model.double().eval(), theirs.double().eval()
     for actual, expected in zip(model(x), theirs(x), strict=True):
-        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
 
 
 def test_training_norms_with_everything_kept_are_the_dense_ones():
@@ -136,13 +136,13 @@ def test_what_is_not_chosen_keeps_its_value():
 
 
 def test_norms_can_be_fused():
-    model = small().eval()
-    x = torch.randn(1, 3, 64, 64)
+    model = small().double().eval()
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = model(x)
         actual = fuse_conv_bn(model)(x)
     for one, other in zip(actual, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 def test_maps_are_in_plain_memory():
