@@ -1,8 +1,9 @@
 """What stands for the classes that extend a library which is not installed."""
 
+import importlib
 from typing import Any
 
-from mmsparse.env import require
+from mmsparse.env import has, require
 from mmsparse.registry import MODELS
 
 
@@ -16,3 +17,21 @@ def stand_in(name: str, *libraries: str) -> type:
             raise RuntimeError(f"{name} extends a class of {' or '.join(libraries)}. {error}") from error
 
     return MODELS.register_module(name=name, module=type(name, (), {"__init__": refuse}))
+
+
+def present_or_absent(package: str, **modules: tuple[str, tuple[str, ...]]) -> dict[str, type]:
+    """The classes ``DynamicNAME`` of a package's modules, or what stands for them.
+
+    Args:
+        package: Its name.
+        modules: The library that each module of it extends, and the names.
+    """
+    found = {}
+    for module, (library, names) in modules.items():
+        classes = [f"Dynamic{name}" for name in names]
+        if has(library):
+            there = importlib.import_module(f"{package}.{module}")
+            found.update({name: getattr(there, name) for name in classes})
+        else:
+            found.update({name: stand_in(name, library) for name in classes})
+    return found

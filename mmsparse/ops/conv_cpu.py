@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .operator import OPERATORS
-from .sparse_conv import conv_tiles, reach
-from .tiles import empty_rows, map_rows, size_of, whole_grid, window, window_of
+from .sparse_conv import conv_tiles, reach, seen_of
+from .tiles import empty_rows, map_rows, places, size_of, whole_grid, window, window_of
 
 LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
 
@@ -29,7 +29,7 @@ def _slow_fast_conv2d(
 ) -> Tensor:
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     grid = whole_grid(size, tile)
-    area = (tile + 2 * reach(weight, dilation)) ** 2
+    area = len(seen_of(weight, tile, dilation).steps) ** 2
     large = max(4 * weight.numel(), LARGE // 4)  # each call packs the kernel anew
     for part in keep.split(max(1, large // (area * x.shape[1]))):
         kept = conv_tiles(rows, size, weight, bias, part, tile, dilation)
@@ -38,12 +38,14 @@ def _slow_fast_conv2d(
     return out
 
 
-def _short(weight: Tensor, dilation: int, **_: Any) -> bool:
-    """Half precision multiplies so quickly that a convolution of small windows would cost what they take to arrange."""
-    return weight.element_size() == 2 and weight.shape[-1] > 1 and dilation == 1
+def _in_pieces(weight: Tensor, tile: int, dilation: int, **_: Any) -> bool:
+    """Half precision multiplies so quickly that a convolution of small windows would cost what they take to arrange;
+    and a kernel whose points lie far apart has no windows.
+    """
+    return weight.shape[-1] > 1 and (weight.element_size() == 2 or seen_of(weight, tile, dilation).stride > 1)
 
 
-@OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=_short, name="columns")
+@OPERATORS["slow_fast_conv2d"].kernel("cpu", suits=_in_pieces, name="columns")
 def _by_columns(
     x: Tensor,
     weight: Tensor,
@@ -60,7 +62,9 @@ def _by_columns(
     """A matrix product: what the kernel sees of each location, side by side."""
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     kernel = weight.permute(0, 2, 3, 1).flatten(1)  # (D, k * k * C)
-    where, outside = (_seen(part, len(keep), tile, weight) for part in window_of(size, keep, tile, reach(weight, 1)))
+    points = range(-reach(weight, dilation), reach(weight, dilation) + 1, dilation)
+    steps = [location + point for location in range(tile) for point in points]
+    where, outside = (_by_location(seen, tile, len(points)) for seen in places(size, keep, tile, steps))
     target = window_of(whole_grid(size, tile), keep, tile, 0)[0]
     count = max(1, max(2 * weight.numel(), LARGE // 4) // kernel.shape[1])  # each call packs the kernel anew
     memory = rows.new_empty(min(count, len(target)), kernel.shape[1])
@@ -74,11 +78,9 @@ def _by_columns(
     return out
 
 
-def _seen(numbers: Tensor, tiles: int, tile: int, weight: Tensor) -> Tensor:
-    """Of each location of the tiles (locations, k * k), given what the tiles see."""
-    k = int(weight.shape[-1])
-    windows = numbers.view(tiles, tile + k - 1, tile + k - 1)
-    return windows.unfold(1, k, 1).unfold(2, k, 1).reshape(-1, k * k)
+def _by_location(seen: Tensor, tile: int, points: int) -> Tensor:
+    """(tiles * tile * points * tile * points), of each location's along both sides, to (locations, points * points)."""
+    return seen.view(-1, tile, points, tile, points).transpose(2, 3).reshape(-1, points**2)
 
 
 def fast_into(

@@ -5,14 +5,14 @@ nobody asked for.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .operator import Operator, cast_for_autocast
-from .tiles import map_rows, size_of, to_tiles, window
+from .tiles import map_rows, places, size_of, to_tiles
 
 
 def sparse_conv2d_reference(
@@ -58,12 +58,13 @@ def conv_tiles(
     groups: int = 1,
 ) -> Tensor:
     """From the rows (B * H * W, C) of maps of a size to (R, tile * tile * D), in plain operators."""
-    where, outside = window(size, idx, tile, reach(weight, dilation))
-    patches = _patches(rows, where, outside, tile + 2 * reach(weight, dilation))
-    if tile == 1 and groups == 1 and dilation == 1:  # one location each: a matrix product
+    steps, stride, apart = seen_of(weight, tile, dilation)
+    where, outside = places(size, idx, tile, steps)
+    patches = _patches(rows, where, outside, len(steps))
+    if len(steps) == weight.shape[-1] and groups == 1:  # one location each: a matrix product
         kernel = weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches.permute(0, 2, 3, 1).reshape(-1, kernel.shape[1]), kernel, bias)
-    out = F.conv2d(patches, weight, bias, dilation=dilation, groups=groups)  # (R, D, tile, tile)
+    out = F.conv2d(patches, weight, bias, stride, 0, apart, groups)  # (R, D, tile, tile)
     return out.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -76,6 +77,25 @@ def _patches(rows: Tensor, where: Tensor, outside: Tensor, side: int) -> Tensor:
 def reach(weight: Tensor, dilation: int) -> int:
     """How far beyond a location the kernel looks."""
     return dilation * (int(weight.shape[-1]) // 2)
+
+
+class Seen(NamedTuple):
+    """What a kernel sees of a tile along a side, and how it goes over that."""
+
+    steps: tuple[int, ...]  # from the tile's first location
+    stride: int
+    dilation: int
+
+
+def seen_of(weight: Tensor, tile: int, dilation: int) -> Seen:
+    """A tile with its halo; or, where the kernel's points lie so far apart that this is less, those of each location
+    one after the other.
+    """
+    kernel, halo = int(weight.shape[-1]), reach(weight, dilation)
+    if tile + 2 * halo <= tile * kernel:
+        return Seen(tuple(range(-halo, tile + halo)), 1, dilation)
+    points = range(-halo, halo + 1, dilation)
+    return Seen(tuple(location + point for location in range(tile) for point in points), kernel, 1)
 
 
 def _plain(
@@ -122,18 +142,19 @@ def add_gradients(
         size: Height and width of the maps.
         weight: As in ``conv_tiles``, as are the others.
     """
-    how = dict(weight=weight, tile=tile, dilation=dilation, groups=groups)
     for suits, run in reversed(GRADIENTS):
-        if suits(device=rows.device.type, **how):
+        if suits(device=rows.device.type, weight=weight, tile=tile, dilation=dilation, groups=groups):
             return run(of_rows, of_weight, grad, rows, size, weight, idx)
-    where, outside = window(size, idx, tile, reach(weight, dilation))
-    patches = _patches(rows, where, outside, tile + 2 * reach(weight, dilation))
+    steps, stride, apart = seen_of(weight, tile, dilation)
+    how = dict(stride=stride, dilation=apart, groups=groups)
+    where, outside = places(size, idx, tile, steps)
+    patches = _patches(rows, where, outside, len(steps))
     grad = grad.view(len(idx), tile, tile, len(weight)).permute(0, 3, 1, 2)
     if of_rows is not None:
-        back = torch.nn.grad.conv2d_input(patches.shape, weight, grad, dilation=dilation, groups=groups)
+        back = torch.nn.grad.conv2d_input(patches.shape, weight, grad, **how)
         of_rows.index_add_(0, where, back.permute(0, 2, 3, 1).flatten(0, 2).masked_fill_(outside.unsqueeze(1), 0))
     if of_weight is not None:
-        of_weight += torch.nn.grad.conv2d_weight(patches, weight.shape, grad, dilation=dilation, groups=groups)
+        of_weight += torch.nn.grad.conv2d_weight(patches, weight.shape, grad, **how)
     return None
 
 

@@ -19,31 +19,39 @@ from . import winograd
 from .of_thread import OfThread
 from .operator import EXPORT, OPERATORS
 from .rows import Rows
-from .sparse_conv import reach
+from .sparse_conv import Seen, seen_of
 from .tiles import as_map, map_rows, tile_grid, whole_grid
 
 
 @cache
-def _windows(batch: int, size: tuple[int, int], tile: int, halo: int, margin: int) -> np.ndarray:
-    """Rows, of maps of a size with a margin around whole tiles, in the window of each tile, (side * side, tiles)."""
+def _windows(batch: int, size: tuple[int, int], tile: int, steps: Sequence[int], margin: int) -> np.ndarray:
+    """Rows, of maps of a size with a margin around whole tiles, that are seen of each tile, (side * side, tiles).
+
+    Args:
+        batch: Number of maps.
+        size: Height and width of the maps.
+        tile: Locations along a side of a tile.
+        steps: What is seen of a tile along a side, from its first location.
+        margin: Locations around whole tiles; what is beyond it is the row behind all others.
+    """
     (high, wide), (height, width) = tile_grid(size, tile), _framed(size, tile, margin)
-    step = np.arange(margin - halo, margin + tile + halo)
+    step = np.array(steps) + margin
     y = (np.arange(high)[:, None] * tile + step).T[:, None, None, :, None]  # (side, 1, 1, high, 1)
     x = (np.arange(wide)[:, None] * tile + step).T[None, :, None, None, :]
-    if not halo:  # beyond the border nobody reads on: the nearest there
+    if len(steps) == tile:  # beyond the border nobody reads on: the nearest there
         y, x = y.clip(max=margin + size[0] - 1), x.clip(max=margin + size[1] - 1)
     row = np.arange(batch)[:, None, None] * height * width + y * width + x
+    row = np.where((y >= 0) & (y < height) & (x >= 0) & (x < width), row, batch * height * width)
     return row.reshape(len(step) ** 2, -1).astype(np.int32)
 
 
 @cache
-def _columns(batch: int, size: tuple[int, int], tile: int, kernel: int, dilation: int, margin: int) -> np.ndarray:
+def _columns(batch: int, size: tuple[int, int], tile: int, seen: Seen, kernel: int, margin: int) -> np.ndarray:
     """The same by what each column of a tile sees in each row, (rows * tile, tiles, kernel)."""
-    halo = dilation * (kernel // 2)
-    side = tile + 2 * halo
-    seen = np.arange(tile)[:, None] + dilation * np.arange(kernel)  # (tile, kernel)
-    at = (np.arange(side)[:, None, None] * side + seen).reshape(side * tile, kernel)
-    return np.ascontiguousarray(_windows(batch, size, tile, halo, margin)[at].swapaxes(1, 2))
+    side = len(seen.steps)
+    columns = seen.stride * np.arange(tile)[:, None] + seen.dilation * np.arange(kernel)  # (tile, kernel)
+    at = (np.arange(side)[:, None, None] * side + columns).reshape(side * tile, kernel)
+    return np.ascontiguousarray(_windows(batch, size, tile, seen.steps, margin)[at].swapaxes(1, 2))
 
 
 def _framed(size: tuple[int, int], tile: int, margin: int) -> tuple[int, int]:
@@ -85,7 +93,7 @@ def _sizes(x: "Tensor | TileMap") -> tuple[int, tuple[int, int]]:
 @dataclass(frozen=True, eq=False)
 class _Source:
     """Rows of maps with a margin of zeros around their whole tiles; ``where`` says which one each location is, if they
-    do not lie in order.
+    do not lie in order. Where a kernel's points lie far apart there is no margin, but a row of zeros behind all.
     """
 
     rows: Tensor
@@ -95,14 +103,16 @@ class _Source:
     margin: int
 
     @classmethod
-    def of(cls, x: "Tensor | TileMap", tile: int, margin: int) -> "_Source":
+    def of(cls, x: "Tensor | TileMap", tile: int, seen: Seen) -> "_Source":
         batch, size = _sizes(x)
+        apart = seen.stride > 1
+        margin = 0 if apart else -min(seen.steps)
         if not isinstance(x, TileMap):  # padded first: runtimes then take it as it lies
             rows = _frame(x, tile, margin).permute(0, 2, 3, 1).flatten(0, 2)
-            return cls(rows, None, batch, size, margin)
+            return cls(F.pad(rows, (0, 0, 0, 1)) if apart else rows, None, batch, size, margin)
         rows = torch.cat(list(x.parts))
         zero = int(rows.shape[0])
-        where = _frame(x.locations().view(batch, *size), tile, margin, zero).flatten()
+        where = F.pad(_frame(x.locations().view(batch, *size), tile, margin, zero).flatten(), (0, 1), value=zero)
         return cls(F.pad(rows, (0, 0, 0, 1)), where, batch, size, margin)
 
     def at(self, table: np.ndarray, idx: Tensor) -> Tensor:
@@ -112,14 +122,14 @@ class _Source:
             number = self.where.index_select(0, number)
         return self.rows.index_select(0, number)
 
-    def windows(self, idx: Tensor, tile: int, halo: int) -> Tensor:
-        """Those of chosen tiles (side * side, R, C)."""
-        table = _windows(self.batch, self.size, tile, halo, self.margin)
+    def windows(self, idx: Tensor, tile: int, steps: tuple[int, ...]) -> Tensor:
+        """What is seen of chosen tiles (side * side, R, C)."""
+        table = _windows(self.batch, self.size, tile, steps, self.margin)
         return self.at(table, idx).view(len(table), idx.shape[0], self.rows.shape[1])
 
-    def columns(self, idx: Tensor, tile: int, kernel: int, dilation: int) -> Tensor:
+    def columns(self, idx: Tensor, tile: int, seen: Seen, kernel: int) -> Tensor:
         """What each column of chosen tiles sees in each row (1, rows, tile * R, kernel * C)."""
-        table = _columns(self.batch, self.size, tile, kernel, dilation, self.margin)
+        table = _columns(self.batch, self.size, tile, seen, kernel, self.margin)
         return self.at(table, idx).view(1, len(table) // tile, tile * idx.shape[0], kernel * self.rows.shape[1])
 
 
@@ -145,20 +155,17 @@ def _conv(
     source: _Source, weight: Tensor, bias: Tensor | None, idx: Tensor, tile: int, dilation: int, groups: int
 ) -> Tensor:
     """The results at chosen tiles (tile * tile, R, D)."""
-    halo = reach(weight, dilation)
+    seen = seen_of(weight, tile, dilation)
     if _INTEGERS.value and groups == 1 and idx.shape[0]:
-        columns = source.columns(idx, tile, int(weight.shape[-1]), dilation).permute(0, 3, 1, 2)
+        columns = source.columns(idx, tile, seen, int(weight.shape[-1])).permute(0, 3, 1, 2)
         kernel = weight.permute(0, 3, 1, 2).flatten(1, 2).unsqueeze(3)  # (D, kernel * C, kernel, 1)
-        return (
-            F.conv2d(columns, kernel, bias, dilation=(dilation, 1)).permute(0, 2, 3, 1).view(tile**2, -1, len(weight))
-        )
-    patches = source.windows(idx, tile, halo)
+        out = F.conv2d(columns, kernel, bias, (seen.stride, 1), 0, (seen.dilation, 1))
+        return out.permute(0, 2, 3, 1).view(tile**2, -1, len(weight))
+    patches = source.windows(idx, tile, seen.steps)
     if winograd.suits(weight, tile, dilation, groups) and not torch.jit.is_tracing():  # counters trace
         return _winograd(patches, weight, bias)
-    side = tile + 2 * halo
-    out = F.conv2d(
-        patches.unflatten(0, (side, side)).permute(2, 3, 0, 1), weight, bias, dilation=dilation, groups=groups
-    )
+    patches = patches.unflatten(0, (len(seen.steps),) * 2).permute(2, 3, 0, 1)
+    out = F.conv2d(patches, weight, bias, seen.stride, 0, seen.dilation, groups)
     return out.permute(2, 3, 0, 1).flatten(0, 1)
 
 
@@ -276,10 +283,10 @@ def slow_fast(
 ) -> TileMap:
     """``slow_fast_conv2d``, of which nothing is put in its place yet."""
     (weight, bias), (keep, rest, inverse), (batch, size) = slow, tiles, _sizes(x)
-    source = _Source.of(x, tile, reach(weight, dilation))
+    source = _Source.of(x, tile, seen_of(weight, tile, dilation))
     kept = _conv(source, weight, bias, keep, tile, dilation, 1)
     coarse = means is not None
-    others = F.linear(means if coarse else source.windows(rest, tile, 0).flatten(0, 1), *fast)
+    others = F.linear(means if coarse else source.windows(rest, tile, tuple(range(tile))).flatten(0, 1), *fast)
     count, other = keep.shape[0], rest.shape[0]
     number, inside = (_constant(table, kept.device) for table in _places(batch, size, tile))
     place = inverse.index_select(0, number)
@@ -335,5 +342,5 @@ def _sparse_conv2d(
     groups: int,
 ) -> Tensor:
     maps = rows.view(-1, height, width, rows.shape[1]).permute(0, 3, 1, 2)
-    source = _Source.of(maps, tile, reach(weight, dilation))
+    source = _Source.of(maps, tile, seen_of(weight, tile, dilation))
     return _conv(source, weight, bias, idx, tile, dilation, groups).transpose(0, 1).flatten(1)

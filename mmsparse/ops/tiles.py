@@ -5,7 +5,7 @@ border.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -95,9 +95,14 @@ def window(size: tuple[int, int], idx: Tensor, tile: int, halo: int) -> tuple[Te
     Returns:
         Row numbers (R * side * side), the nearest one for locations beyond the border, and which those are.
     """
+    return places(size, idx, tile, range(-halo, tile + halo))
+
+
+def places(size: tuple[int, int], idx: Tensor, tile: int, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The same of locations at any steps, along both sides, from the first one of each chosen tile."""
     (height, width), (high, wide) = size, tile_grid(size, tile)
     image, place = idx // (high * wide), idx % (high * wide)
-    step = torch.arange(-halo, tile + halo, device=idx.device)
+    step = torch.tensor(list(steps), device=idx.device)
     y = (place // wide * tile).unsqueeze(1) + step  # (R, side)
     x = (place % wide * tile).unsqueeze(1) + step
     outside = ((y < 0) | (y >= height)).unsqueeze(2) | ((x < 0) | (x >= width)).unsqueeze(1)
@@ -109,18 +114,18 @@ _KNOWN: OfThread[dict[tuple, tuple[Any, Any]] | None] = OfThread(None)
 
 
 def remembered() -> AbstractContextManager[None]:
-    """Inside a with-block, in this thread, what ``once_for`` makes of the same tensor is made once."""
+    """Inside a with-block, in this thread, what ``once_for`` makes for the same object is made once."""
     return _KNOWN.set({})
 
 
-def once_for(tensor: Tensor, key: tuple, make: Callable[[], T]) -> T:
-    """What is made of a tensor that several layers or calls may ask for; nobody changes it."""
+def once_for(owner: Any, key: tuple, make: Callable[[], T]) -> T:
+    """What is made of a tensor, or by a module, that several layers may ask for; nobody changes it."""
     known = _KNOWN.value
     if known is None:
         return make()
-    key = (id(tensor), *key)
+    key = (id(owner), *key)
     if key not in known:
-        known[key] = tensor, make()  # as long as it is held, nothing else has its id
+        known[key] = owner, make()  # as long as it is held, nothing else has its id
     return known[key][1]
 
 

@@ -98,15 +98,14 @@ def _ratio_of_parts(keep_ratio: Any, parts: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], optional: bool) -> None:
+    arguments = dict(keep_ratio=keep_ratio, **sparsity)
     try:
         backbone = find_backbone(cfg)
+        make_dynamic(backbone, ROUTED["backbone"][backbone.kind], arguments, cfg.get("default_scope"))
     except ValueError as error:
         if not optional or sparsity:
             raise
         print_log(f"The backbone stays dense. {error}", "current")
-        return
-    arguments = dict(keep_ratio=keep_ratio, **sparsity)
-    make_dynamic(backbone, ROUTED["backbone"][backbone.kind], arguments, cfg.get("default_scope"))
 
 
 def find_backbone(cfg: Config) -> Part:

@@ -6,6 +6,8 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
+from mmsparse.stock import HEADS, NECKS
+
 
 @dataclass(frozen=True)
 class Part:
@@ -104,6 +106,13 @@ ROUTED: dict[str, dict[str, Family]] = {
         "mmdet.ResNet": ("DynamicResNet", _keep),
         "mmdet.ResNeXt": ("DynamicResNeXt", _keep),
         "mmdet.ResNetV1d": ("DynamicResNetV1d", _keep),
+        "mmdet.RegNet": ("DynamicRegNet", _keep),
+        "mmdet.HRNet": ("DynamicHRNet", _keep),
+        "mmdet.CSPNeXt": ("DynamicCSPNeXt", _keep),
+        "mmdet.CSPDarknet": ("DynamicCSPDarknet", _keep),
+        "mmdet.Darknet": ("DynamicDarknet", _keep),
+        "mmseg.HRNet": ("DynamicSegHRNet", _keep),
+        "mmseg.UNet": ("DynamicUNet", _keep),
         "mmseg.ResNet": ("DynamicResNetV1c", _from_mmseg_resnet),
         "mmseg.ResNetV1c": ("DynamicResNetV1c", _keep),
         "mmseg.ResNetV1d": ("DynamicResNetV1c", _from_mmseg_resnet),
@@ -112,19 +121,11 @@ ROUTED: dict[str, dict[str, Family]] = {
         "mmseg.VisionTransformer": ("DynamicViT", _from_mmseg_vit),
     },
     "neck": {
-        "mmdet.FPN": ("DynamicFPN", _keep),
-        "mmdet.PAFPN": ("DynamicPAFPN", _keep),
-        "mmdet.ChannelMapper": ("DynamicChannelMapper", _keep),
+        **{f"{lib}.{name}": (f"Dynamic{name}", _keep) for lib, names in NECKS.items() for name in names},
         "mmseg.FPN": ("DynamicFPN", _from_mmseg_fpn),
     },
     "head": {
-        "mmdet.RPNHead": ("DynamicRPNHead", _keep),
-        "mmdet.RetinaHead": ("DynamicRetinaHead", _keep),
-        "mmdet.FCOSHead": ("DynamicFCOSHead", _keep),
-        "mmdet.ATSSHead": ("DynamicATSSHead", _keep),
-        "mmdet.GFLHead": ("DynamicGFLHead", _keep),
-        "mmseg.UPerHead": ("DynamicUPerHead", _keep),
-        "mmseg.FPNHead": ("DynamicFPNHead", _keep),
+        **{f"{lib}.{name}": (f"Dynamic{name}", _keep) for lib, names in HEADS.items() for name in names},
     },
 }
 REFUSED = {

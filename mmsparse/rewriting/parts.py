@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch.overrides import TorchFunctionMode
 
@@ -34,17 +35,32 @@ def route_parts(model: ConfigDict, which: str, scope: str | None, sparsity: Mapp
     if not fitting:
         what = ", ".join(f"{part.path} is {part.kind}" for part in found) or f"the model has no {which}"
         raise ValueError(f"sparsify: argument `{which}`: {what}. Supported are {', '.join(ROUTED[which])}")
+    refusals = []
     for part in fitting:
-        make_dynamic(part, ROUTED[which][part.kind], sparsity, scope)
+        try:
+            make_dynamic(part, ROUTED[which][part.kind], sparsity, scope)
+        except ValueError as error:
+            refusals.append(error)
+    if len(refusals) == len(fitting):
+        raise refusals[0]
+    for error in refusals:
+        print_log(f"One of several heads stays dense. {error}", "current")
 
 
 def make_dynamic(part: Part, family: Family, sparsity: Mapping[str, Any], scope: str | None) -> None:
-    """Make a part of a config the routed class of its family."""
+    """Make a part of a config the routed class of its family, or say why not and leave it as it is."""
     name, translate = family
-    translate(part)
-    part.cfg.type = f"mmsparse.{name}"
-    part.cfg.sparsity = dict(sparsity)
-    check_part(part.cfg, part.path, scope)
+    before = copy.deepcopy(part.cfg), copy.deepcopy(part.parent)
+    try:
+        translate(part)
+        part.cfg.type = f"mmsparse.{name}"
+        part.cfg.sparsity = dict(sparsity)
+        check_part(part.cfg, part.path, scope)
+    except (TypeError, ValueError):
+        for cfg, old in zip((part.cfg, part.parent), before, strict=True):
+            cfg.clear()
+            cfg.update(old)
+        raise
 
 
 def check_part(cfg: ConfigDict, path: str, scope: str | None) -> None:

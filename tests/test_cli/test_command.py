@@ -35,7 +35,7 @@ TOOLS = {
 STUDIES = {
     f"misc/{name}" for name in ("calibrate_study", "check_stock_configs", "study", "training_cost")
 }  # of this repository
-STUDIES |= {"analysis_tools/device_report", "demo"}
+STUDIES |= {"analysis_tools/device_report", "demo", "misc/stock_pictures"}
 
 
 def test_every_tool_is_a_sub_command_or_a_study():

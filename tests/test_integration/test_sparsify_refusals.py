@@ -6,7 +6,7 @@ from dense_configs import STOCK, SWIN, of, stock
 import mmsparse
 
 REFUSALS = [
-    (of(dict(type="HRNet")), {}, "model.backbone is mmdet.HRNet.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
+    (of(dict(type="Res2Net")), {}, "model.backbone is mmdet.Res2Net.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
     (of(dict(type="MAE"), "mmseg"), {}, "mmseg.MAE: its attention adds a relative position bias"),
     (of(dict(type="BEiT"), "mmseg"), {}, "mmseg.BEiT: its attention adds a relative position bias"),
     (of(dict(type="SwinTransformer"), "mmpretrain"), {}, "with shift_one_window=False"),
@@ -118,9 +118,9 @@ def test_wrong_types():
     "path, arguments, sentence",
     [
         (
-            "mmdet::yolox/yolox_s_8xb8-300e_coco.py",
+            "mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py",
             dict(neck=True),
-            "argument `neck`: model.neck is mmdet.YOLOXPAFPN. Supported are mmdet.FPN",
+            "argument `neck`: model.neck is mmdet.YOLOV3Neck. Supported are mmdet.FPN",
         ),
         ("mmseg::swin/" + STOCK["swin-seg"].split("/")[1], dict(neck=True), "argument `neck`: the model has no neck"),
         (

@@ -15,7 +15,9 @@ import torch
 from mmdet.models import backbones, dense_heads, necks
 from mmdet.models.backbones import SwinTransformer as DetSwin
 from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
+from mmseg.models import backbones as seg_backbones
 from mmseg.models import decode_heads
+from mmseg.models import necks as seg_necks
 from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import Tensor, nn
 
@@ -309,6 +311,43 @@ HEADS = [
         "FPNHead", decode_heads, 4, 6, **_decode, in_channels=[8] * 4, channels=8, feature_strides=[4, 8, 16, 32]
     ),
 ]
+
+
+def of_convs(kind: str, room: Any, decisions: int, tile: int = 2, **kwargs: Any) -> Network:
+    """A backbone of convolutions of ``room`` beside ours; its batch norms have statistics."""
+    own = f"Dynamic{'Seg' if (room, kind) == (seg_backbones, 'HRNet') else ''}{kind}"
+    ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5, 0.4, 0.6, 0.7][:decisions]
+
+    def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
+        return getattr(ours, own)(**kwargs, sparsity=sparsity)
+
+    some = dict(keep_ratio=ratios, tile=1, scorer=dict(type="MLPScorer", hidden=64))
+    everywhere = dict(keep_ratio=ratios, tile=tile)
+    return Network(own.removeprefix("Dynamic"), partial(getattr(room, kind), **kwargs), dynamic, everywhere, some)
+
+
+def _branches(modules: int, block: str, blocks: int, *widths: int) -> dict[str, Any]:
+    count = len(widths)
+    return dict(num_modules=modules, num_branches=count, block=block, num_blocks=(blocks,) * count, num_channels=widths)
+
+
+_hr = dict(
+    extra=dict(
+        stage1=_branches(1, "BOTTLENECK", 1, 8),
+        stage2=_branches(1, "BASIC", 1, 8, 8),
+        stage3=_branches(1, "BASIC", 1, 8, 8, 8),
+        stage4=_branches(1, "BASIC", 1, 8, 8, 8, 8),
+    )
+)
+_levels = dict(num_classes=3, in_channels=8, feat_channels=8)
+_points = dict(type="MlvlPointGenerator", offset=0, strides=[4, 8, 16])
+_rtmdet = dict(**_levels, stacked_convs=2, anchor_generator=_points, bbox_coder=dict(type="DistancePointBBoxCoder"))
+_one_map = {**_decode, "in_index": 0, "in_channels": 8, "channels": 8}
+HEADS += [
+    on_pyramid("ASPPHead", decode_heads, 1, 4, **_one_map, dilations=(1, 2, 6, 3)),
+    on_pyramid("RTMDetSepBNHead", dense_heads, 3, 3, **_rtmdet, norm_cfg=_norm),
+]
+OF_CONVS = [of_convs("HRNet", seg_backbones, 10, **_hr, norm_eval=True)]
 CONVNEXTS = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")]
 SWINS = [swin("micro"), swin("micro", DetSwin), swin("micro", skip_windows=True), swin("tiny")]
 RESNETS = [
@@ -328,10 +367,39 @@ VITS = [
     tpc(),
     slim(),
 ]
-ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *RESNETS, *VITS, *NECKS, *HEADS]
+# Of the same mechanisms as others, and some of them for pictures of whole strides alone: see test_kin.py
+_unet = dict(num_stages=3, base_channels=8, strides=(1, 1, 1), enc_num_convs=(2, 2, 1), dec_num_convs=(1, 2))
+_unet.update(downsamples=(True, True), enc_dilations=(1, 1, 1), dec_dilations=(1, 1), norm_eval=True)
+_unet["upsample_cfg"] = dict(type="mmseg.InterpConv")
+_csp = dict(deepen_factor=0.34, widen_factor=0.125, norm_eval=True)
+_anchors = dict(anchor_generator=ANCHORS)
+_tower = dict(**_dense, stacked_convs=2)
+_sides = dict(type="TBLRBBoxCoder", normalizer=4.0)
+_distill = dict(type="KnowledgeDistillationKLDivLoss")
+_fovea = dict(base_edge_list=(16, 32, 64, 128), scale_ranges=((8, 32),) * 4)
+KIN = [
+    of_convs("HRNet", backbones, 10, **_hr),
+    of_convs("UNet", seg_backbones, 5, **_unet),
+    of_convs("CSPNeXt", backbones, 4, **_csp),
+    of_convs("CSPDarknet", backbones, 4, **_csp),
+    on_pyramid("CSPNeXtPAFPN", necks, 3, 7, in_channels=[8] * 3, out_channels=8, num_csp_blocks=2, norm_cfg=_norm),
+    on_pyramid("YOLOXPAFPN", necks, 3, 4, in_channels=[8] * 3, out_channels=8, num_csp_blocks=2, norm_cfg=_norm),
+    on_pyramid("HRFPN", necks, 4, 3, **_neck, num_outs=5),
+    on_pyramid("MultiLevelNeck", seg_necks, 4, 4, **_neck, scales=[0.5, 1, 2, 4]),
+    on_pyramid("YOLOXHead", dense_heads, 3, 3, **_levels, stacked_convs=2, strides=(4, 8, 16), norm_cfg=_norm),
+    on_pyramid("RetinaSepBNHead", dense_heads, 4, 3, **_tower, num_ins=4, **_anchors, norm_cfg=_norm),
+    on_pyramid("FSAFHead", dense_heads, 4, 3, **_tower, **_anchors, bbox_coder=_sides),
+    on_pyramid("FoveaHead", dense_heads, 4, 3, **_tower, strides=[4, 8, 16, 32], **_fovea),
+    on_pyramid("CenterNetUpdateHead", dense_heads, 4, 3, **_tower, strides=[1] * 4, norm_cfg=_norm),
+    *(on_pyramid(name, dense_heads, 4, 3, **_tower, **_anchors) for name in ("FreeAnchorRetinaHead", "PISARetinaHead")),
+    *(on_pyramid(name, dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm) for name in ("LADHead", "PAAHead")),
+    on_pyramid("LDHead", dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm, loss_ld=_distill),
+    *(on_pyramid(name, decode_heads, 1, 3, **_one_map) for name in ("FCNHead", "GCHead", "NLHead", "DNLHead")),
+]
+ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *RESNETS, *OF_CONVS, *VITS, *NECKS, *HEADS]
 CHANNEL_MIXERS = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True)]
 BACKBONES = [*CHANNEL_MIXERS, *RESNETS, *VITS]
-LIGHT = [*BACKBONES, *NECKS, *HEADS]
+LIGHT = [*BACKBONES, *OF_CONVS, *NECKS, *HEADS]
 FAMILIES = [convnext("atto"), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit_windows(), NECKS[0], HEADS[0]]
 OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer"]  # scorers that obey the laws, too
 READING = ["AttentionScorer", "TokenImportanceScorer"]

@@ -127,7 +127,7 @@ def masks(count: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def sparse_convs() -> Iterator[Case]:
-    kernels = [(3, 1, 1), (5, 1, 1), (3, 2, 1), (3, 1, 6), (1, 1, 1)]  # size, dilation, groups
+    kernels = [(3, 1, 1), (5, 1, 1), (3, 2, 1), (3, 5, 1), (5, 3, 2), (3, 1, 6), (1, 1, 1)]  # size, dilation, groups
     for (k, dilation, groups), size, tile in product(kernels, [(1, 1), (7, 9), (8, 8)], (1, 2, 4, 8)):
         width = 12 if groups == 1 else 6
         tensors = randoms((2, 6, *size), (width, 6 // groups, k, k), (width,))
@@ -148,7 +148,14 @@ def sparse_convs() -> Iterator[Case]:
 
 def whole_maps() -> Iterator[Case]:
     # channels, width, tile, dilation, whether there are biases, and whether a fast tile is one
-    shapes = [(6, 5, 1, 1, True), (6, 5, 4, 2, True), (6, 5, 3, 1, False), (6, 5, 4, 1, True), (64, 48, 4, 1, False)]
+    shapes = [
+        (6, 5, 1, 1, True),
+        (6, 5, 4, 2, True),
+        (6, 5, 3, 1, False),
+        (6, 5, 4, 1, True),
+        (64, 48, 4, 1, False),
+        (6, 5, 4, 6, True),
+    ]
     shapes = [(*shape, False) for shape in shapes] + [(6, 5, 3, 2, True, True), (6, 5, 4, 1, True, True)]
     for (channels, width, tile, dilation, biased, coarse), size in product(shapes, [(1, 1), (7, 9), (16, 8)]):
         bias = (width,) if biased else None

@@ -22,8 +22,11 @@ MIX = {
     "ATSSHead",
     "ATSSHead-coarse",
     "GFLHead",
+    "RTMDetSepBNHead",
     "UPerHead",
     "FPNHead",
+    "ASPPHead",
+    "SegHRNet",
 }
 NO_MIX = [network for network in LIGHT if network.name not in MIX]
 SCORERS = ("LocalGlobalScorer", "FeatureNormScorer", "RandomScorer", "AttentionScorer")

@@ -28,6 +28,7 @@ from mmsparse.ops import (
     to_tiles,
     winograd,
 )
+from mmsparse.ops.sparse_conv import seen_of
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
@@ -370,3 +371,10 @@ def test_values_of_what_is_made_for_integers(name, monkeypatch):
         for case in CASES[name]():
             differences(case, case.to(torch.float64))
     assert columns.called
+
+
+@pytest.mark.parametrize("kernel, dilation, tile, read", [(3, 1, 4, 6), (3, 4, 4, 12), (3, 12, 4, 12), (5, 36, 2, 10)])
+def test_a_kernel_whose_points_lie_apart_reads_no_more_than_its_points(kernel, dilation, tile, read):
+    seen = seen_of(torch.zeros(1, 1, kernel, kernel), tile, dilation)
+    assert len(seen.steps) == read
+    assert (seen.stride, seen.dilation) in ((1, dilation), (kernel, 1))

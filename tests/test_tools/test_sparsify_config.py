@@ -39,7 +39,7 @@ def run_in_process(monkeypatch, *args):
 @pytest.mark.parametrize(
     "config, sentence",
     [
-        ("mmdet::hrnet/fcos_hrnetv2p-w18-gn-head_4xb4-1x_coco.py", "model.backbone is mmdet.HRNet"),
+        ("mmdet::res2net/faster-rcnn_res2net-101_fpn_2x_coco.py", "model.backbone is mmdet.Res2Net"),
         ("nowhere.py", "`IN` to be a config file or lib::path, but got 'nowhere.py'"),
         ("mmdet::swin/nowhere.py", "mmdet::swin/nowhere.py"),
     ],

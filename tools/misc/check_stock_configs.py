@@ -1,9 +1,10 @@
-"""Make every installed stock config with a ConvNeXt, Swin or ViT dynamic: does it build, train a step and predict?
+"""Make every installed stock config dynamic: does it build, train a step and predict, and what is left of its MACs?
 
-With --whole, every installed config whose neck or dense head can be routed, whatever its backbone. Each config runs in
-a process of its own, with its real network, on two small generated pictures; configs of one and the same model run
-once. Those that passed or have a stated reason are kept in --out and skipped the next time. Exit status 1 if something
-fails without one.
+Backbone, neck and heads are routed where they can be. Each config runs in a process of its own, with its real network,
+on two small generated pictures; then multiply-accumulates are counted on one of 256x256 (or more, where a network needs
+it) with half kept at every place, beside those of the dense network. Configs of one and the same model run once. Those
+that passed or have a stated reason are kept in --out and skipped the next time. Exit status 1 if something fails
+without one.
 """
 
 import argparse
@@ -13,12 +14,12 @@ import json
 import logging
 import multiprocessing
 import os
+import random
 import sys
 import time
 import traceback
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,28 +27,25 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
-from mmengine.structures import PixelData
+from stock_pictures import pictures, size_of
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from mmsparse import apis, compat, sparsify
+from mmsparse.analysis import count_macs
 from mmsparse.cli.main import run_script
 from mmsparse.configs import read_config, without_pretrained
 from mmsparse.rewriting.parts import parts_to_route
 from mmsparse.sparsity import new_prefixes, num_keep
 
-FAMILIES = (
-    *("ConvNeXt", "SwinTransformer", "VisionTransformer", "MAE", "BEiT"),
-    *("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d"),
-)
-ENCODERS = ("backbone", "image_encoder")
 PASSES, REASON, FAILS = "passes", "reason", "FAILS"
+DENSE_FAILS = "the dense config fails here as well"
+KEPT, COUNTED, ENOUGH = 0.5, 256, 0.8  # of every place; pixels of the picture that is counted; share of dense MACs
 # a process that has imported the libraries once; each config gets a copy of it
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -57,7 +55,8 @@ CONTEXT.set_forkserver_preload(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="which ones, such as 'mmseg::swin/*'")
-    parser.add_argument("--whole", action="store_true", help="route necks and heads, too; take all configs with such")
+    parser.add_argument("--sample", type=int, help="so many of them, drawn with --seed")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="work_dirs/stock_configs.json", help="where results are kept")
     parser.add_argument("--again", action="store_true", help="run finished ones anew")
     parser.add_argument("--list", action="store_true", help="print the configs and stop")
@@ -66,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     compat.prepare()
-    configs = stock_configs(args.only, args.whole)
+    configs = stock_configs(args.only)
+    if args.sample is not None:
+        configs = sorted(random.Random(args.seed).sample(configs, min(args.sample, len(configs))))
     if args.list:
         print("\n".join(configs))
         return 0
@@ -80,28 +81,36 @@ def main(args: argparse.Namespace) -> int:
         try:
             cfg = read_config(name)
             twin = first.setdefault(json.dumps(cfg.model, sort_keys=True, default=str) + str(cfg.optim_wrapper), name)
-            if twin != name:
-                results[name] = dict(results[twin], why=f"as {twin}", seconds=0)
-            elif reason := stated_reason(cfg, args.whole):
-                results[name] = dict(status=REASON, why=reason, seconds=0)
-            else:
-                results[name] = run(name, args.whole, args.timeout)
+            results[name] = run(name, args.timeout) if twin == name else dict(results[twin], twin=twin, seconds=0)
         except Exception as error:
             results[name] = dict(status=FAILS, why=describe(error), seconds=0)
         out.write_text(json.dumps(results, indent=1))
     results = {name: results[name] for name in configs}
     for name, result in results.items():
-        print(f"{result['status']:<7} {result['seconds']:>4} s  {name}  {result['why']}")
-    counts = Counter(result["status"] for result in results.values())
-    print(f"{counts[PASSES]} pass, {counts[REASON]} have a stated reason, {counts[FAILS]} fail; of {len(results)}")
-    return 1 if counts[FAILS] else 0
+        print(f"{result['status']:<7} {left_of(result):>5} {result['seconds']:>4} s  {name}  {result['why']}")
+    print(summary(results.values()))
+    return 1 if any(result["status"] == FAILS for result in results.values()) else 0
 
 
-def stock_configs(globs: list[str], whole: bool) -> list[str]:
-    """Names (lib::path) of the configs that hold a backbone of one of the families, children included.
+def left_of(result: Mapping[str, Any]) -> str:
+    return f"{result['left']:.0%}" if "left" in result else "-"
 
-    Of the ``whole`` network those that hold a neck or a head that can be routed.
-    """
+
+def summary(results: Collection[Mapping[str, Any]]) -> str:
+    """How many of those whose dense form runs are routed, and what is left of their arithmetic."""
+    by = {status: [r for r in results if r["status"] == status] for status in (PASSES, REASON, FAILS)}
+    broken = [r for r in by[REASON] if r["why"].startswith(DENSE_FAILS)]
+    runs, few = len(results) - len(broken), [r for r in by[PASSES] if r["left"] <= ENOUGH]
+    return (
+        f"{len(results)} configs; the dense form of {len(broken)} does not run here, of {runs} it does. Of these\n"
+        f"{len(by[PASSES])} train a step and predict when they are routed, {len(few)} of them "
+        f"({len(few) / max(runs, 1):.0%}) with at most {ENOUGH:.0%} of their MACs at keep {KEPT};\n"
+        f"{len(by[REASON]) - len(broken)} cannot be routed and say why; {len(by[FAILS])} fail."
+    )
+
+
+def stock_configs(globs: list[str]) -> list[str]:
+    """Names (lib::path) of the configs that hold a model, children included."""
     names = []
     for lib in ("mmdet", "mmseg"):
         root = Path(importlib.util.find_spec(lib).submodule_search_locations[0]) / ".mim" / "configs"
@@ -113,30 +122,15 @@ def stock_configs(globs: list[str], whole: bool) -> list[str]:
                 cfg = Config.fromfile(path)
             except FileNotFoundError:  # a base that the library did not ship: nothing can be said of it
                 continue
-            if whole and isinstance(cfg.get("model"), dict):
-                fits = any(parts_to_route(cfg.model, cfg.get("default_scope")).values())
-            else:
-                fits = any(kind in FAMILIES for kind in encoders(cfg.get("model")))
-            if fits:
+            if isinstance(cfg.get("model"), dict):
                 names.append(name)
     return names
 
 
-def encoders(tree: Any) -> Iterator[str]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            if key in ENCODERS and isinstance(value, dict):
-                yield str(value.get("type")).rpartition(".")[2]
-            yield from encoders(value)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from encoders(value)
-
-
-def run(name: str, whole: bool, timeout: int) -> dict[str, Any]:
+def run(name: str, timeout: int) -> dict[str, Any]:
     start = time.perf_counter()
     ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=answer, args=(name, whole, theirs))
+    process = CONTEXT.Process(target=answer, args=(name, theirs))
     process.start()
     theirs.close()
     result = dict(status=FAILS, why=f"not finished after {timeout} s")
@@ -151,20 +145,21 @@ def run(name: str, whole: bool, timeout: int) -> dict[str, Any]:
     return dict(**result, seconds=round(time.perf_counter() - start))
 
 
-def answer(name: str, whole: bool, pipe: Connection) -> None:
+def answer(name: str, pipe: Connection) -> None:
     """In the process of one config. What it prints is of no use."""
     logging.disable(logging.CRITICAL)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
         compat.prepare()
         try:
-            result = check(name, whole)
+            result = check(name)
         except Exception as error:
             result = dict(status=FAILS, why=describe(error))
+        if result["status"] != PASSES:
             try:
                 check_dense(name)
             except Exception as own:
-                result = dict(status=REASON, why=f"the dense config fails here as well: {describe(own)}")
+                result = dict(status=REASON, why=f"{DENSE_FAILS}: {describe(own)}")
     pipe.send(result)
 
 
@@ -174,37 +169,42 @@ def describe(error: Exception) -> str:
     return " ".join(text.split())[:500]
 
 
-def dynamic_twin(cfg: Config, whole: bool) -> Config:
-    parts = parts_to_route(cfg.model, cfg.get("default_scope")) if whole else {}
+def dynamic_twin(cfg: Config) -> Config:
+    """With every part routed that can be, each tried alone."""
+    wanted = [part for part, fits in parts_to_route(cfg.model, cfg.get("default_scope")).items() if fits]
+    parts = {}
+    for part in wanted:
+        try:
+            sparsify(cfg, {part: 0.7}, **{part: True})
+            parts[part] = True
+        except ValueError:
+            continue
     return sparsify(cfg, 0.7, **parts, hook=dict(anneal=None))
 
 
-def stated_reason(cfg: Config, whole: bool) -> str | None:
-    """Why a config cannot be tried here, in a sentence that is true."""
-    try:
-        dynamic_twin(cfg, whole)
-    except ValueError as error:
-        return str(error)
-    except TypeError:  # running it shows whether the dense one fails as well
-        return None
-    if "language_model" in cfg.model and importlib.util.find_spec("transformers") is None:
-        return "its language model needs the package transformers, which is not installed"
-    return None
-
-
-def check(name: str, whole: bool) -> dict[str, str]:
+def check(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
-    cfg = dynamic_twin(read_config(name), whole)
-    init_default_scope(cfg.default_scope)
+    cfg = read_config(name)
     try:
-        model = build(cfg)
+        cfg = dynamic_twin(cfg)
     except ValueError as error:
-        if "can be routed" in str(error):
-            return dict(status=REASON, why=str(error))
-        raise
-    keep = train_one_step(model, cfg)
+        return dict(status=REASON, why=str(error))
+    init_default_scope(cfg.default_scope)
+    model = build(cfg)
+    places = train_one_step(model, cfg)
     predict(model, cfg)
-    return dict(status=PASSES, why=f"{keep} decisions")
+    return dict(status=PASSES, why=f"{places} decisions", left=round(share_of_macs(model, cfg), 3))
+
+
+def share_of_macs(model: nn.Module, cfg: Config) -> float:
+    """Of the dense network's, at one ratio at every place."""
+    executed, dense = [], []
+    for ratio, counts in ((KEPT, executed), (1.0, dense)):
+        for dial in apis.find_dials(model):
+            dial.keep_ratio = ratio
+        inputs = pictures(cfg, 1, max(COUNTED, size_of(cfg)))
+        counts.append(count_macs(model, lambda inputs=inputs: model.test_step(inputs)).total)
+    return executed[0] / dense[0]
 
 
 def check_dense(name: str) -> None:
@@ -300,69 +300,6 @@ def predict(model: nn.Module, cfg: Config) -> None:
     for place, selection in taken:
         expected = num_keep(budget[place], selection.keep_mask.shape[1])
         assert set(selection.num_keep) == {expected}, f"{place} keeps {selection.num_keep}, not {expected}"
-
-
-def size_of(cfg: Config) -> int:
-    """Side of the pictures; those who choose hundreds of queries among the locations need as many."""
-    if cfg.model.get("num_queries", 0) >= 300:
-        return 256
-    wide = any(kind in str(cfg.model) for kind in ("'DCN", "'SAC'"))  # kernels that must fit into the smallest map
-    return 128 if wide else 64
-
-
-def pictures(cfg: Config, count: int = 2) -> dict[str, Any]:
-    """Pictures with boxes, masks and label maps."""
-    if cfg.default_scope == "mmseg":
-        return segmentation_pictures(cfg, count)
-    size, masks = size_of(cfg), loads_masks(cfg.train_dataloader)
-    from mmdet.testing import demo_mm_inputs, demo_mm_proposals, demo_track_inputs
-
-    if cfg.model.data_preprocessor.type == "TrackDataPreprocessor":
-        return demo_track_inputs(image_shapes=(3, size, size), num_classes=2, with_mask=masks)
-    shapes = [(3, size, size)] * count
-    batch = demo_mm_inputs(count, shapes, num_items=[4] * count, num_classes=10, with_mask=masks, with_semantic=masks)
-    for sample, proposals in zip(batch["data_samples"], demo_mm_proposals(shapes, 8)):
-        sample.gt_instances.labels %= min(classes(cfg.model), default=10)
-        if "rpn_head" not in cfg.model:
-            sample.proposals = proposals  # from the data set; an RPN would not be asked
-    return batch
-
-
-def classes(tree: Any) -> Iterator[int]:
-    """How many classes each head knows."""
-    if isinstance(tree, dict):
-        if isinstance(tree.get("num_classes"), int):
-            yield tree["num_classes"]
-        tree = list(tree.values())
-    if isinstance(tree, list | tuple):
-        for value in tree:
-            yield from classes(value)
-
-
-def loads_masks(tree: Any) -> bool:
-    """Whether a data set's pipeline loads masks: a detector of boxes may not know what to do with them."""
-    if isinstance(tree, dict):
-        by_default = tree.get("type") == "LoadPanopticAnnotations"
-        return tree.get("with_mask", by_default) is True or any(loads_masks(value) for value in tree.values())
-    return isinstance(tree, list | tuple) and any(loads_masks(value) for value in tree)
-
-
-def segmentation_pictures(cfg: Config, count: int) -> dict[str, Any]:
-    from mmseg.structures import SegDataSample
-
-    generator = torch.Generator().manual_seed(0)
-    shape = (size_of(cfg), size_of(cfg))
-    batch = []
-    for _ in range(count):
-        sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
-        sample.gt_sem_seg = PixelData(data=torch.randint(0, 2, (1, *shape), generator=generator))
-        image = torch.randint(0, 256, (channels(cfg), *shape), generator=generator, dtype=torch.uint8)
-        batch.append(dict(inputs=image, data_samples=sample))
-    return pseudo_collate(batch)
-
-
-def channels(cfg: Config) -> int:
-    return len(cfg.model.data_preprocessor.get("mean") or (0, 0, 0))
 
 
 if __name__ == "__main__":

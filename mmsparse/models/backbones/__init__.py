@@ -1,5 +1,5 @@
 from mmsparse.env import has
-from mmsparse.models.absent import stand_in
+from mmsparse.models.absent import present_or_absent, stand_in
 
 from .dynamic_convnext import DynamicConvNeXt
 from .dynamic_vit import DynamicViT
@@ -8,24 +8,12 @@ if has("mmseg") or has("mmdet"):
     from .dynamic_swin import DynamicSwin
 else:
     DynamicSwin = stand_in("DynamicSwin", "mmseg", "mmdet")
-if has("mmdet"):
-    from .dynamic_resnet import DynamicResNet, DynamicResNetV1d, DynamicResNeXt
-else:
-    DynamicResNet, DynamicResNetV1d, DynamicResNeXt = (
-        stand_in(name, "mmdet") for name in ("DynamicResNet", "DynamicResNetV1d", "DynamicResNeXt")
-    )
-
-if has("mmseg"):
-    from .dynamic_resnet_v1c import DynamicResNetV1c
-else:
-    DynamicResNetV1c = stand_in("DynamicResNetV1c", "mmseg")
-
-__all__ = [
-    "DynamicConvNeXt",
-    "DynamicResNeXt",
-    "DynamicResNet",
-    "DynamicResNetV1c",
-    "DynamicResNetV1d",
-    "DynamicSwin",
-    "DynamicViT",
-]
+_FOUND = present_or_absent(
+    __name__,
+    conv_backbones=("mmdet", ("CSPDarknet", "CSPNeXt", "Darknet", "HRNet")),
+    conv_backbones_mmseg=("mmseg", ("SegHRNet", "UNet")),
+    dynamic_resnet=("mmdet", ("RegNet", "ResNeXt", "ResNet", "ResNetV1d")),
+    dynamic_resnet_v1c=("mmseg", ("ResNetV1c",)),
+)
+globals().update(_FOUND)
+__all__ = ["DynamicConvNeXt", "DynamicSwin", "DynamicViT", *_FOUND]

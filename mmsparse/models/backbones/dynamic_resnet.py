@@ -1,6 +1,9 @@
 """The ResNets of mmdet, routed."""
 
-from mmdet.models.backbones import ResNet, ResNetV1d, ResNeXt
+from typing import Any
+
+from mmdet.models.backbones import RegNet, ResNet, ResNetV1d, ResNeXt
+from torch import Tensor
 
 from mmsparse.registry import MODELS
 
@@ -26,3 +29,17 @@ class DynamicResNeXt(RoutedResNet, ResNeXt):
 @MODELS.register_module()
 class DynamicResNetV1d(RoutedResNet, ResNetV1d):
     """The same of ``mmdet.ResNetV1d``."""
+
+
+@MODELS.register_module()
+class DynamicRegNet(RoutedResNet, RegNet):
+    """The same of ``mmdet.RegNet``, whose 3x3 convolutions, in groups, are of the branch as well."""
+
+    def check_arguments(self, arguments: dict[str, Any]) -> None:
+        """It has an arch, and checks it."""
+
+    def widths(self) -> list[int]:
+        return self.stage_widths
+
+    def stem_of(self, x: Tensor) -> Tensor:
+        return self.relu(self.norm1(self.conv1(x)))

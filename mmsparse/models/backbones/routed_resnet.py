@@ -44,8 +44,15 @@ class RoutedResNet(RoutedBackbone):
             )
 
     def routed_stages(self) -> tuple[Sequence[int], Sequence[int]]:
-        width = self.base_channels * self.block.expansion
-        return self.stage_blocks, [width * 2**stage for stage in range(self.num_stages)]
+        return self.stage_blocks, self.widths()
+
+    def widths(self) -> list[int]:
+        """Channels of the stages."""
+        return [self.base_channels * self.block.expansion * 2**stage for stage in range(self.num_stages)]
+
+    def stem_of(self, x: Tensor) -> Tensor:
+        """What is before the stages."""
+        return self.maxpool(self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x))))
 
     def default_places(self, depths: Sequence[int]) -> Sequence[Place]:
         """The second block of each stage that is trained and can be routed."""
@@ -77,8 +84,7 @@ class RoutedResNet(RoutedBackbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         self.check_pictures(x)
         x = x.contiguous(memory_format=torch.channels_last)  # a tile's rows are then a view of the map
-        x = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
-        x = self.maxpool(x)
+        x = self.stem_of(x)
         outs = []
         for stage, name in enumerate(self.res_layers):
             x = self.run_stage(stage, getattr(self, name), x)

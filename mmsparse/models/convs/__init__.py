@@ -1,7 +1,18 @@
-"""Convolutions of stock necks and heads, routed."""
+"""Convolutions of stock backbones, necks and heads, routed."""
 
 from .layer import RoutedConv2d
-from .parts import RoutedNeck, RoutedPart, RoutedTowers
+from .parts import RoutedConvs, RoutedHead, RoutedLevels, RoutedNeck, RoutedPart, RoutedTowers, routable, routed
 from .router import ConvRouter
 
-__all__ = ["ConvRouter", "RoutedConv2d", "RoutedNeck", "RoutedPart", "RoutedTowers"]
+__all__ = [
+    "ConvRouter",
+    "RoutedConv2d",
+    "RoutedConvs",
+    "RoutedHead",
+    "RoutedLevels",
+    "RoutedNeck",
+    "RoutedPart",
+    "RoutedTowers",
+    "routable",
+    "routed",
+]

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsparse.mistakes import mistakes_in
 from mmsparse.ops import OfThread, remembered, static
-from mmsparse.registry import check_keys
+from mmsparse.registry import MODELS, check_keys
 from mmsparse.sparsity import Selection, router_keys
 
-from .router import ConvRouter
+from .router import ConvRouter, objection_to
 
 TOWERS = ("cls_convs", "reg_convs")
 _LEVELS: OfThread[Iterator[Selection | None] | None] = OfThread(None)  # to come in this call
@@ -25,6 +25,7 @@ class RoutedPart:
     """
 
     prefix = "head"  # of the decisions' names in logs
+    memory_format = torch.channels_last  # of what it is given: locations with their channels side by side
     router: ConvRouter | None
 
     def __init__(self, *args: Any, sparsity: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -38,22 +39,38 @@ class RoutedPart:
             where = f"{type(self).__name__}: argument `sparsity`"
             check_keys(where, sparsity, router_keys(ConvRouter))
             with mistakes_in(where):
-                self.router = ConvRouter(self, self.routed_convs, self.shared_by(), self.prefix, **sparsity)
+                self.router = ConvRouter(
+                    self, self.routed_convs, self.decided_with, self.shared_by(), self.prefix, **sparsity
+                )
 
     def routed_convs(self, levels: int) -> Sequence[str]:
-        """Names of the convolutions that work on the so many finest levels."""
-        raise NotImplementedError
+        """Names of the convolutions that work on the so many finest levels; all that can be routed, unless it is known
+        which levels they work on.
+        """
+        return routable(self)
+
+    def decided_with(self, name: str) -> str:
+        """The name of the decision that a convolution is evaluated by, the first of them in a forward takes it; its own
+        unless others that work on the same map are of the same name.
+        """
+        return name
 
     def shared_by(self) -> int | None:
         """How many levels each convolution is applied to; None if they have their own."""
         return None
 
-    def forward(self, x: Sequence[Tensor]) -> Any:
+    def forward(self, x: Tensor | Sequence[Tensor], *args: Any) -> Any:
         if self.router is None:
-            return super().forward(x)
+            return super().forward(x, *args)
         with remembered():
-            results = super().forward([_rows_together(m) for m in x])
+            results = super().forward(self.laid(x), *args)
         return results  # behind the block: dynamo cannot leave two of them at once
+
+    def laid(self, x: Any) -> Any:
+        """A map, or several, in the part's memory format."""
+        if isinstance(x, Tensor):
+            return x.contiguous(memory_format=self.memory_format)
+        return [self.laid(m) for m in x]
 
 
 class RoutedNeck(RoutedPart):
@@ -65,13 +82,41 @@ class RoutedNeck(RoutedPart):
         return tuple(m.contiguous() for m in super().forward(x))  # mmcv's RoIAlign reads memory as it lies
 
 
+class RoutedHead(RoutedPart):
+    """The same for a decode head."""
+
+    prefix = "decode_head"
+
+
+class RoutedConvs(RoutedPart):
+    """The same for a backbone of convolutions; those of a run of blocks share a decision."""
+
+    prefix = "backbone"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.router is not None and any(getattr(module, "with_cp", False) for module in self.modules()):
+            raise ValueError(
+                f"{type(self).__name__}: argument `with_cp`=True: what is computed again would be decided again. Leave "
+                "it out, or remove `sparsity`"
+            )
+
+    def train(self, mode: bool = True) -> "RoutedConvs":
+        super().train(mode)
+        return self  # some stock classes return nothing
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = super().forward(x)
+        return tuple(m.contiguous() for m in maps)  # mmcv's operators read maps as they lie
+
+
 class RoutedTowers(RoutedPart):
     """The same for a head that is applied to every level of a pyramid: a decision a level, shared by all towers."""
 
     def forward(self, x: Sequence[Tensor]) -> Any:
         if self.router is None:
             return super().forward(x)
-        x = [_rows_together(m) for m in x]
+        x = self.laid(x)
         with _LEVELS.set(iter(self.router.decide_levels(x))):
             results = super().forward(x)
         return results
@@ -86,13 +131,40 @@ class RoutedTowers(RoutedPart):
         return tuple(part.whole() if isinstance(part, static.TileMap) else part for part in results)
 
     def routed_convs(self, levels: int) -> Sequence[str]:
-        towers = [getattr(self, tower, ()) for tower in TOWERS]
-        return [f"{name}.{i}.conv" for name, tower in zip(TOWERS, towers, strict=True) for i in range(len(tower))]
+        return routable(self, *(f"{tower}." for tower in TOWERS))
 
     def shared_by(self) -> int:
-        return self.prior_generator.num_levels
+        priors = self.prior_generator if hasattr(self, "prior_generator") else self.approx_anchor_generator
+        return priors.num_levels
 
 
-def _rows_together(x: Tensor) -> Tensor:
-    """A map whose locations have their channels side by side."""
-    return x.contiguous(memory_format=torch.channels_last)
+class RoutedLevels(RoutedPart):
+    """The same for a head with towers of their own for each level: those of a level share a decision."""
+
+    towers: Sequence[str] = TOWERS
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        count = min(levels, self.prior_generator.num_levels)
+        return routable(self, *(f"{tower}.{level}." for level in range(count) for tower in self.towers))
+
+    def decided_with(self, name: str) -> str:
+        return f"level{name.split('.')[1]}"
+
+
+def routed(mixin: type[RoutedPart], stock: type, what: str, module: str) -> type:
+    """The registered class ``DynamicNAME`` of a stock one, for a module; ``what`` of it is routed."""
+    doc = f"{stock.__name__} whose {what} are routed."
+    return MODELS.register_module(
+        module=type(f"Dynamic{stock.__name__}", (mixin, stock), dict(__doc__=doc, __module__=module))
+    )
+
+
+def routable(module: nn.Module, *places: str) -> list[str]:
+    """Names of the convolutions of a module that can be routed, of those whose name begins so if that is given.
+
+    One that stands at several places is named at each.
+    """
+    convs = module.named_modules(remove_duplicate=False)
+    larger = [(name, conv) for name, conv in convs if isinstance(conv, nn.Conv2d) and max(conv.kernel_size) > 1]
+    named = [(name, conv) for name, conv in larger if not places or name.startswith(places)]
+    return [name for name, conv in named if objection_to(conv) is None]

@@ -3,6 +3,7 @@
 The module keeps its class, its forward and its parameter names.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from mmsparse.ops import OfThread
+from mmsparse.ops import OfThread, once_for
 from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
@@ -36,8 +37,9 @@ class ConvRouter(Router):
     Args:
         module: The neck or head; its convolutions are replaced in place.
         convs: Names of those that work on the so many finest levels of the pyramid.
+        decided_with: The name of the decision of each; the first convolution of a name decides, from what it reads.
         shared_by: Number of levels that all convolutions are applied to: each level decides once for all of them
-            (see ``decide_levels``). None: every convolution decides for itself.
+            (see ``decide_levels``). None: each is applied to one map, as ``decided_with`` says.
         prefix: What the names of the decisions in logs begin with.
         keep_ratio: One number, or one for each decision.
         levels: How many levels of the pyramid are routed, from the finest. The coarser ones are too small to pay for
@@ -57,6 +59,7 @@ class ConvRouter(Router):
         self,
         module: nn.Module,
         convs: Callable[[int], Sequence[str]],
+        decided_with: Callable[[str], str],
         shared_by: int | None,
         prefix: str,
         *,
@@ -89,11 +92,16 @@ class ConvRouter(Router):
             )
         if self.shared:
             width = next(iter(stock.values())).in_channels
-            names = {f"level{level}": width for level in range(min(levels, shared_by))}
+            names, self._decision = {f"level{level}": width for level in range(min(levels, shared_by))}, {}
         else:
-            names = {name: conv.in_channels for name, conv in stock.items()}
+            self._decision = {name: decided_with(name) for name in stock}  # of each convolution
+            names = {}
+            for name, decision in self._decision.items():
+                names.setdefault(decision, stock[name].in_channels)  # the first one decides
+        self._serves = Counter(self._decision.values())
         for index, (name, channels) in enumerate(names.items()):
-            default = dict(type="PeakScorer", deep=DEEP if self.shared and channels >= ENOUGH else 0)
+            serves = self.shared or self._serves[name] > 1
+            default = dict(type="PeakScorer", deep=DEEP if serves and channels >= ENOUGH else 0)
             part = build(scorer or default, Scorer, "scorer", channels=channels)
             if part.reads_attention:
                 raise ValueError(
@@ -127,7 +135,11 @@ class ConvRouter(Router):
     def selection_for(self, name: str, x: Tensor) -> Selection | None:
         """Where a convolution is evaluated densely; None means everywhere."""
         if not self.shared:
-            return self._decide(self.decisions[_key(name)], x)
+            decision = self._decision[name]
+            decider = self.decisions[_key(decision)]
+            if self._serves[decision] == 1:
+                return self._decide(decider, x)
+            return once_for(decider, _size(x), lambda: self._decide(decider, x))
         level = _LEVEL.value
         if level is None or level[0] is not self or level[1] != _size(x):
             raise RuntimeError(
@@ -167,6 +179,18 @@ def _routable(module: nn.Module, name: str) -> nn.Conv2d:
         conv = module.get_submodule(name)
     except AttributeError as error:
         raise ValueError(f"`routed_convs` of {type(module).__name__} names {name!r}, which it lacks") from error
+    what = objection_to(conv)
+    if what is None:
+        return conv
+    raise ValueError(
+        f"its layer {name} {what}, but only plain square convolutions of odd size, stride 1 "
+        "and one group can be routed. Use the stock class, or remove `sparsity`"
+    )
+
+
+def objection_to(conv: nn.Module) -> str | None:
+    """What speaks against routing a layer."""
+    what = None
     if type(conv) is not nn.Conv2d:
         what = f"is a {type(conv).__name__}"
     elif conv.stride != (1, 1):
@@ -179,12 +203,7 @@ def _routable(module: nn.Module, name: str) -> nn.Conv2d:
         what = f"has dilation {conv.dilation} and padding mode {conv.padding_mode!r}"
     elif conv.padding != (conv.dilation[0] * (conv.kernel_size[0] // 2),) * 2:
         what = f"has padding {conv.padding}, which changes the size of its map"
-    else:
-        return conv
-    raise ValueError(
-        f"its layer {name} {what}, but only plain square convolutions of odd size, stride 1 "
-        "and one group can be routed. Use the stock class, or remove `sparsity`"
-    )
+    return what
 
 
 def _replace(module: nn.Module, name: str, new: nn.Module) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RetinaHead, RPNHead
+from mmdet.models import dense_heads as stock
+from mmdet.models.dense_heads import GARPNHead, RetinaHead, RPNHead, YOLOXHead
 from torch import nn
 
-from mmsparse.models.convs import RoutedTowers
+from mmsparse.models.convs import RoutedLevels, RoutedTowers, routed
 from mmsparse.registry import MODELS
+from mmsparse.stock import LEVELS, TOWERS
 
 
 @MODELS.register_module()
@@ -40,15 +42,22 @@ class DynamicRetinaHead(RoutedTowers, RetinaHead):
 
 
 @MODELS.register_module()
-class DynamicFCOSHead(RoutedTowers, FCOSHead):
-    """FCOSHead whose towers are routed."""
+class DynamicGARPNHead(RoutedTowers, GARPNHead):
+    """GARPNHead whose shared convolution is routed."""
+
+    prefix = "rpn"
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return ["rpn_conv"]
 
 
 @MODELS.register_module()
-class DynamicATSSHead(RoutedTowers, ATSSHead):
-    """ATSSHead whose towers are routed."""
+class DynamicYOLOXHead(RoutedLevels, YOLOXHead):
+    """YOLOXHead whose towers, of each level its own, are routed."""
+
+    towers = ("multi_level_cls_convs", "multi_level_reg_convs")
 
 
-@MODELS.register_module()
-class DynamicGFLHead(RoutedTowers, GFLHead):
-    """GFLHead whose towers are routed."""
+for _mixin, _names in ((RoutedTowers, TOWERS), (RoutedLevels, LEVELS)):
+    for _name in _names:
+        globals()[f"Dynamic{_name}"] = routed(_mixin, getattr(stock, _name), "towers", __name__)

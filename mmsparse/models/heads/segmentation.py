@@ -5,18 +5,18 @@ from collections.abc import Sequence
 
 import torch
 from mmcv.cnn import ConvModule
-from mmseg.models.decode_heads import FPNHead, UPerHead
+from mmseg.models import decode_heads as stock
+from mmseg.models.decode_heads import DMHead, FPNHead, UPerHead
 from torch import Tensor
 
-from mmsparse.models.convs import RoutedPart
+from mmsparse.models.convs import RoutedHead, routed
 from mmsparse.registry import MODELS
+from mmsparse.stock import ON_ONE_MAP
 
 
 @MODELS.register_module()
-class DynamicUPerHead(RoutedPart, UPerHead):
+class DynamicUPerHead(RoutedHead, UPerHead):
     """UPerHead whose pyramid and fusion convolutions are routed; pooling module and laterals stay dense."""
-
-    prefix = "decode_head"
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         return [f"fpn_convs.{i}.conv" for i in range(len(self.fpn_convs))][:levels] + ["fpn_bottleneck.conv"]
@@ -28,10 +28,8 @@ class DynamicUPerHead(RoutedPart, UPerHead):
 
 
 @MODELS.register_module()
-class DynamicFPNHead(RoutedPart, FPNHead):
+class DynamicFPNHead(RoutedHead, FPNHead):
     """FPNHead whose convolutions are routed where their map is one of the finest levels."""
-
-    prefix = "decode_head"
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         names = []
@@ -42,3 +40,14 @@ class DynamicFPNHead(RoutedPart, FPNHead):
                     names += [f"scale_heads.{i}.{j}.conv"] if level < levels else []
                     level -= 1  # what follows is twice as large
         return names
+
+
+@MODELS.register_module()
+class DynamicDMHead(RoutedHead, DMHead):
+    """DMHead whose bottleneck is routed."""
+
+    memory_format = torch.contiguous_format  # it takes views of maps as they lie in the stock network
+
+
+for _name in ON_ONE_MAP:
+    globals()[f"Dynamic{_name}"] = routed(RoutedHead, getattr(stock, _name), "convolutions larger than 1x1", __name__)

@@ -1,15 +1,10 @@
 """Necks whose convolutions are routed. Those of a library that is not installed say so when they are built."""
 
-from mmsparse.env import has
-from mmsparse.models.absent import stand_in
+from mmsparse.models.absent import present_or_absent
+from mmsparse.stock import NECKS
 
 from .simple_feature_pyramid import SimpleFeaturePyramid
 
-if has("mmdet"):
-    from mmsparse.models.necks.pyramids import DynamicChannelMapper, DynamicFPN, DynamicPAFPN
-else:
-    DynamicChannelMapper = stand_in("DynamicChannelMapper", "mmdet")
-    DynamicFPN = stand_in("DynamicFPN", "mmdet")
-    DynamicPAFPN = stand_in("DynamicPAFPN", "mmdet")
-
-__all__ = ["DynamicChannelMapper", "DynamicFPN", "DynamicPAFPN", "SimpleFeaturePyramid"]
+_FOUND = present_or_absent(__name__, pyramids=("mmdet", NECKS["mmdet"]), multi_level=("mmseg", NECKS["mmseg"]))
+globals().update(_FOUND)
+__all__ = ["SimpleFeaturePyramid", *_FOUND]

@@ -1,0 +1,30 @@
+"""Names of the stock classes whose convolutions are routed, by where they stand; ours are called ``DynamicNAME``.
+
+Here, so that who rewrites configs needs no library of models.
+"""
+
+# Heads that need nothing but a mixin in front of them.
+# Of mmdet: towers that are applied to every level, and towers of each level's own
+TOWERS = (
+    "ATSSHead",
+    "CenterNetUpdateHead",
+    "FCOSHead",
+    "FSAFHead",
+    "FoveaHead",
+    "FreeAnchorRetinaHead",
+    "GARetinaHead",
+)
+TOWERS += ("GFLHead", "LADHead", "LDHead", "PAAHead", "PISARetinaHead", "RepPointsHead", "SABLRetinaHead", "VFNetHead")
+LEVELS = ("RTMDetSepBNHead", "RetinaSepBNHead")
+# of mmseg: on one map, whatever else they do with it
+ON_ONE_MAP = ("ANNHead", "APCHead", "ASPPHead", "CCHead", "DAHead", "DNLHead", "DepthwiseSeparableASPPHead")
+ON_ONE_MAP += ("EMAHead", "EncHead", "FCNHead", "GCHead", "ISAHead", "NLHead", "OCRHead", "PSAHead", "PSPHead")
+
+HEADS = dict(
+    mmdet=(*TOWERS, *LEVELS, "GARPNHead", "RPNHead", "RetinaHead", "YOLOXHead"),
+    mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead"),
+)
+NECKS = dict(
+    mmdet=("FPN", "PAFPN", "HRFPN", "ChannelMapper", "CSPNeXtPAFPN", "YOLOXPAFPN"),
+    mmseg=("MultiLevelNeck",),
+)
