@@ -21,7 +21,7 @@ ON_ONE_MAP = ("ANNHead", "APCHead", "ASPPHead", "CCHead", "DAHead", "DNLHead", "
 ON_ONE_MAP += ("EMAHead", "EncHead", "FCNHead", "GCHead", "ISAHead", "NLHead", "OCRHead", "PSAHead", "PSPHead")
 
 HEADS = dict(
-    mmdet=(*TOWERS, *LEVELS, "GARPNHead", "RPNHead", "RetinaHead", "YOLOXHead"),
+    mmdet=(*TOWERS, *LEVELS, "GARPNHead", "RPNHead", "RTMDetInsSepBNHead", "RetinaHead", "YOLACTHead", "YOLOXHead"),
     mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead"),
 )
 NECKS = dict(

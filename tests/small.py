@@ -12,7 +12,7 @@ from mmsparse.configs import read_config, without_pretrained
 ROOT = Path(__file__).parents[1]
 WIDTHS = {
     *("in_channels", "out_channels", "channels", "feat_channels", "conv_out_channels", "fc_out_channels"),
-    *("embed_dims", "feedforward_channels"),
+    *("embed_dims", "feedforward_channels", "num_channels"),
 }
 CLASSES = 5
 
@@ -36,7 +36,9 @@ def small_config(path: Path) -> dict[str, Any]:
 def shrink(key: str, value: Any) -> Any:
     """One entry of a model config, and what it holds: widths fall to about a twelfth, depths and budgets stay."""
     if isinstance(value, dict):
-        if isinstance(value.get("arch"), str):
+        if "CSPNeXt" in str(value.get("type")) and "arch" in value:
+            value = {**value, "widen_factor": 1 / 32}
+        elif isinstance(value.get("arch"), str):
             zoo = ConvNeXt.arch_settings if "ConvNeXt" in value["type"] else VisionTransformer.arch_zoo
             value = {**value, "arch": zoo[value["arch"]]}
         if "ResNet" in str(value.get("type")):

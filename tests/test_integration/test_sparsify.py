@@ -244,9 +244,7 @@ def test_the_whole_network_by_one_line():
 
 
 def test_a_ratio_for_each_part_and_a_backbone_that_stays_dense():
-    lacking, fitting = (
-        f"mmdet::{name}_fpn_1x_coco.py" for name in ("pvt/retinanet_pvt-t", "retinanet/retinanet_r50")
-    )
+    lacking, fitting = (f"mmdet::{name}_fpn_1x_coco.py" for name in ("pvt/retinanet_pvt-t", "retinanet/retinanet_r50"))
     for name, ratio in ((lacking, 0.6), (fitting, dict(neck=0.6, head=0.6))):
         dense = stock(name)
         dynamic = mmsparse.sparsify(dense, ratio, neck=True, head=True)

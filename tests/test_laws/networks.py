@@ -316,7 +316,7 @@ HEADS = [
 def of_convs(kind: str, room: Any, decisions: int, tile: int = 2, **kwargs: Any) -> Network:
     """A backbone of convolutions of ``room`` beside ours; its batch norms have statistics."""
     own = f"Dynamic{'Seg' if (room, kind) == (seg_backbones, 'HRNet') else ''}{kind}"
-    ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5, 0.4, 0.6, 0.7][:decisions]
+    ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5, 0.4, 0.6, 0.7, 0.5][:decisions]
 
     def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
         return getattr(ours, own)(**kwargs, sparsity=sparsity)
@@ -347,7 +347,7 @@ HEADS += [
     on_pyramid("ASPPHead", decode_heads, 1, 4, **_one_map, dilations=(1, 2, 6, 3)),
     on_pyramid("RTMDetSepBNHead", dense_heads, 3, 3, **_rtmdet, norm_cfg=_norm),
 ]
-OF_CONVS = [of_convs("HRNet", seg_backbones, 10, **_hr, norm_eval=True)]
+OF_CONVS = [of_convs("HRNet", seg_backbones, 11, **_hr, norm_eval=True)]
 CONVNEXTS = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")]
 SWINS = [swin("micro"), swin("micro", DetSwin), swin("micro", skip_windows=True), swin("tiny")]
 RESNETS = [
@@ -378,7 +378,7 @@ _sides = dict(type="TBLRBBoxCoder", normalizer=4.0)
 _distill = dict(type="KnowledgeDistillationKLDivLoss")
 _fovea = dict(base_edge_list=(16, 32, 64, 128), scale_ranges=((8, 32),) * 4)
 KIN = [
-    of_convs("HRNet", backbones, 10, **_hr),
+    of_convs("HRNet", backbones, 11, **_hr),
     of_convs("UNet", seg_backbones, 5, **_unet),
     of_convs("CSPNeXt", backbones, 4, **_csp),
     of_convs("CSPDarknet", backbones, 4, **_csp),

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models import dense_heads as stock
-from mmdet.models.dense_heads import GARPNHead, RetinaHead, RPNHead, YOLOXHead
+from mmdet.models.dense_heads import GARPNHead, RetinaHead, RPNHead, RTMDetInsSepBNHead, YOLACTHead, YOLOXHead
 from torch import nn
 
-from mmsparse.models.convs import RoutedLevels, RoutedTowers, routed
+from mmsparse.models.convs import RoutedLevels, RoutedTowers, routable, routed
 from mmsparse.registry import MODELS
 from mmsparse.stock import LEVELS, TOWERS
 
@@ -49,6 +49,21 @@ class DynamicGARPNHead(RoutedTowers, GARPNHead):
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         return ["rpn_conv"]
+
+
+@MODELS.register_module()
+class DynamicYOLACTHead(RoutedTowers, YOLACTHead):
+    """YOLACTHead whose shared convolutions are routed; its prototypes are another part's."""
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return routable(self, "head_convs.")
+
+
+@MODELS.register_module()
+class DynamicRTMDetInsSepBNHead(RoutedLevels, RTMDetInsSepBNHead):
+    """RTMDetInsSepBNHead whose towers, of each level its own, are routed; its mask features stay dense."""
+
+    towers = ("cls_convs", "reg_convs", "kernel_convs")
 
 
 @MODELS.register_module()
