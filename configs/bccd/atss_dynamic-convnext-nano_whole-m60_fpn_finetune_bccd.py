@@ -1,4 +1,4 @@
-# From the trained dense detector to one of 60 % of its arithmetic.
+# From the trained dense detector to one of 60 % of its arithmetic; everything kept learns in the same step.
 _base_ = "./atss_convnext-nano_fpn_bccd.py"
 
 load_from = "work_dirs/atss_convnext-nano_fpn_bccd/iter_3200.pth"
@@ -9,13 +9,13 @@ model = dict(
         sparsity=dict(
             keep_ratio=[0.66] * 3,
             places=[(0, 0), (1, 0), (2, 0)],
-            scorer=dict(type="LocalGlobalScorer", hidden=16),
+            scorer=dict(type="PeakScorer", hidden=16),
         ),
     ),
     neck=dict(type="mmsparse.DynamicFPN", sparsity=dict(keep_ratio=0.55)),
     bbox_head=dict(type="mmsparse.DynamicATSSHead", sparsity=dict(keep_ratio=0.44)),
 )
-custom_hooks = [dict(type="mmsparse.SparsityHook")]
+custom_hooks = [dict(type="mmsparse.SparsityHook"), dict(type="mmsparse.InPlaceHook")]
 max_iters = 1200
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [

@@ -15,7 +15,10 @@ for seed in (0, 1, 2):
         dict(name=f"routed-64-s{seed}", config=routed, start=start, seed=seed, at=["own", 0.55, 1.0], series="routed"),
         dict(name=f"{start}-on", config=dense, start=start, seed=seed, iterations=1200, series="dense, trained on"),
     ]
+small = {"test_dataloader.dataset.pipeline.1.scale": (512, 512)}
+whole = dict(config=dense, start="dense-64-s0-on", train=False)
 runs += [
+    dict(name="small-64", **whole, options=small, series="dense, 512x512"),
     dict(name="dense-40", config=narrow, series="dense"),
     dict(name="dense-40-on", config=narrow, start="dense-40", iterations=1200, series="dense, trained on"),
     dict(name="random-64", config=routed, start="dense-64-s0", options=chance, at=["own", 0.55], series="random"),

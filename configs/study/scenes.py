@@ -20,9 +20,11 @@ for net, config in dense.items():
         dict(name=f"routed-{net}", config=routed[net], options=amp, at=["own", 0.75, 0.45, 1.0], **start),
         dict(name=f"random-{net}", config=routed[net], options=chance, **start),
     ]
+small = {**amp, "test_dataloader.dataset.pipeline.1.scale": (128, 128)}
 later = dict(start="dense-det-on", iterations=2000, options=amp)
 runs += [
     dict(name="dense-det-more", config=dense["det"], **later),
+    dict(name="small-det", config=dense["det"], start="dense-det-more", train=False, options=small),
     dict(name="routed-det-more", config=routed["det"], at=["own", 0.75, 0.45, 1.0], **later),
 ]
 pairs = [(f"{kind}-det", "dense-det-on") for kind in ("routed", "random")]

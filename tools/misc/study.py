@@ -130,10 +130,10 @@ def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
     cfg = open_config(config, dict(run.get("options", {})))
     cfg.randomness = dict(seed=run.get("seed", 0))
     if "start" in run:
-        cfg.load_from = last_checkpoint(out / run.start)
+        cfg.load_from = weights_of(run.start, out)
         cfg.model.backbone.init_cfg = None  # all weights are there
     if "backbone" in run:
-        weights = dict(type="Pretrained", checkpoint=last_checkpoint(out / run.backbone), prefix="backbone.")
+        weights = dict(type="Pretrained", checkpoint=weights_of(run.backbone, out), prefix="backbone.")
         cfg.model.backbone.init_cfg = weights
     if "iterations" in run:
         cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = run.iterations
@@ -161,8 +161,9 @@ def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
     return found
 
 
-def last_checkpoint(folder: Path) -> str:
-    return (folder / "last_checkpoint").read_text().strip()
+def weights_of(name: str, out: Path) -> str:
+    """The last checkpoint of a run."""
+    return (out / name / "last_checkpoint").read_text().strip()
 
 
 def evaluate(runner: Runner, cfg: Config, at: float | str) -> dict[str, Any]:
@@ -207,7 +208,8 @@ def timed(
     networks = []
     for name, found in results.items():
         cfg = open_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
-        model = build_model(cfg, last_checkpoint(out / name))
+        trained = name if runs[name].get("train", True) else runs[name].start
+        model = build_model(cfg, weights_of(trained, out))
         for at, numbers in found.items():
             networks.append(Network(f"{name}@{at}", copy.deepcopy(model), tuple(numbers["shape"])))
             for dial in find_dials(networks[-1].model):
