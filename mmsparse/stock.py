@@ -20,10 +20,11 @@ LEVELS = ("RTMDetSepBNHead", "RetinaSepBNHead")
 ON_ONE_MAP = ("ANNHead", "APCHead", "ASPPHead", "CCHead", "DAHead", "DNLHead", "DepthwiseSeparableASPPHead")
 ON_ONE_MAP += ("EMAHead", "EncHead", "FCNHead", "GCHead", "ISAHead", "NLHead", "OCRHead", "PSAHead", "PSPHead")
 
-HEADS = dict(
-    mmdet=(*TOWERS, *LEVELS, "GARPNHead", "RPNHead", "RTMDetInsSepBNHead", "RetinaHead", "YOLACTHead", "YOLOXHead"),
-    mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead"),
-)
+MASKS = ("FCNMaskHead",)  # of regions
+
+_OTHERS = ("GARPNHead", "RPNHead", "RTMDetInsSepBNHead", "RetinaHead", "YOLACTHead", "YOLOXHead")
+
+HEADS = dict(mmdet=(*TOWERS, *LEVELS, *MASKS, *_OTHERS), mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead"))
 NECKS = dict(
     mmdet=("FPN", "PAFPN", "HRFPN", "ChannelMapper", "CSPNeXtPAFPN", "YOLOXPAFPN"),
     mmseg=("MultiLevelNeck",),

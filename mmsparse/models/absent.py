@@ -1,6 +1,7 @@
 """What stands for the classes that extend a library which is not installed."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from mmsparse.env import has, require
@@ -19,7 +20,7 @@ def stand_in(name: str, *libraries: str) -> type:
     return MODELS.register_module(name=name, module=type(name, (), {"__init__": refuse}))
 
 
-def present_or_absent(package: str, **modules: tuple[str, tuple[str, ...]]) -> dict[str, type]:
+def present_or_absent(package: str, **modules: tuple[str, Sequence[str]]) -> dict[str, type]:
     """The classes ``DynamicNAME`` of a package's modules, or what stands for them.
 
     Args:

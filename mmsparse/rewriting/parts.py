@@ -14,7 +14,8 @@ from mmsparse.mistakes import OURS, is_mistake, raised_by
 
 from .families import ROUTED, Family, Part
 
-KEYS = {"neck": ("neck",), "head": ("rpn_head", "bbox_head", "decode_head")}  # RoI and auxiliary heads stay dense
+# box heads of regions and auxiliary heads stay dense
+KEYS = {"neck": ("neck",), "head": ("rpn_head", "bbox_head", "decode_head", "roi_head.mask_head")}
 
 
 def kind_name(kind: Any) -> str:
@@ -96,9 +97,11 @@ def parts_to_route(model: ConfigDict, scope: str | None) -> dict[str, bool]:
 
 def _parts(model: ConfigDict, which: str, scope: str | None) -> Iterator[Part]:
     scope = model.get("_scope_", scope)
-    for key in KEYS[which]:
-        value = model.get(key)
+    for path in KEYS[which]:
+        outer, _, key = path.rpartition(".")
+        holder = model.get(outer) if outer else model
+        value = holder.get(key) if isinstance(holder, dict) else None
         for index, cfg in enumerate(value if isinstance(value, list | tuple) else [value]):
             if isinstance(cfg, dict):
-                path = f"model.{key}" if value is cfg else f"model.{key}.{index}"
-                yield Part(path, scoped_kind(cfg, scope), cfg, model)
+                where = f"model.{path}" if value is cfg else f"model.{path}.{index}"
+                yield Part(where, scoped_kind(cfg, scope), cfg, holder)

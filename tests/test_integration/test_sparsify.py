@@ -240,6 +240,9 @@ def test_the_whole_network_by_one_line():
         "model.rpn_head.type": "mmsparse.DynamicRPNHead",
         "model.rpn_head.sparsity.keep_ratio": 0.5,
         "model.rpn_head.sparsity.tile": 8,
+        "model.roi_head.mask_head.type": "mmsparse.DynamicFCNMaskHead",
+        "model.roi_head.mask_head.sparsity.keep_ratio": 0.5,
+        "model.roi_head.mask_head.sparsity.tile": 8,
     }
 
 

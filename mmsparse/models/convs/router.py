@@ -160,7 +160,7 @@ class ConvRouter(Router):
             yield
 
     def _decide(self, decider: Decider, x: Tensor) -> Selection | None:
-        if not self.training and decider.keep_ratio >= 1.0:
+        if (not self.training and decider.keep_ratio >= 1.0) or not len(x):
             return None
         geometry = Geometry(_size(x), self.tile)
         return decider(x, geometry)

@@ -1,0 +1,59 @@
+"""A mask head whose regions are routed: no picture, and as many as there are."""
+
+import pytest
+import torch
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+
+from mmsparse.apis import pop_aux, record_selections, set_keep_ratio
+from mmsparse.models import DynamicFCNMaskHead
+from mmsparse.sparsity import real_sizes
+
+KWARGS = dict(num_convs=3, in_channels=8, conv_out_channels=8, num_classes=4)
+
+
+@pytest.fixture
+def heads():
+    torch.manual_seed(0)
+    stock = FCNMaskHead(**KWARGS).double()
+    routed = DynamicFCNMaskHead(**KWARGS, sparsity=dict(keep_ratio=0.5, tile=7, learn="gate")).double()
+    for parameter in routed.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    stock.load_state_dict({name: value for name, value in routed.state_dict().items() if "router" not in name})
+    return stock, routed
+
+
+def test_everything_kept_is_the_stock_head(heads):
+    set_keep_ratio(heads[1], 1.0)
+    x = torch.randn(5, 8, 14, 14, dtype=torch.float64)
+    results = []
+    for head in heads:
+        head.train()
+        head(x).square().mean().backward()
+        grads = {name: p.grad for name, p in head.named_parameters() if "router" not in name}
+        pop_aux(head)
+        results.append((head(x), grads))
+    (expected, grads), (actual, ours) = results
+    torch.testing.assert_close(actual, expected)
+    for name, grad in grads.items():
+        torch.testing.assert_close(ours[name], grad, msg=name)
+
+
+def test_each_region_keeps_its_own_tiles_whoever_is_beside_it(heads):
+    routed = heads[1].eval()
+    x = torch.randn(6, 8, 14, 14, dtype=torch.float64)
+    with torch.no_grad(), record_selections(routed) as taken:
+        together = routed(x)
+        with real_sizes([(20, 30)] * 6, (28, 56)):  # as many pictures as regions, and padded
+            torch.testing.assert_close(routed(x), together)
+        torch.testing.assert_close(torch.cat([routed(region) for region in x.split(1)]), together)
+    assert {name for name, _ in taken} == {"mask_head.regions"}
+    assert all(set(selection.num_keep) == {2} for _, selection in taken)  # of four
+    assert not torch.allclose(together, heads[0].eval()(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_regions(heads, training):
+    stock, routed = (head.train(training) for head in heads)
+    x = torch.zeros(0, 8, 14, 14, dtype=torch.float64)
+    assert routed(x).shape == stock(x).shape == (0, 4, 28, 28)
+    assert pop_aux(routed) == []
