@@ -7,9 +7,10 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .families import REFUSED, ROUTED, Part
+from .families import OF_CONVOLUTIONS, REFUSED, ROUTED, Part
 from .parts import kind_name, make_dynamic, route_parts, scoped_kind
 
+UNTRAINED = dict(scorer=dict(type="FeatureNormScorer"))  # knows the importance of a location by itself
 STOCK_CONSTRUCTORS = (
     "DefaultOptimWrapperConstructor",
     "LearningRateDecayOptimizerConstructor",
@@ -28,6 +29,7 @@ def sparsify(
     hook: Mapping[str, Any] | None = None,
     param_groups: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | str | None = None,
+    train: bool = True,
 ) -> Config:
     """The dynamic twin of a dense config, as a new config; the one given stays as it is.
 
@@ -45,6 +47,9 @@ def sparsify(
             ``dict(backbone_mult=0.2, freeze_epochs=5)``. It takes the place of the libraries' own constructors, with
             their keys; a constructor of another origin stays.
         teacher: Adds a ``TeacherHook`` with these arguments, or with this argument ``teacher``.
+        train: False for a network that is used as it is, with dense weights: the features' norm chooses, what is not
+            chosen keeps its value where blocks are residual, and nothing is added to the training. It loses much;
+            ``mmsparse curve`` says how much.
     """
     _check_types(sparsity, hook, param_groups, neck, head, teacher)
     sparsity = dict(sparsity or {})
@@ -54,13 +59,19 @@ def sparsify(
             f"{sparsity['keep_ratio']!r} in it. Give the argument `keep_ratio` instead"
         )
     cfg = _new_config(cfg)
+    if not train and (hook, param_groups, teacher) != (None, None, None):
+        raise ValueError(
+            "sparsify: with `train`=False there is nothing to train. Leave out hook, param_groups, teacher"
+        )
     parts = {name: more for name, more in dict(neck=neck, head=head).items() if more is not False}
     ratios = _ratio_of_parts(keep_ratio, parts)
     if "backbone" in ratios:
-        _route_backbone(cfg, ratios.pop("backbone"), sparsity, optional=bool(parts))
+        _route_backbone(cfg, ratios.pop("backbone"), sparsity, bool(parts), train)
     for name, ratio in ratios.items():
-        more = {} if parts[name] is True else parts[name]
+        more = {**({} if train else UNTRAINED), **({} if parts[name] is True else parts[name])}
         route_parts(cfg.model, name, cfg.get("default_scope"), dict(keep_ratio=ratio, **more))
+    if not train:
+        return cfg
     cfg.custom_hooks = _with_hook(cfg.get("custom_hooks"), dict(type="mmsparse.SparsityHook", **(hook or {})))
     if teacher is not None:
         arguments = dict(teacher=teacher) if isinstance(teacher, str) else dict(teacher)
@@ -97,10 +108,13 @@ def _ratio_of_parts(keep_ratio: Any, parts: Mapping[str, Any]) -> dict[str, Any]
     return dict.fromkeys(["backbone", *parts], keep_ratio)
 
 
-def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], optional: bool) -> None:
+def _route_backbone(cfg: Config, keep_ratio: Any, sparsity: dict[str, Any], optional: bool, train: bool) -> None:
     arguments = dict(keep_ratio=keep_ratio, **sparsity)
     try:
         backbone = find_backbone(cfg)
+        if not train:
+            stays = {} if backbone.kind in OF_CONVOLUTIONS else dict(fast_path=dict(type="IdentityFastPath"))
+            arguments = {**UNTRAINED, **stays, **arguments}
         make_dynamic(backbone, ROUTED["backbone"][backbone.kind], arguments, cfg.get("default_scope"))
     except ValueError as error:
         if not optional or sparsity:

@@ -97,6 +97,9 @@ VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
     "qkv_bias": (True, "its output projection has no bias then either, unlike that of mmsparse.DynamicViT"),
     "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
 }
+# backbones that have a 1x1 convolution where they are not dense, and not what was there
+OF_CONVOLUTIONS = {f"mmdet.{name}" for name in ("HRNet", "CSPNeXt", "CSPDarknet", "Darknet")}
+OF_CONVOLUTIONS |= {"mmseg.HRNet", "mmseg.UNet"}
 Family = tuple[str, Callable[[Part], None]]
 ROUTED: dict[str, dict[str, Family]] = {
     "backbone": {

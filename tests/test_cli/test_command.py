@@ -19,6 +19,7 @@ TOOLS = {
     "boards": "dataset_converters/make_boards",
     "calibrate": "analysis_tools/calibrate",
     "choice": "analysis_tools/choice",
+    "curve": "analysis_tools/curve",
     "convert-data": "dataset_converters/convert_data",
     "convert-dense": "model_converters/dense_to_mmsparse",
     "convert-dynamicvit": "model_converters/dynamicvit_to_mmsparse",

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--neck", action="store_true", help="route the 3x3 convolutions of the neck, too")
     parser.add_argument("--head", action="store_true", help="route the 3x3 convolutions of the dense heads, too")
+    parser.add_argument("--no-train", action="store_true", help="a network that dense weights are used in as they are")
     parser.add_argument("--teacher", choices=["twin", "self"], help="add a TeacherHook: who teaches")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
 
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
         out = writable(args.out, args.overwrite)
         dense = read(args.config)
         sparsity = nested(args.sparsity or {})
-        dynamic = sparsify(dense, ratio, neck=args.neck, head=args.head, sparsity=sparsity, teacher=args.teacher)
+        parts = dict(neck=args.neck, head=args.head, teacher=args.teacher, train=not args.no_train)
+        dynamic = sparsify(dense, ratio, sparsity=sparsity, **parts)
     except (ValueError, TypeError, OSError) as error:
         if not is_mistake(error):
             raise
