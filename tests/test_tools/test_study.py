@@ -33,25 +33,30 @@ def study(folder, runs, pairs=(), *more):
 def test_runs_stand_on_each_other_and_are_done_once(scenes, tmp_path):
     options = {**at(scenes), "model.test_cfg.score_thr": 0.0, "param_scheduler": [], "custom_hooks": []}
     dense = dict(name="dense", config=DENSE, iterations=2, options=options)
-    hooks = {"custom_hooks": [dict(type="mmsparse.SparsityHook")]}
+    norm = dict(type="FeatureNormScorer", _delete_=True)  # each of several readings has to take the old one away
+    own = {"custom_hooks": [dict(type="mmsparse.SparsityHook")], "model.backbone.sparsity.scorer": norm}
     routed = dict(
-        name="routed", config=ROUTED, start="dense", iterations=2, options={**options, **hooks}, at=["own", 0.8, 1.0]
+        name="routed", config=ROUTED, start="dense", iterations=2, options={**options, **own}, at=["own", 0.8, 1.0]
     )
-    code, out, err = study(tmp_path, [routed, dense], [("routed@1.0", "dense"), ("routed", "routed")])
+    size = {"test_dataloader.dataset.pipeline.1.scale": (96, 96)}
+    small = dict(name="small", config=DENSE, start="dense", train=False, options={**options, **size})
+    runs = [routed, dense, small]
+    code, out, err = study(tmp_path, runs, [("routed@1.0", "dense"), ("routed", "routed")])
     assert code == 0, err[-3000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert list(results) == ["routed", "dense"] and list(results["routed"]) == ["own", "0.8", "1.0"]
+    assert list(results) == ["routed", "dense", "small"] and list(results["routed"]) == ["own", "0.8", "1.0"]
     own, share, whole = (results["routed"][at] for at in ("own", "0.8", "1.0"))
     assert whole["macs"] == results["dense"]["own"]["macs"] > share["macs"] > own["macs"]
     assert share["macs"] / whole["macs"] == pytest.approx(0.8, abs=0.01)
     assert set(own["keep_ratio"].values()) == {0.5} and set(whole["keep_ratio"].values()) == {1.0}
     assert "routed - routed: +0.0000, 95 % in +0.0000 to +0.0000" in out and "routed@1.0 - dense: " in out
     before = (tmp_path / "out" / "dense" / "result.json").stat().st_mtime_ns
-    code, again, _ = study(tmp_path, [routed, dense], (), "--time", "eager", "--rounds", "1")
+    assert results["small"]["own"]["shape"] == [96, 96] and results["dense"]["own"]["shape"] == [160, 160]
+    code, again, _ = study(tmp_path, runs, (), "--time", "eager", "--rounds", "1")
     assert code == 0 and "dense ..." in out and "dense ..." not in again and "routed" in again
     assert (tmp_path / "out" / "dense" / "result.json").stat().st_mtime_ns == before
     rows = {row.network: row for row in Results.read(tmp_path / "out" / "times.json").rows}
-    assert list(rows) == ["routed@own", "routed@0.8", "routed@1.0", "dense@own"]
+    assert list(rows) == ["routed@own", "routed@0.8", "routed@1.0", "dense@own", "small@own"]
     assert rows["routed@own"].macs < rows["routed@0.8"].macs < rows["routed@1.0"].macs == rows["dense@own"].macs
     assert "On the front of eager f32: " in again
     assert Image.open(tmp_path / "out" / "front_eager_f32.png").size == (900, 550)

@@ -126,8 +126,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
     """Train, unless a run only evaluates what it starts from (``train=False``), and evaluate at each budget."""
-    config = str(folder / run.config)
-    cfg = open_config(config, dict(run.get("options", {})))
+    cfg = config_of(run, folder)
     cfg.randomness = dict(seed=run.get("seed", 0))
     if "start" in run:
         cfg.load_from = weights_of(run.start, out)
@@ -139,7 +138,7 @@ def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
         cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = run.iterations
         for scheduler in cfg.param_scheduler[-1:]:
             scheduler.end = run.iterations
-    prepare_work_dir(cfg, str(out / run.name), config)
+    prepare_work_dir(cfg, str(out / run.name), str(folder / run.config))
     cfg.visualizer.name = run.name  # of one name there is one a process, which would write all to the first folder
     choose_start(cfg, "auto", None)
     built = check_training(cfg)
@@ -159,6 +158,11 @@ def carry_out(run: Any, folder: Path, out: Path) -> dict[str, Any]:
             if predictions.is_file():
                 predictions.rename(predictions.with_stem(f"predictions_{at}"))
     return found
+
+
+def config_of(run: Any, folder: Path) -> Config:
+    """With the run's own options, which stay as they are: merging takes marks such as `_delete_` away."""
+    return open_config(str(folder / run.config), copy.deepcopy(dict(run.get("options", {}))))
 
 
 def weights_of(name: str, out: Path) -> str:
@@ -207,7 +211,7 @@ def timed(
     """Everything that is done, in turn, into times.json; and for each form a picture."""
     networks = []
     for name, found in results.items():
-        cfg = open_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
+        cfg = config_of(runs[name], folder)
         trained = name if runs[name].get("train", True) else runs[name].start
         model = build_model(cfg, weights_of(trained, out))
         for at, numbers in found.items():
@@ -257,7 +261,7 @@ def compared(one: str, other: str, runs: dict[str, Any], folder: Path, out: Path
         file = out / name / f"predictions_{at or OWN}.pkl"
         if not file.is_file():
             return f"{one} - {other}: not there yet"
-        cfg = open_config(str(folder / runs[name].config), dict(runs[name].get("options", {})))
+        cfg = config_of(runs[name], folder)
         found.append(PictureAP(cfg.val_evaluator.ann_file, file, cfg.metainfo.classes))
     interval = difference(*found)
     return f"{one} - {other}: {interval.value:+.4f}, 95 % in {interval.low:+.4f} to {interval.high:+.4f}"
