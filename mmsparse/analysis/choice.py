@@ -79,6 +79,8 @@ class _Listening(Scorer):
         own = decider.scorer(features, context)
         tokens = unit_features(features, context.geometry) if self.reads_map else features
         scores = {OWN: own, **{kind: other(tokens, context) for kind, other in self._others.items()}}
+        if context.geometry.of_regions:
+            return own
         first = {kind: values[0].cpu() for kind, values in scores.items()}
         alive = None if context.alive is None else context.alive[:1].cpu()
         self._seen.append(Scored(decider.name, context.geometry, first, alive))
@@ -205,6 +207,8 @@ class _Oracle(Scorer):
 
     def forward(self, features: Tensor, context: Context) -> Tensor:
         own = self._decider[0].scorer(features, context).float()
+        if context.geometry.of_regions:
+            return own
         nothing = Selection(context.geometry, torch.zeros_like(own, dtype=torch.bool))
         wanted = score_targets(self._now["samples"], nothing, self._now["size"], self._now["ignored"])
         return own + wanted * (own.amax() - own.amin() + 1.0)

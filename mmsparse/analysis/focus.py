@@ -31,6 +31,8 @@ def object_focus(model: nn.Module, pictures: Sequence[dict[str, Any]]) -> dict[s
         boxes = torch.as_tensor(_boxes(picture), dtype=torch.float32)
         size, (high, wide) = batch["inputs"].shape[-2:], picture["inputs"].shape[-2:]
         for _, selection in taken:
+            if selection.geometry.of_regions:
+                continue
             keep = selection.keep_mask[0].cpu().view(selection.grid)
             covered = _covered(boxes, selection, size)
             real = _covered(torch.tensor([[0, 0, wide, high]]), selection, size)

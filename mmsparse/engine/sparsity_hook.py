@@ -120,7 +120,7 @@ class SparsityHook(LossHook):
         with torch.autocast(device_type=aux[0].scores.device.type, enabled=False):
             loss = sum(self._of_place(d) for d in aux) / len(aux)
         losses = {self.name: loss, **_measured(aux)}
-        learning = [d for d in aux if d.scores.requires_grad]
+        learning = [d for d in aux if d.scores.requires_grad and not d.selection.geometry.of_regions]
         if self.score_weight and learning:
             terms = self._supervise(learning, call.inputs.shape[-2:], call.samples, ignored_label(model))
             losses["loss_score"] = self.score_weight * terms

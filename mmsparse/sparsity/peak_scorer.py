@@ -56,7 +56,7 @@ class PeakScorer(Scorer):
     def forward(self, x: Tensor, context: Context = ALL) -> Tensor:
         """Score the tiles (B, N) of maps (B, C, H, W)."""
         geometry = Geometry((int(x.shape[-2]), int(x.shape[-1]))) if context.geometry is None else context.geometry
-        valid = valid_units(Geometry(geometry.size), x)
+        valid = valid_units(geometry.locations, x)
         real = None if valid is None else valid.mask.view(len(x), 1, *geometry.size)
         layers = [self.few, self.norm, self.around, self.peak, self.head[1], self.head[3], *self.deep]
         tensors = [t for layer in layers for t in (layer.weight, layer.bias)]

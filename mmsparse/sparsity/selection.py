@@ -22,16 +22,23 @@ class Geometry:
         size: Height and width of the map.
         tile: Locations along a side of a unit; the last of a row or column may reach over the border.
         extra: Number of tokens in front of the map's, which are units, too.
+        of_regions: Whether the map is one of a region of a picture, that nobody can find there.
     """
 
     size: tuple[int, int]
     tile: int = 1
     extra: int = 0
+    of_regions: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
         """How many units the map has, along the height and the width."""
         return tile_grid(self.size, self.tile)
+
+    @property
+    def locations(self) -> "Geometry":
+        """Of the same map, each location a unit."""
+        return replace(self, tile=1, extra=0)
 
     @property
     def units(self) -> int:

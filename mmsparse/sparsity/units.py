@@ -13,7 +13,7 @@ def unit_features(x: Tensor, geometry: Geometry) -> Tensor:
     """Of maps (B, C, H, W) to (B, N, C): a tile is the mean of its locations that hold a real pixel."""
     if geometry.tile == 1:
         return x.flatten(2).transpose(1, 2)
-    valid = valid_units(Geometry(geometry.size), x)
+    valid = valid_units(geometry.locations, x)
     if valid is None:
         means = tile_means(x, geometry.tile)
     else:

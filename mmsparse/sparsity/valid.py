@@ -116,7 +116,7 @@ def valid_units(geometry: Geometry, tokens: Tensor) -> Valid | None:
         tokens: Anything on their device, with their batch in the first dimension.
     """
     call = _CALL.value
-    if call is None or not call.whole or call.sizes is None or len(tokens) != len(call.sizes):
+    if call is None or not call.whole or call.sizes is None or len(tokens) != len(call.sizes) or geometry.of_regions:
         return None
     key = (geometry, tokens.device)
     if key not in call.found:

@@ -19,9 +19,10 @@ def slow_share(selections: Sequence[tuple[str, Selection]], size: tuple[int, int
         size: Height and width of the picture as the network saw it.
         index: Number of the picture in the batch.
     """
-    if not selections:
+    found = [selection for _, selection in selections if not selection.geometry.of_regions]
+    if not found:
         return np.ones(size, dtype=np.float32)
-    maps = [selection.on_picture(size, index).float() for _, selection in selections]
+    maps = [selection.on_picture(size, index).float() for selection in found]
     return torch.stack(maps).mean(dim=0).cpu().numpy()
 
 

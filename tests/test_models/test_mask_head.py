@@ -1,12 +1,16 @@
 """A mask head whose regions are routed: no picture, and as many as there are."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 
 from mmsparse.apis import pop_aux, record_selections, set_keep_ratio
+from mmsparse.engine import SparsityHook
 from mmsparse.models import DynamicFCNMaskHead
 from mmsparse.sparsity import real_sizes
+from mmsparse.visualization.keep_maps import slow_share
 
 KWARGS = dict(num_convs=3, in_channels=8, conv_out_channels=8, num_classes=4)
 
@@ -48,6 +52,7 @@ def test_each_region_keeps_its_own_tiles_whoever_is_beside_it(heads):
         torch.testing.assert_close(torch.cat([routed(region) for region in x.split(1)]), together)
     assert {name for name, _ in taken} == {"mask_head.regions"}
     assert all(set(selection.num_keep) == {2} for _, selection in taken)  # of four
+    assert (slow_share(taken, (64, 64)) == 1).all()  # what is chosen in regions is nowhere on the picture
     assert not torch.allclose(together, heads[0].eval()(x), atol=1e-3)
 
 
@@ -57,3 +62,13 @@ def test_no_regions(heads, training):
     x = torch.zeros(0, 8, 14, 14, dtype=torch.float64)
     assert routed(x).shape == stock(x).shape == (0, 4, 28, 28)
     assert pop_aux(routed) == []
+
+
+def test_labels_of_pictures_teach_nothing_of_regions(heads):
+    """They say where objects are on the picture; two regions beside two pictures would be taken for them."""
+    routed = heads[1].train()
+    hook = SparsityHook(score_weight=1.0)
+    hook.attach(routed)
+    routed(torch.randn(2, 8, 14, 14, dtype=torch.float64)).mean().backward()
+    call = SimpleNamespace(inputs=torch.zeros(2, 3, 64, 64), samples=[None, None])
+    assert hook.losses(routed, call, pop_aux(routed)).keys() == {"loss_sparsity", "keep_ratio/mask_head.regions"}

@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsparse.ops import exporting, opaque, slow_fast_conv2d, static, tile_means
-from mmsparse.sparsity import Geometry, Selection, conv_paths, valid_units
+from mmsparse.sparsity import Selection, conv_paths, valid_units
 
 
 class Chooses(Protocol):
@@ -63,7 +63,7 @@ class RoutedConv2d(nn.Conv2d):
 
 def _means(x: Tensor, selection: Selection) -> Tensor:
     """Of all tiles, without padding."""
-    valid = valid_units(Geometry(selection.geometry.size), x)
+    valid = valid_units(selection.geometry.locations, x)
     real = None if valid is None else valid.mask.view(len(x), 1, *selection.geometry.size)
     return tile_means(x, selection.geometry.tile, real)
 

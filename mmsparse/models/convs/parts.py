@@ -25,6 +25,7 @@ class RoutedPart:
     """
 
     prefix = "head"  # of the decisions' names in logs
+    of_regions = False  # what it is given
     memory_format = torch.channels_last  # of what it is given: locations with their channels side by side
     router: ConvRouter | None
 
@@ -40,7 +41,8 @@ class RoutedPart:
             check_keys(where, sparsity, router_keys(ConvRouter))
             with mistakes_in(where):
                 self.router = ConvRouter(
-                    self, self.routed_convs, self.decided_with, self.shared_by(), self.prefix, **sparsity
+                    *(self, self.routed_convs, self.decided_with, self.shared_by(), self.prefix, self.of_regions),
+                    **sparsity,
                 )
 
     def routed_convs(self, levels: int) -> Sequence[str]:

@@ -41,6 +41,7 @@ class ConvRouter(Router):
         shared_by: Number of levels that all convolutions are applied to: each level decides once for all of them
             (see ``decide_levels``). None: each is applied to one map, as ``decided_with`` says.
         prefix: What the names of the decisions in logs begin with.
+        of_regions: Whether maps are of regions, not of pictures.
         keep_ratio: One number, or one for each decision.
         levels: How many levels of the pyramid are routed, from the finest. The coarser ones are too small to pay for
             a scorer (three hold 98 % of the locations) and stay dense.
@@ -62,6 +63,7 @@ class ConvRouter(Router):
         decided_with: Callable[[str], str],
         shared_by: int | None,
         prefix: str,
+        of_regions: bool = False,
         *,
         keep_ratio: float | Sequence[float] = 0.5,
         levels: int = 3,
@@ -81,6 +83,7 @@ class ConvRouter(Router):
             raise ValueError(f"Expected argument `coarse` to be True or False, but got {coarse!r}")
         self.tile = tile
         self.coarse = coarse
+        self.of_regions = of_regions
         self.shared = shared_by is not None
         self._default_scorer = scorer is None
         self.fast_paths = ModuleDict()
@@ -162,7 +165,7 @@ class ConvRouter(Router):
     def _decide(self, decider: Decider, x: Tensor) -> Selection | None:
         if (not self.training and decider.keep_ratio >= 1.0) or not len(x):
             return None
-        geometry = Geometry(_size(x), self.tile)
+        geometry = Geometry(_size(x), self.tile, of_regions=self.of_regions)
         return decider(x, geometry)
 
 

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from torch import Tensor
 
 from mmsparse.models.convs import RoutedPart, routable
 from mmsparse.registry import MODELS
-from mmsparse.sparsity import real_sizes
 
 
 @MODELS.register_module()
@@ -20,6 +18,7 @@ class DynamicFCNMaskHead(RoutedPart, FCNMaskHead):
     """
 
     prefix = "mask_head"
+    of_regions = True
 
     def __init__(self, *args: Any, sparsity: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         own = {"tile": 7, **sparsity} if isinstance(sparsity, Mapping) else sparsity
@@ -30,7 +29,3 @@ class DynamicFCNMaskHead(RoutedPart, FCNMaskHead):
 
     def decided_with(self, name: str) -> str:
         return "regions"
-
-    def forward(self, x: Tensor) -> Tensor:
-        with real_sizes(None):  # regions are no padded pictures
-            return super().forward(x)
