@@ -88,11 +88,11 @@ class Seen(NamedTuple):
 
 
 def seen_of(weight: Tensor, tile: int, dilation: int) -> Seen:
-    """A tile with its halo; or, where the kernel's points lie so far apart that this is less, those of each location
+    """A tile with its halo; or, where the kernel's points lie so far apart that this is no more, those of each location
     one after the other.
     """
     kernel, halo = int(weight.shape[-1]), reach(weight, dilation)
-    if tile + 2 * halo <= tile * kernel:
+    if tile + 2 * halo < tile * kernel:
         return Seen(tuple(range(-halo, tile + halo)), 1, dilation)
     points = range(-halo, halo + 1, dilation)
     return Seen(tuple(location + point for location in range(tile) for point in points), kernel, 1)

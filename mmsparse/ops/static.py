@@ -54,6 +54,13 @@ def _columns(batch: int, size: tuple[int, int], tile: int, seen: Seen, kernel: i
     return np.ascontiguousarray(_windows(batch, size, tile, seen.steps, margin)[at].swapaxes(1, 2))
 
 
+@cache
+def _points(batch: int, size: tuple[int, int], tile: int, seen: Seen, kernel: int) -> np.ndarray:
+    """The same by what each location of a tile sees, (tile * tile, tiles, kernel * kernel)."""
+    windows = _windows(batch, size, tile, seen.steps, 0).reshape(tile, kernel, tile, kernel, -1)
+    return np.ascontiguousarray(windows.transpose(0, 2, 4, 1, 3).reshape(tile**2, -1, kernel**2))
+
+
 def _framed(size: tuple[int, int], tile: int, margin: int) -> tuple[int, int]:
     height, width = whole_grid(size, tile)
     return height + 2 * margin, width + 2 * margin
@@ -132,6 +139,11 @@ class _Source:
         table = _columns(self.batch, self.size, tile, seen, kernel, self.margin)
         return self.at(table, idx).view(1, len(table) // tile, tile * idx.shape[0], kernel * self.rows.shape[1])
 
+    def points(self, idx: Tensor, tile: int, seen: Seen, kernel: int) -> Tensor:
+        """What each location of chosen tiles sees (tile * tile, R, kernel * kernel * C)."""
+        table = _points(self.batch, self.size, tile, seen, kernel)
+        return self.at(table, idx).view(tile**2, idx.shape[0], kernel**2 * self.rows.shape[1])
+
 
 def _frame(x: Tensor, tile: int, margin: int, value: float = 0) -> Tensor:
     """Maps (..., H, W) enlarged to whole tiles, and by a margin around them."""
@@ -156,6 +168,9 @@ def _conv(
 ) -> Tensor:
     """The results at chosen tiles (tile * tile, R, D)."""
     seen = seen_of(weight, tile, dilation)
+    if seen.stride > 1 and groups == 1:  # a matrix product
+        points = source.points(idx, tile, seen, int(weight.shape[-1]))
+        return F.linear(points, weight.permute(0, 2, 3, 1).flatten(1), bias)
     if _INTEGERS.value and groups == 1 and idx.shape[0]:
         columns = source.columns(idx, tile, seen, int(weight.shape[-1])).permute(0, 3, 1, 2)
         kernel = weight.permute(0, 3, 1, 2).flatten(1, 2).unsqueeze(3)  # (D, kernel * C, kernel, 1)
