@@ -1,0 +1,33 @@
+"""The figures of the studies that the pages tell are those that lie beside them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+METRICS = ("coco/bbox_mAP", "mIoU")
+TOLD = {  # run@budget, what its page says
+    ("bccd", "bccd/README.md"): {
+        "dense-64": "0.528",
+        "routed-64": "0.521",
+        "routed-64@1.0": "0.534",
+        "small-64": "0.462",
+    },
+    ("camvid", "camvid/README.md"): {"dense-32-on": "60.2", "routed-32": "60.0", "random-32": "58.1"},
+    ("deeppcb", "deeppcb/README.md"): {"dense-40": "0.395", "dense-40-on": "0.392", "small-64": "0.354"},
+    ("scenes", "demo/README.md"): {"routed-det-more": "0.524", "dense-det-more": "0.536", "random-det": "0.353"},
+    ("boards", "boards/README.md"): {"routed-128": "0.635", "dense-128-more": "0.666", "routed-80": "0.574"},
+}
+
+
+@pytest.mark.parametrize("study, page", TOLD, ids=lambda name: name)
+def test_pages_tell_what_came_out(study, page):
+    results = json.loads((ROOT / "docs/studies" / f"{study}.json").read_text())
+    text = (ROOT / "configs" / page).read_text()
+    for run, told in TOLD[study, page].items():
+        name, _, at = run.partition("@")
+        found = results[name][at or "own"]
+        value = next(found[metric] for metric in METRICS if metric in found)
+        assert f"{value:.{len(told.partition('.')[2])}f}" == told, run
+        assert told in text, run
