@@ -111,7 +111,7 @@ class SparsityHook(LossHook):
 
     def losses(self, model: nn.Module, call: Call, aux: list[Aux]) -> dict[str, Tensor]:
         if not aux:
-            if not any(decider.training for decider in find_deciders(model)):
+            if not any(decider.training and not decider.of_regions for decider in find_deciders(model)):
                 return {}
             raise RuntimeError(
                 "SparsityHook: nothing was decided in a training step. If the config sets activation_checkpointing for "

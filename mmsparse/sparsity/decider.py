@@ -72,6 +72,7 @@ class Decider(Dial):
         self.cumulative = cumulative
         self.learn = learn
         self.progress = 1.0
+        self.of_regions = False  # of which a step may have none
         self.collected = False  # becomes True once something promises to take what waits here after each forward
         self._waiting: list[Aux] = []
 

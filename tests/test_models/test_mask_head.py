@@ -68,7 +68,8 @@ def test_labels_of_pictures_teach_nothing_of_regions(heads):
     """They say where objects are on the picture; two regions beside two pictures would be taken for them."""
     routed = heads[1].train()
     hook = SparsityHook(score_weight=1.0)
-    hook.attach(routed)
-    routed(torch.randn(2, 8, 14, 14, dtype=torch.float64)).mean().backward()
     call = SimpleNamespace(inputs=torch.zeros(2, 3, 64, 64), samples=[None, None])
+    routed(torch.randn(2, 8, 14, 14, dtype=torch.float64)).mean().backward()
     assert hook.losses(routed, call, pop_aux(routed)).keys() == {"loss_sparsity", "keep_ratio/mask_head.regions"}
+    routed(torch.zeros(0, 8, 14, 14, dtype=torch.float64))  # a step may have none
+    assert hook.losses(routed, call, pop_aux(routed)) == {}

@@ -33,8 +33,8 @@ def study(folder, runs, pairs=(), *more):
 def test_runs_stand_on_each_other_and_are_done_once(scenes, tmp_path):
     options = {**at(scenes), "model.test_cfg.score_thr": 0.0, "param_scheduler": [], "custom_hooks": []}
     dense = dict(name="dense", config=DENSE, iterations=2, options=options)
-    norm = dict(type="FeatureNormScorer", _delete_=True)  # each of several readings has to take the old one away
-    own = {"custom_hooks": [dict(type="mmsparse.SparsityHook")], "model.backbone.sparsity.scorer": norm}
+    loss = dict(type="CrossEntropyLoss", use_sigmoid=True, _delete_=True)  # each reading has to take the old one away
+    own = {"custom_hooks": [dict(type="mmsparse.SparsityHook")], "model.bbox_head.loss_cls": loss}
     routed = dict(
         name="routed", config=ROUTED, start="dense", iterations=2, options={**options, **own}, at=["own", 0.8, 1.0]
     )

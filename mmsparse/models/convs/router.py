@@ -113,7 +113,9 @@ class ConvRouter(Router):
                 )
             part.index = index
             choice = build(selector or dict(type="TopKSelector"), Selector, "selector")
-            self.decisions[_key(name)] = Decider(f"{prefix}.{name}", part, choice, detach, learn=learn)
+            decider = Decider(f"{prefix}.{name}", part, choice, detach, learn=learn)
+            decider.of_regions = of_regions
+            self.decisions[_key(name)] = decider
         for name, conv in stock.items():
             self.fast_paths[_key(name)] = ConvFastPath(conv.in_channels, conv.out_channels)
             _replace(module, name, RoutedConv2d(conv, name, self))
