@@ -26,6 +26,8 @@ def draw_curve(path: str | Path, found: Sequence[Mapping[str, Any]]) -> None:
     axes.plot(shares, values, marker="o")
     for share, value in zip(shares, values, strict=True):
         axes.annotate(f"{value:.3f}", (share, value), (0, 6), textcoords="offset points", fontsize="small")
-    axes.set(xlabel="arithmetic, % of the dense network's (right: everything kept)", ylabel=name, ylim=(0, None))
+    axes.set(xlabel="arithmetic, % of the dense network's (right: everything kept)", ylabel=name)
+    axes.set_ylim(0, 1.12 * max(values) or 1)
+    axes.margins(x=0.1)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
