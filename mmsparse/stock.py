@@ -22,7 +22,7 @@ ON_ONE_MAP += ("EMAHead", "EncHead", "FCNHead", "GCHead", "ISAHead", "NLHead", "
 
 MASKS = ("FCNMaskHead",)  # of regions
 
-_OTHERS = ("GARPNHead", "RPNHead", "RTMDetInsSepBNHead", "RetinaHead", "YOLACTHead", "YOLOXHead")
+_OTHERS = ("GARPNHead", "RPNHead", "RetinaHead", "YOLACTHead", "YOLOXHead")
 
 HEADS = dict(mmdet=(*TOWERS, *LEVELS, *MASKS, *_OTHERS), mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead"))
 NECKS = dict(

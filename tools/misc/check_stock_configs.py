@@ -238,11 +238,13 @@ def build(cfg: Config) -> nn.Module:
 
 
 def fewer_regions(cfg: Any) -> None:
-    """Two-stage heads run on thousands of regions a step; a few dozen do for a test."""
+    """Two-stage heads run on thousands of regions a step; a few dozen do for a test, and random weights are unsure."""
     if isinstance(cfg, dict):
         for key, value in cfg.items():
             if key in ("max_per_img", "num") and isinstance(value, int):
                 cfg[key] = min(value, 32)
+            elif key == "score_thr":
+                cfg[key] = 0.0
             else:
                 fewer_regions(value)
     elif isinstance(cfg, list | tuple):
@@ -295,7 +297,8 @@ def predict(model: nn.Module, cfg: Config) -> None:
     frames = [frame for sample in samples for frame in getattr(sample, "video_data_samples", [sample])]
     assert frames and all(any("pred" in key for key in frame.all_keys()) for frame in frames), "nothing is predicted"
     budget = apis.get_keep_ratio(model)
-    undecided = sorted(budget.keys() - {place for place, _ in taken})
+    regions = {decider.name for decider in apis.find_deciders(model) if decider.of_regions}  # there may be none
+    undecided = sorted(budget.keys() - regions - {place for place, _ in taken})
     assert not undecided, f"nothing was decided at {undecided}"
     for place, selection in taken:
         expected = num_keep(budget[place], selection.keep_mask.shape[1])

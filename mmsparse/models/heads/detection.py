@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models import dense_heads as stock
-from mmdet.models.dense_heads import GARPNHead, RetinaHead, RPNHead, RTMDetInsSepBNHead, YOLACTHead, YOLOXHead
+from mmdet.models.dense_heads import GARPNHead, RetinaHead, RPNHead, YOLACTHead, YOLOXHead
 from torch import nn
 
 from mmsparse.models.convs import RoutedLevels, RoutedTowers, routable, routed
@@ -57,13 +57,6 @@ class DynamicYOLACTHead(RoutedTowers, YOLACTHead):
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         return routable(self, "head_convs.")
-
-
-@MODELS.register_module()
-class DynamicRTMDetInsSepBNHead(RoutedLevels, RTMDetInsSepBNHead):
-    """RTMDetInsSepBNHead whose towers, of each level its own, are routed; its mask features stay dense."""
-
-    towers = ("cls_convs", "reg_convs", "kernel_convs")
 
 
 @MODELS.register_module()
