@@ -58,7 +58,7 @@ def metrics_of(
     bar = tqdm(total=len(ways) + bool(dense) + bool(narrower), desc="evaluating", leave=False)
     for name, context in ways.items():
         with context, quiet():
-            found[name] = _numbers(runner.test())
+            found[name] = numbers_of(runner.test())
         bar.update()
         if not found[OWN_SCORES]:
             bar.close()
@@ -69,11 +69,11 @@ def metrics_of(
     if dense:
         load_weights(model, dense, "dense")
         with dense_twin(model), quiet():
-            found[DENSE] = _numbers(runner.test())
+            found[DENSE] = numbers_of(runner.test())
         bar.update()
     if narrower:
         with quiet():
-            found[NARROWER] = _numbers(build_runner(*narrower).test())
+            found[NARROWER] = numbers_of(build_runner(*narrower).test())
     bar.close()
     return {who: {name: metrics.get(name, 0.0) for name in found[OWN_SCORES]} for who, metrics in found.items()}
 
@@ -95,7 +95,7 @@ def macs_of(model: nn.Module, picture: dict[str, Any]) -> int:
     return count_macs(model, lambda: predict(model, batch)).total
 
 
-def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: float(metrics[name]) for name in METRICS if name in metrics}
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .operator import OPERATORS
-from .sparse_conv import conv_tiles, reach, seen_of
-from .tiles import empty_rows, map_rows, places, size_of, whole_grid, window, window_of
+from .sparse_conv import conv_tiles, points_of, seen_of
+from .tiles import empty_rows, map_rows, once_for, places, size_of, whole_grid, window, window_of
 
 LARGE = 1 << 22  # numbers in the temporaries of a batch of tiles: 16 MB, which stays in the processor's caches
 
@@ -62,9 +62,12 @@ def _by_columns(
     """A matrix product: what the kernel sees of each location, side by side."""
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     kernel = weight.permute(0, 2, 3, 1).flatten(1)  # (D, k * k * C)
-    points = range(-reach(weight, dilation), reach(weight, dilation) + 1, dilation)
-    steps = [location + point for location in range(tile) for point in points]
-    where, outside = (_by_location(seen, tile, len(points)) for seen in places(size, keep, tile, steps))
+    steps, k = points_of(weight, tile, dilation), int(weight.shape[-1])
+
+    def seen() -> tuple[Tensor, ...]:
+        return tuple(_by_location(numbers, tile, k) for numbers in places(size, keep, tile, steps))
+
+    where, outside = once_for(keep, (size, tile, steps, "by location"), seen)
     target = window_of(whole_grid(size, tile), keep, tile, 0)[0]
     count = max(1, max(2 * weight.numel(), LARGE // 4) // kernel.shape[1])  # each call packs the kernel anew
     memory = rows.new_empty(min(count, len(target)), kernel.shape[1])

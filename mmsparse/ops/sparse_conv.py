@@ -94,8 +94,13 @@ def seen_of(weight: Tensor, tile: int, dilation: int) -> Seen:
     kernel, halo = int(weight.shape[-1]), reach(weight, dilation)
     if tile + 2 * halo < tile * kernel:
         return Seen(tuple(range(-halo, tile + halo)), 1, dilation)
-    points = range(-halo, halo + 1, dilation)
-    return Seen(tuple(location + point for location in range(tile) for point in points), kernel, 1)
+    return Seen(points_of(weight, tile, dilation), kernel, 1)
+
+
+def points_of(weight: Tensor, tile: int, dilation: int) -> tuple[int, ...]:
+    """What each location along a side of a tile sees, one after the other, in steps from the first location."""
+    halo = reach(weight, dilation)
+    return tuple(location + point for location in range(tile) for point in range(-halo, halo + 1, dilation))
 
 
 def _plain(

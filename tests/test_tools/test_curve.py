@@ -54,6 +54,11 @@ def test_a_routed_segmenter_as_it_is(scenes, tmp_path):
     assert whole["metrics"].keys() == point["metrics"].keys() == {"mIoU"}
 
 
+def test_a_detector_that_finds_nothing(scenes, tmp_path):
+    code, _, err = curve(DENSE, scenes, tmp_path, options=["model.test_cfg.score_thr=1.1"])
+    assert code == 2 and "the dense network finds nothing in the test set" in err
+
+
 def test_a_share_that_is_none(scenes, tmp_path):
     code, _, err = curve(DENSE, scenes, tmp_path, "--macs", "1.5")
     assert code == 2 and "Argument `macs`: expected shares in (0, 1) of the dense arithmetic, but got [1.5]" in err

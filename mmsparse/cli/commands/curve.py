@@ -19,7 +19,7 @@ from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.arguments import add_config_options
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_plain, read_pictures
-from mmsparse.cli.choosing import METRICS
+from mmsparse.cli.choosing import METRICS, numbers_of
 from mmsparse.cli.launch import build_runner, check_writable, prepare_work_dir, quiet
 from mmsparse.cli.preflight import check_testing
 from mmsparse.rewriting.parts import parts_to_route
@@ -81,23 +81,29 @@ def curve(cfg: Config, checkpoint: str, shares: list[float]) -> list[dict[str, A
 
     def metrics() -> dict[str, float]:
         with quiet():
-            numbers = runner.test()
-        return {name: float(numbers[name]) for name in METRICS if name in numbers}
+            return numbers_of(runner.test())
 
     bar = tqdm(total=len(shares) + 1, desc="evaluating", leave=False)
     with dense_twin(model):
         dense = macs()
         found = [dict(wanted=DENSE, macs=dense, keep_ratio={}, metrics=metrics())]
     bar.update()
+    if not found[0]["metrics"]:
+        bar.close()
+        raise ValueError(
+            f"Argument `checkpoint`: the dense network finds nothing in the test set, or its evaluator gives none of "
+            f"{METRICS}. Train it first"
+        )
     for share in shares:
         for dial, ratio in own.items():
             dial.keep_ratio = ratio
         try:
             fit_keep_ratio(model, share, lambda: predict(model, batch))
-            ratios = {place: round(ratio, 4) for place, ratio in get_keep_ratio(model).items()}
-            found.append(dict(wanted=share, macs=macs(), keep_ratio=ratios, metrics=metrics()))
         except ValueError as error:  # it says what can be reached
             found.append(dict(wanted=share, why=str(error)))
+        else:
+            ratios = {place: round(ratio, 4) for place, ratio in get_keep_ratio(model).items()}
+            found.append(dict(wanted=share, macs=macs(), keep_ratio=ratios, metrics=metrics()))
         bar.update()
     bar.close()
     return found
