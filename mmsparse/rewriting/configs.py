@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from .families import OF_CONVOLUTIONS, REFUSED, ROUTED, Part
-from .parts import kind_name, make_dynamic, route_parts, scoped_kind
+from .parts import kind_name, make_dynamic, parts_to_route, route_parts, scoped_kind
 
 UNTRAINED = dict(scorer=dict(type="FeatureNormScorer"))  # knows the importance of a location by itself
 STOCK_CONSTRUCTORS = (
@@ -79,6 +79,19 @@ def sparsify(
     _set_param_groups(cfg, dict(param_groups or {}))
     _check_arguments(cfg)
     return cfg
+
+
+def parts_that_fit(cfg: Config) -> dict[str, bool]:
+    """The parts besides the backbone that ``sparsify`` can route, as its arguments; each was tried alone."""
+    fit = {}
+    for part, known in parts_to_route(cfg.model, cfg.get("default_scope")).items():
+        try:
+            if known:
+                sparsify(cfg, {part: 0.5}, **{part: True})
+                fit[part] = True
+        except ValueError:
+            continue
+    return fit
 
 
 def _check_types(sparsity: Any, hook: Any, param_groups: Any, neck: Any, head: Any, teacher: Any) -> None:

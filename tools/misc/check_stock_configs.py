@@ -36,11 +36,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from mmsparse import apis, compat, sparsify
+from mmsparse import apis, compat
 from mmsparse.analysis import count_macs
 from mmsparse.cli.main import run_script
 from mmsparse.configs import read_config, without_pretrained
-from mmsparse.rewriting.parts import parts_to_route
+from mmsparse.rewriting import parts_that_fit, sparsify
 from mmsparse.sparsity import new_prefixes, num_keep
 
 PASSES, REASON, FAILS = "passes", "reason", "FAILS"
@@ -170,16 +170,8 @@ def describe(error: Exception) -> str:
 
 
 def dynamic_twin(cfg: Config) -> Config:
-    """With every part routed that can be, each tried alone."""
-    wanted = [part for part, fits in parts_to_route(cfg.model, cfg.get("default_scope")).items() if fits]
-    parts = {}
-    for part in wanted:
-        try:
-            sparsify(cfg, {part: 0.7}, **{part: True})
-            parts[part] = True
-        except ValueError:
-            continue
-    return sparsify(cfg, 0.7, **parts, hook=dict(anneal=None))
+    """With every part routed that can be."""
+    return sparsify(cfg, 0.7, **parts_that_fit(cfg), hook=dict(anneal=None))
 
 
 def check(name: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 from mmengine.config import Config
 from tqdm import tqdm
 
-from mmsparse import sparsify
 from mmsparse.analysis import count_macs, fit_keep_ratio
 from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
@@ -22,7 +21,7 @@ from mmsparse.cli.building import build_plain, read_pictures
 from mmsparse.cli.choosing import METRICS, numbers_of
 from mmsparse.cli.launch import build_runner, check_writable, prepare_work_dir, quiet
 from mmsparse.cli.preflight import check_testing
-from mmsparse.rewriting.parts import parts_to_route
+from mmsparse.rewriting import parts_that_fit, sparsify
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.curve import draw_curve
 
@@ -63,8 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
 def routed_without_training(cfg: Config) -> Config:
     """With every part routed that can be."""
-    parts = {part: fits for part, fits in parts_to_route(cfg.model, cfg.get("default_scope")).items() if fits}
-    return sparsify(cfg, 0.5, **parts, train=False)
+    return sparsify(cfg, 0.5, **parts_that_fit(cfg), train=False)
 
 
 def curve(cfg: Config, checkpoint: str, shares: list[float]) -> list[dict[str, Any]]:
