@@ -5,10 +5,15 @@ import os
 import runpy
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from scenes import ROOT
+import torch
+from scenes import ROOT, at
 from yapf.yapflib import yapf_api
+
+from mmsparse.cli.building import build_model
+from mmsparse.configs import read_config
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -50,3 +55,16 @@ def tool(name: str, *args: str, ok: bool = True) -> str:
     code, out, err = run_tool(name, *args)
     assert (code == 0) == ok, out[-3000:] + err[-3000:]
     return out + err
+
+
+def run_untrained(
+    name: str, config: str, data: Path, folder: Path, *more: str | Path, options: Sequence[str] = ()
+) -> tuple[int, str, str]:
+    """``run_tool`` on a config with random weights, ``weights.pth`` in a folder, and the test set of scenes; what it
+    writes is in ``out`` there.
+    """
+    torch.manual_seed(0)
+    weights = folder / "weights.pth"
+    torch.save({"state_dict": build_model(read_config(config)).state_dict()}, weights)
+    place = [f"{key}={value}" for key, value in at(data).items() if "test_" in key]
+    return run_tool(name, config, weights, "--out", folder / "out", *more, "--cfg-options", *place, *options)

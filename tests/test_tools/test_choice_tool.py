@@ -1,16 +1,14 @@
 """``mmsparse choice``, as somebody with a bad result runs it."""
 
 import json
+from functools import partial
 
 import cv2
 import pytest
-import torch
-from commands import run_tool
-from scenes import ROOT, at, make
+from commands import run_untrained
+from scenes import ROOT, make
 
-from mmsparse.cli.building import build_model
 from mmsparse.cli.choosing import NARROWER, enough, say_losses, say_width
-from mmsparse.configs import read_config
 
 DETECTOR = "configs/demo/atss_dynamic-convnext-nano_whole-m60_fpn_finetune_scenes.py"
 SEGMENTER = "configs/demo/dynamic-convnext-atto_k50_fpn_scenes.py"
@@ -21,14 +19,7 @@ def scenes(tmp_path_factory):
     return make(tmp_path_factory.mktemp("scenes"))
 
 
-def choice(config, data, folder, *more, options=()):
-    torch.manual_seed(0)
-    weights = folder / "weights.pth"
-    torch.save({"state_dict": build_model(read_config(config)).state_dict()}, weights)
-    place = [f"{key}={value}" for key, value in at(data).items() if "test_" in key]
-    return run_tool(
-        "analysis_tools/choice", config, weights, "--out", folder / "out", *more, "--cfg-options", *place, *options
-    )
+choice = partial(run_untrained, "analysis_tools/choice")
 
 
 def test_a_detector_is_asked_by_everyone(scenes, tmp_path):

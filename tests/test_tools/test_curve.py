@@ -1,12 +1,12 @@
 """``mmsparse curve``: what each budget costs, of a dense checkpoint without a step of training, and of a routed one."""
 
 import json
+from functools import partial
 
 import cv2
 import pytest
-import torch
-from commands import run_tool
-from scenes import at, make
+from commands import run_untrained
+from scenes import make
 
 from mmsparse import sparsify
 from mmsparse.apis import find_deciders
@@ -22,14 +22,7 @@ def scenes(tmp_path_factory):
     return make(tmp_path_factory.mktemp("scenes"))
 
 
-def curve(config, data, folder, *more, options=()):
-    torch.manual_seed(0)
-    weights = folder / "weights.pth"
-    torch.save({"state_dict": build_model(read_config(config)).state_dict()}, weights)
-    place = [f"{key}={value}" for key, value in at(data).items() if "test_" in key]
-    return run_tool(
-        "analysis_tools/curve", config, weights, "--out", folder / "out", *more, "--cfg-options", *place, *options
-    )
+curve = partial(run_untrained, "analysis_tools/curve")
 
 
 def test_a_dense_detector_without_training(scenes, tmp_path):
