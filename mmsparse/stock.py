@@ -1,4 +1,4 @@
-"""Names of the stock classes whose convolutions are routed, by where they stand; ours are called ``DynamicNAME``.
+"""Names of the stock classes that are routed, by where they stand; ours are called ``DynamicNAME``.
 
 Here, so that who rewrites configs needs no library of models.
 """
@@ -29,3 +29,7 @@ NECKS = dict(
     mmdet=("FPN", "PAFPN", "HRFPN", "ChannelMapper", "CSPNeXtPAFPN", "YOLOXPAFPN"),
     mmseg=("MultiLevelNeck",),
 )
+
+# Of mmdet: detectors whose deformable encoder is routed, and what is one beside a mask transformer
+DETECTORS = ("DDQDETR", "DINO", "DeformableDETR")
+PIXEL_DECODERS = ("MSDeformAttnPixelDecoder",)

@@ -80,6 +80,11 @@ class Raw(nn.Module):
         handle.remove()
         if getattr(self.model, "neck", None) is not None:
             found["neck"] = maps
+        if hasattr(self.model, "encoder"):
+            found["bbox_head"] = self.model.bbox_head(**self.model.forward_transformer(maps, data_samples))
+            return found
+        if hasattr(self.model, "panoptic_head"):
+            return {**found, "panoptic_head": self.model.panoptic_head(maps, data_samples)}
         for name in HEADS:
             if getattr(self.model, name, None) is not None:
                 found[name] = getattr(self.model, name)(maps)

@@ -41,6 +41,8 @@ def shrink(key: str, value: Any) -> Any:
         elif isinstance(value.get("arch"), str):
             zoo = ConvNeXt.arch_settings if "ConvNeXt" in value["type"] else VisionTransformer.arch_zoo
             value = {**value, "arch": zoo[value["arch"]]}
+        if "DINOHead" in str(value.get("type")):
+            value = {"embed_dims": 256, **value}
         if "ResNet" in str(value.get("type")):
             value = {**value, "base_channels": 4, "stem_channels": 4}
         small = {name: shrink(name, part) for name, part in value.items()}
@@ -51,6 +53,12 @@ def shrink(key: str, value: Any) -> Any:
         return width(value)
     if key == "num_heads":
         return 2 ** math.floor(math.log2(value / 3))
+    if key == "num_queries":
+        return min(value, 20)  # small maps have few tokens to choose from
+    if key == "num_groups":
+        return 8  # of the narrowest
+    if key == "num_feats":  # of two coordinates, which together are as wide as what they are added to
+        return width(2 * value) // 2
     if key == "num_classes":
         return CLASSES
     if key == "ignore_index":  # as the labels of tests have it

@@ -124,7 +124,9 @@ def measure(path: Path) -> dict[str, Any]:
     )
     noisy = any(isinstance(decision.selector, GumbelSelector) for decision in decisions)
     single = "RTMDet" in cfg["model"].get("bbox_head", {}).get("type", "")  # precision, which its targets insist on
-    if noisy or single or hasattr(model.model, "roi_head"):  # whose samplers are random
+    at_random = ("roi_head", "dn_query_generator", "panoptic_head")  # they draw samples
+    sampled = any(hasattr(model.model, part) for part in at_random)
+    if noisy or single or sampled:
         return numbers
     return {**numbers, **step(model, inputs, samples, cfg["hooks"])}
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.module_tracker import ModuleTracker
 
 from mmsparse.sparsity import Decider
 
@@ -40,7 +41,9 @@ def count_macs(model: nn.Module, run: Callable[[], Any]) -> Macs:
         run: A function of no arguments that calls the model.
     """
     parts = dict.fromkeys(("backbone", "neck", "scorers"), 0)
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNKNOWN) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_UNKNOWN)
+    counter.mod_tracker = _Nowhere()
+    with torch.no_grad(), counter:
         handles = []
         for name in ("backbone", "neck"):
             module = getattr(model, name, None)
@@ -56,6 +59,16 @@ def count_macs(model: nn.Module, run: Callable[[], Any]) -> Macs:
                 handle.remove()
         total = counter.get_total_flops()
     return Macs(total // 2, *(count // 2 for count in parts.values()))
+
+
+class _Nowhere(ModuleTracker):
+    """Does not ask which module runs; torch's own fails where one is given a part that was split off a parameter."""
+
+    def __enter__(self) -> "_Nowhere":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
 
 
 def _watch(module: nn.Module, name: str, counter: FlopCounterMode, parts: dict[str, int]) -> list[Any]:

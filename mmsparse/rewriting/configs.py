@@ -40,7 +40,7 @@ def sparsify(
             ``backbone``, ``neck`` and ``head``; a backbone that it does not name stays dense.
         neck: Whether the 3x3 convolutions of the neck are routed; a dict gives more of its argument ``sparsity``,
             such as ``tile``.
-        head: The same for the dense heads (RPN, RetinaNet and its kin, UPerHead, FPNHead).
+        head: The same for what follows the neck: dense heads, mask heads, deformable encoders.
         sparsity: More of the backbone's argument ``sparsity``, such as ``places`` or ``scorer``.
         hook: Arguments of ``SparsityHook``.
         param_groups: More keys of ``paramwise_cfg`` for ``SparsityOptimWrapperConstructor``, such as

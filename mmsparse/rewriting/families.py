@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
-from mmsparse.stock import HEADS, NECKS
+from mmsparse.stock import DETECTORS, HEADS, NECKS, PIXEL_DECODERS
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ ROUTED: dict[str, dict[str, Family]] = {
     },
     "head": {
         **{f"{lib}.{name}": (f"Dynamic{name}", _keep) for lib, names in HEADS.items() for name in names},
+        **{f"mmdet.{name}": (f"Dynamic{name}", _keep) for name in (*DETECTORS, *PIXEL_DECODERS)},
     },
 }
 REFUSED = {

@@ -14,8 +14,14 @@ from mmsparse.mistakes import OURS, is_mistake, raised_by
 
 from .families import ROUTED, Family, Part
 
-# box heads of regions and auxiliary heads stay dense
-KEYS = {"neck": ("neck",), "head": ("rpn_head", "bbox_head", "decode_head", "roi_head.mask_head")}
+# Box heads of regions and auxiliary heads stay dense. An encoder that a detector has itself is its class's: "".
+KEYS = {
+    "neck": ("neck",),
+    "head": (
+        *("rpn_head", "bbox_head", "decode_head", "roi_head.mask_head", ""),
+        *("panoptic_head.pixel_decoder", "decode_head.pixel_decoder"),
+    ),
+}
 
 
 def kind_name(kind: Any) -> str:
@@ -98,6 +104,9 @@ def parts_to_route(model: ConfigDict, scope: str | None) -> dict[str, bool]:
 def _parts(model: ConfigDict, which: str, scope: str | None) -> Iterator[Part]:
     scope = model.get("_scope_", scope)
     for path in KEYS[which]:
+        if not path:
+            yield Part("model", scoped_kind(model, scope), model, {})
+            continue
         outer, _, key = path.rpartition(".")
         holder = model.get(outer) if outer else model
         value = holder.get(key) if isinstance(holder, dict) else None

@@ -11,13 +11,14 @@ from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from mmsparse.ops import OfThread, put_together
+from mmsparse.registry import build
 
 from .budget import anneal
 from .dials import Dial, Tunable
 from .gain import GATE, WAYS, gain_gate
 from .scorers import Context, Scorer
 from .selection import Geometry, Selection
-from .selectors import BURIED
+from .selectors import BURIED, Selector
 from .units import unit_features
 from .valid import Valid, valid_units
 
@@ -211,7 +212,24 @@ class Router(Tunable):
         if not isinstance(explore, int | float) or not 0.0 < explore <= 1.0:
             raise ValueError(f"Expected argument `explore` to be in (0, 1], but got {explore!r}")
         self.explore = explore
+        self.detach = detach
+        self.learn = learn
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
+
+    def add(
+        self, key: str, name: str, channels: int, scorer: dict[str, Any], selector: dict[str, Any] | None, where: str
+    ) -> Decider:
+        """A new place, from configs of its parts, ``where`` there is no attention for a scorer to read."""
+        part = build(scorer, Scorer, "scorer", channels=channels)
+        if part.reads_attention:
+            raise ValueError(
+                f"{type(part).__name__} reads attention, which {where} lacks. "
+                "Use FeatureNormScorer, or any other scorer"
+            )
+        part.index = len(self.decisions)
+        choice = build(selector or dict(type="TopKSelector"), Selector, "selector")
+        self.decisions[key] = decider = Decider(name, part, choice, self.detach, learn=self.learn)
+        return decider
 
     @property
     def dials(self) -> Sequence[Decider]:

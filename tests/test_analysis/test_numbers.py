@@ -75,3 +75,19 @@ def test_sparse_products_and_weighted_sums_are_counted():
 
     assert count_macs(model, lambda: bags(per_sample_weights=weights)).total == 5 * 11
     assert count_macs(model, bags).total == 0
+
+
+def test_macs_of_what_is_split_off_a_parameter():
+    """Deformable DETR gives half of its query embeddings to a layer."""
+
+    class Halved(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Parameter(torch.zeros(5, 8))
+            self.layer = torch.nn.Linear(4, 3)
+
+        def forward(self):
+            return self.layer(self.embedding.split(4, dim=1)[0])
+
+    model = Halved()
+    assert count_macs(model, model).total == 5 * 4 * 3

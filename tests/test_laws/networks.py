@@ -4,7 +4,7 @@ A new family is a new entry here, not a new test file.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -14,6 +14,8 @@ import pytest
 import torch
 from mmdet.models import backbones, dense_heads, necks
 from mmdet.models.backbones import SwinTransformer as DetSwin
+from mmdet.models.layers import DeformableDetrTransformerEncoder, MSDeformAttnPixelDecoder
+from mmengine.config import ConfigDict
 from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
 from mmseg.models import backbones as seg_backbones
 from mmseg.models import decode_heads
@@ -26,6 +28,7 @@ import projects.template  # noqa: F401
 from mmsparse import models as ours
 from mmsparse import set_keep_ratio
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
+from mmsparse.models.encoders.deformable import DeformableEncoder
 from projects.patch_slimming import SlimMasks, SlimViT
 from projects.sparsifiner import SparsifinerViT
 from projects.tpc import TPCViT
@@ -286,6 +289,60 @@ def on_pyramid(
     return Network(f"{part}-coarse" if coarse else part, stock, dynamic, everywhere, some)
 
 
+class OnTokens(nn.Module):
+    """The encoder of a detector, given the levels of a pyramid as one row of tokens."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        shapes = torch.tensor([m.shape[2:] for m in maps])
+        counts = shapes.prod(1)
+        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+        refined = self.encoder(
+            query=tokens,
+            query_pos=tokens.roll(1, dims=2),
+            key_padding_mask=None,
+            spatial_shapes=shapes,
+            level_start_index=counts.cumsum(0) - counts,
+            valid_ratios=tokens.new_ones(len(tokens), len(maps), 2),
+        )
+        parts = refined.split(counts.tolist(), dim=1)
+        return [part.transpose(1, 2).unflatten(2, tuple(m.shape[2:])) for part, m in zip(parts, maps, strict=True)]
+
+
+def _layers() -> dict[str, Any]:
+    """Arguments of a small deformable encoder of three levels; the stock classes write into them."""
+    attention = dict(embed_dims=8, num_heads=2, num_levels=3, num_points=2, dropout=0.0)
+    return dict(num_layers=2, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=dict(embed_dims=8, ffn_drop=0.0)))
+
+
+def encoder(pixels: bool = False) -> Network:
+    """A detector's, or in a decoder of ``pixels``. The coarsest level is not routed; one decides for both layers."""
+    decoder = dict(in_channels=[8] * 4, feat_channels=8, out_channels=8, norm_cfg=_norm, strides=[4, 8, 16, 32])
+    decoder.update(positional_encoding=dict(num_feats=4, normalize=True))
+
+    def stock() -> nn.Module:
+        if pixels:
+            return OnPyramid(MSDeformAttnPixelDecoder(**decoder, encoder=ConfigDict(_layers())), 4, 8)
+        return OnPyramid(OnTokens(DeformableDetrTransformerEncoder(**_layers())), 3, 8)
+
+    def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
+        own = sparsity and {"levels": 2, **sparsity}
+        if pixels:
+            made = ours.DynamicMSDeformAttnPixelDecoder(**decoder, encoder=_layers(), sparsity=own)
+            return OnPyramid(made, 4, 8)
+        if own is None:
+            return stock()
+        return OnPyramid(OnTokens(DeformableEncoder(**_layers(), sparsity=own, owner="DynamicDINO")), 3, 8)
+
+    ratios = dict(keep_ratio=[0.6, 0.3])
+    everywhere = dict(**ratios, fast_path=dict(type="LinearFastPath"))
+    some = dict(**ratios, scorer=dict(type="MLPScorer", hidden=64))
+    return Network("pixel-decoder" if pixels else "encoder", stock, dynamic, everywhere, some)
+
+
 ANCHORS = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[4, 8, 16, 32])
 _neck = dict(in_channels=[8, 8, 8, 8], out_channels=12)
 _dense = dict(num_classes=3, in_channels=8, feat_channels=8)
@@ -347,6 +404,7 @@ HEADS += [
     on_pyramid("ASPPHead", decode_heads, 1, 4, **_one_map, dilations=(1, 2, 6, 3)),
     on_pyramid("RTMDetSepBNHead", dense_heads, 3, 3, **_rtmdet, norm_cfg=_norm),
 ]
+ENCODERS = [encoder()]
 OF_CONVS = [of_convs("HRNet", seg_backbones, 11, **_hr, norm_eval=True)]
 CONVNEXTS = [convnext(arch) for arch in ("atto", "femto", "pico", "nano", "tiny", "small")]
 SWINS = [swin("micro"), swin("micro", DetSwin), swin("micro", skip_windows=True), swin("tiny")]
@@ -378,6 +436,7 @@ _sides = dict(type="TBLRBBoxCoder", normalizer=4.0)
 _distill = dict(type="KnowledgeDistillationKLDivLoss")
 _fovea = dict(base_edge_list=(16, 32, 64, 128), scale_ranges=((8, 32),) * 4)
 KIN = [
+    encoder(pixels=True),
     of_convs("HRNet", backbones, 11, **_hr),
     of_convs("UNet", seg_backbones, 5, **_unet),
     of_convs("CSPNeXt", backbones, 4, **_csp),
@@ -396,10 +455,10 @@ KIN = [
     on_pyramid("LDHead", dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm, loss_ld=_distill),
     *(on_pyramid(name, decode_heads, 1, 3, **_one_map) for name in ("FCNHead", "GCHead", "NLHead", "DNLHead")),
 ]
-ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *RESNETS, *OF_CONVS, *VITS, *NECKS, *HEADS]
+ALL = [*CONVNEXTS, convnext("atto", v2=True), *SWINS, *RESNETS, *OF_CONVS, *VITS, *ENCODERS, *NECKS, *HEADS]
 CHANNEL_MIXERS = [convnext("atto"), convnext("atto", v2=True), swin("micro"), swin("micro", skip_windows=True)]
 BACKBONES = [*CHANNEL_MIXERS, *RESNETS, *VITS]
-LIGHT = [*BACKBONES, *OF_CONVS, *NECKS, *HEADS]
+LIGHT = [*BACKBONES, *OF_CONVS, *ENCODERS, *NECKS, *HEADS]
 FAMILIES = [convnext("atto"), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit_windows(), NECKS[0], HEADS[0]]
 OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer"]  # scorers that obey the laws, too
 READING = ["AttentionScorer", "TokenImportanceScorer"]

@@ -13,7 +13,8 @@ from mmsparse.sparsity import num_keep
 
 SIZES = [(96, 128), (70, 128), (96, 33), (50, 90)]
 PADDED = (128, 192)  # a multiple of all strides and tiles
-# statistics of whole maps, pooling, bilinear resizing and class tokens mix padding in whatever the weights are
+# statistics of whole maps, pooling, deformable attention, bilinear resizing and class tokens mix padding in, whatever
+# the weights are
 MIX = {
     "convnextv2-atto",
     "vit-micro-cls_token-cumulative",
@@ -27,6 +28,7 @@ MIX = {
     "FPNHead",
     "ASPPHead",
     "SegHRNet",
+    "encoder",
 }
 NO_MIX = [network for network in LIGHT if network.name not in MIX]
 SCORERS = ("LocalGlobalScorer", "FeatureNormScorer", "RandomScorer", "AttentionScorer")

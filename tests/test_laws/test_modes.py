@@ -42,8 +42,9 @@ def test_training_in_bfloat16(network, monkeypatch):
 
     A rounding errs by 2^-8 at most, and errors of many do not add up but average. The gradients of all dense
     parameters err by 0.02 then, and by 0.1 where the stock network's own do: behind norms of what is nearly constant,
-    and before an exponential (0.06 of the stock FCOS head with one of four seeds). What scorers learn is made of such
-    gradients, and errs by 0.002 to 0.06 with another seed; so it is the median of three seeds that counts.
+    before an exponential (0.06 of the stock FCOS head with one of four seeds), and where places are sampled (0.14 of
+    the stock deformable encoder). What scorers learn is made of such gradients, and errs by 0.002 to 0.06 with another
+    seed; so it is the median of three seeds that counts.
     """
     bound = 0.2 if network.name.startswith(("swin", "convnextv2")) else 0.05
     errors = []
@@ -58,7 +59,7 @@ def test_training_in_bfloat16(network, monkeypatch):
             losses, dense, scorers = zip(*[a_step(network, model, x, half) for half in (True, False)], strict=True)
         assert abs(losses[0] - losses[1]) < 0.01 * losses[1]
         if seed == 0:
-            assert apart(*dense) < (0.1 if network.name == "FCOSHead" else bound)
+            assert apart(*dense) < (0.1 if network.name in ("FCOSHead", "encoder") else bound)
         errors.append(float(apart(*scorers)) if len(scorers[1]) else 0.0)
     assert sorted(errors)[1] < 0.05
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="key=value pairs of the backbone's argument `sparsity`, such as explore=0.5 scorer.type=MLPScorer",
     )
     parser.add_argument("--neck", action="store_true", help="route the 3x3 convolutions of the neck, too")
-    parser.add_argument("--head", action="store_true", help="route the 3x3 convolutions of the dense heads, too")
+    parser.add_argument("--head", action="store_true", help="route the heads, too, and deformable encoders")
     parser.add_argument("--no-train", action="store_true", help="a network that dense weights are used in as they are")
     parser.add_argument("--teacher", choices=["twin", "self"], help="add a TeacherHook: who teaches")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")

@@ -12,16 +12,13 @@ from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from mmsparse.ops import OfThread, once_for
-from mmsparse.registry import build
 from mmsparse.sparsity import (
     Decider,
     Geometry,
     LocalGlobalScorer,
     PeakScorer,
     Router,
-    Scorer,
     Selection,
-    Selector,
     check_keep_ratio,
 )
 from mmsparse.sparsity.budget import given_ratios
@@ -102,20 +99,11 @@ class ConvRouter(Router):
             for name, decision in self._decision.items():
                 names.setdefault(decision, stock[name].in_channels)  # the first one decides
         self._serves = Counter(self._decision.values())
-        for index, (name, channels) in enumerate(names.items()):
+        for name, channels in names.items():
             serves = self.shared or self._serves[name] > 1
             default = dict(type="PeakScorer", deep=DEEP if serves and channels >= ENOUGH else 0)
-            part = build(scorer or default, Scorer, "scorer", channels=channels)
-            if part.reads_attention:
-                raise ValueError(
-                    f"{type(part).__name__} reads attention, which a convolution lacks. "
-                    "Use FeatureNormScorer, or any other scorer"
-                )
-            part.index = index
-            choice = build(selector or dict(type="TopKSelector"), Selector, "selector")
-            decider = Decider(f"{prefix}.{name}", part, choice, detach, learn=learn)
+            decider = self.add(_key(name), f"{prefix}.{name}", channels, scorer or default, selector, "a convolution")
             decider.of_regions = of_regions
-            self.decisions[_key(name)] = decider
         for name, conv in stock.items():
             self.fast_paths[_key(name)] = ConvFastPath(conv.in_channels, conv.out_channels)
             _replace(module, name, RoutedConv2d(conv, name, self))
