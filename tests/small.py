@@ -46,6 +46,8 @@ def shrink(key: str, value: Any) -> Any:
         if "ResNet" in str(value.get("type")):
             value = {**value, "base_channels": 4, "stem_channels": 4}
         small = {name: shrink(name, part) for name, part in value.items()}
+        if value.get("backbone", {}).get("depth") in (18, 34) and "neck" in value:  # narrower than what they lead to
+            small["neck"]["in_channels"] = [4 * 2**stage for stage in value["backbone"]["out_indices"]]
         return {**small, "type": "BN"} if value.get("type") == "SyncBN" else small
     if isinstance(value, list | tuple):
         return [shrink(key, part) for part in (value[:CLASSES] if key == "class_weight" else value)]

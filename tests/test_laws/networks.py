@@ -337,7 +337,7 @@ def encoder(pixels: bool = False) -> Network:
             return stock()
         return OnPyramid(OnTokens(DeformableEncoder(**_layers(), sparsity=own, owner="DynamicDINO")), 3, 8)
 
-    ratios = dict(keep_ratio=[0.6, 0.3])
+    ratios = dict(keep_ratio=[0.6, 0.3, 0.5] if pixels else [0.6, 0.3])
     everywhere = dict(**ratios, fast_path=dict(type="LinearFastPath"))
     some = dict(**ratios, scorer=dict(type="MLPScorer", hidden=64))
     return Network("pixel-decoder" if pixels else "encoder", stock, dynamic, everywhere, some)
