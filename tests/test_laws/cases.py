@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mmsparse import models as ours
 
-READING = ["KeyNormScorer", "AttentionScorer", "TokenImportanceScorer"]  # the attention of the block to come
+# the attention of the block to come
+READING = ["KeyNormScorer", "AttentionScorer", "TokenImportanceScorer", "ValueAttentionScorer"]
 LEARNED = ["LocalGlobalScorer", "MLPScorer", "PropagationScorer"]
 OTHERS = ["FeatureNormScorer", "RandomScorer", "SurpriseScorer"]
 SIDES = st.integers(32, 72)  # of pictures: a backbone's stride and more

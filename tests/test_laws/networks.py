@@ -21,6 +21,7 @@ from mmseg.models import necks as seg_necks
 from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import Tensor, nn
 
+import projects.ats
 import projects.sait
 import projects.template  # noqa: F401
 from mmsparse import models as ours
@@ -401,8 +402,9 @@ CHANNEL_MIXERS = [convnext("atto"), convnext("atto", v2=True), swin("micro"), sw
 BACKBONES = [*CHANNEL_MIXERS, *RESNETS, *VITS]
 LIGHT = [*BACKBONES, *OF_CONVS, *NECKS, *HEADS]
 FAMILIES = [convnext("atto"), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit_windows(), NECKS[0], HEADS[0]]
-OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer"]  # scorers that obey the laws, too
-READING = ["AttentionScorer", "TokenImportanceScorer"]
+# scorers that obey the laws, too
+OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer", "ValueAttentionScorer"]
+READING = ["AttentionScorer", "TokenImportanceScorer", "ValueAttentionScorer"]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
 
 
