@@ -31,8 +31,8 @@ class InverseSelector(Selector):
     def export_objection(self, padded: bool) -> str:
         return (
             "an InverseSelector keeps another number of units of each picture, and an exported network has fixed "
-            "shapes. Export it with selector=dict(type='TopKSelector') in `sparsity` (--cfg-options), or evaluate it in "
-            "PyTorch"
+            "shapes. Export it with selector=dict(type='TopKSelector') in `sparsity` (--cfg-options), or evaluate it "
+            "in PyTorch"
         )
 
 

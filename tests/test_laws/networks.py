@@ -27,6 +27,7 @@ import projects.template  # noqa: F401
 from mmsparse import models as ours
 from mmsparse import set_keep_ratio
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
+from projects.adavit import AdaViT
 from projects.patch_slimming import SlimMasks, SlimViT
 from projects.sparsifiner import SparsifinerViT
 from projects.tpc import TPCViT
@@ -211,6 +212,27 @@ def tpc() -> Network:
     return Stabilised(**vars(replace(plain, apart="stabiliser", some=dict(places=[1, 3], keep_ratio=[0.5, 0.5]))))
 
 
+class Unskipping(Network):
+    """Whose policy, which enlivening fills, uses all heads and layers, drawn or not; computed one by one."""
+
+    def like(self, stock: nn.Module, sparsity: dict[str, Any]) -> nn.Module:
+        dynamic = super().like(stock, sparsity)
+        for choice in dynamic.policy.dials:
+            nn.init.constant_(choice.linear.bias, 1e3)
+        return dynamic
+
+
+def adavit() -> Network:
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3])
+
+    def dynamic(sparsity: dict[str, Any] | None, **switches: Any) -> nn.Module:
+        policy = None if sparsity is None else dict(first=0)
+        return AdaViT(**kwargs, **switches, sparsity=sparsity, policy=policy)
+
+    plain = _plain("adavit", partial(VisionTransformer, **kwargs), dynamic, VIT_EVERYWHERE)
+    return Unskipping(**vars(replace(plain, apart="policy")))
+
+
 def slim() -> Network:
     """With the masks of a file; where a law brings a selector, chosen picture by picture, as many as the masks keep."""
     kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3])
@@ -366,6 +388,7 @@ VITS = [
     vit_windows(),
     sparsifiner(),
     tpc(),
+    adavit(),
     slim(),
 ]
 # Of the same mechanisms as others, and some of them for pictures of whole strides alone: see test_kin.py

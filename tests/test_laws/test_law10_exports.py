@@ -18,6 +18,7 @@ REFUSED = {  # what must be in the sentence
     "swin-micro-mmseg-skip": "skip_windows=False",
     "vit-micro-windows": "window_size=0",
     "sparsifiner": "connectivity=None",
+    "adavit": "policy=None",
 }
 EXPORTED = [network for network in LIGHT if network.name not in REFUSED]
 OFTEN = {  # an export takes 10 seconds; the others are behind the marker
