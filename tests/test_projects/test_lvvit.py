@@ -14,7 +14,10 @@ from release_formulas import linear, log_probabilities, norm
 from scenes import ROOT
 
 from mmsparse import pop_aux, set_keep_ratio
-from mmsparse.apis import record_selections
+from mmsparse.apis import dense_twin, record_selections
+from mmsparse.deploy.check import check_exportable
+from mmsparse.deploy.formats import FORMATS
+from mmsparse.engine import SparsityHook, TeacherHook
 from mmsparse.models.convert import convert_dynamicvit
 from mmsparse.registry import MODELS, build
 from projects.lvvit import LVViT, TokenLabelHead
@@ -182,6 +185,28 @@ def test_training_reaches_every_parameter():
     assert model.head.aux_head.weight.grad.any() and model.backbone.patch_embed.conv1.weight.grad.any()
 
 
+def test_the_teacher_is_asked_about_the_tokens_that_survive():
+    """The hooks of the config, and the features' loss by hand."""
+    torch.manual_seed(0)
+    model, x = classifier(convert_lvvit(release())), torch.randn(2, 3, 64, 64)
+    set_keep_ratio(model, 0.7)
+    SparsityHook(loss_weight=2.0, anneal=None).attach(model)
+    TeacherHook().attach(model)
+    with torch.no_grad(), dense_twin(model):
+        theirs = model.backbone(x)[-1][:, 1:]
+    model.train()
+    model.backbone.patch_embed.eval()  # the teacher's norms are evaluated
+    outputs = []
+    model.backbone.register_forward_hook(lambda module, args, maps: outputs.append(maps[-1][:, 1:]))
+    with record_selections(model) as decided:
+        losses = model(x, [DataSample().set_gt_label(label) for label in (0, 3)], mode="loss")
+    kept = decided[-1][1].keep_mask
+    error = (outputs[0] - theirs)[kept].square().mean()
+    assert kept.sum() < kept.numel() and error > 1e-5
+    torch.testing.assert_close(losses["loss_distill_feat"], 0.5 * error)
+    assert losses["loss_distill_cls"] > 0 and losses["keep_ratio/b6"] == kept.float().mean()
+
+
 def test_a_training_forward_is_the_evaluation():
     """Batch norms evaluated, the same tokens: what the routed network computes does not change."""
     torch.manual_seed(0)
@@ -195,6 +220,21 @@ def test_a_training_forward_is_the_evaluation():
         torch.testing.assert_close(model(x)[0], wanted, rtol=0, atol=1e-10)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("runtime", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_an_export_gives_the_same_logits(runtime, tmp_path):
+    """What stands in place of dropped tokens is found without shapes that depend on data."""
+    torch.manual_seed(0)
+    model, x = classifier(convert_lvvit(release())), torch.randn(1, 3, 64, 64)
+    set_keep_ratio(model, 0.7)
+    network = torch.nn.Sequential(model.backbone, model.head)
+    check_exportable(network)
+    program = torch.export.export(network, (torch.randn(1, 3, 64, 64),), strict=False)
+    path = tmp_path / f"program{FORMATS[runtime].suffix}"
+    FORMATS[runtime].write(program, path, ["x"], ["logits"])
+    torch.testing.assert_close(FORMATS[runtime].load(path, "f32", 1)([x])[0], network(x), rtol=1e-4, atol=1e-4)
+
+
 def test_the_converter_runs(tmp_path):
     torch.manual_seed(0)
     torch.save(dict(model=release()), tmp_path / "release.pth")
@@ -205,14 +245,13 @@ def test_the_converter_runs(tmp_path):
     saved = torch.load(tmp_path / "ours.pth")["state_dict"]
     expected = convert_lvvit(release()).weights
     assert saved.keys() == expected.keys() and "head.aux_head.weight" in saved
-    torch.save(dict(model={"conv1.weight": torch.ones(1)}), tmp_path / "other.pth")
-    done = subprocess.run([*run[:3], str(tmp_path / "other.pth"), run[4]], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode and "no patch_embed.conv1, so they are of no LV-ViT" in done.stderr
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="python -m projects.lvvit.convert"):
         convert_dynamicvit(release())
+    with pytest.raises(ValueError, match="no patch_embed.conv1, so they are of no LV-ViT"):
+        convert_lvvit({"conv1.weight": torch.ones(1)})
     state = release()
     state["blocks.1.mlp.fc1.weight"] = torch.ones(7, DIMS)
     with pytest.raises(ValueError, match=r"1 of them do not fit, such as \['layers.1.ffn.layers.0.0.weight'\]"):
