@@ -96,11 +96,10 @@ class AdaViT(DynamicViT):
         return checkpointed(run, x, self.with_cp)
 
     def _packed(self, i: int, packed: Packed) -> None:
-        total = packed.shape[1]
-        images = packed.selection.keep_idx // total
-        feature = packed.kept[packed.selection.keep_idx % total == 0]  # class tokens are always in work
-        gates = None if self.policy is None else self.policy.choose(i, feature)
+        gates, total = None, packed.shape[1]
+        if self.policy is not None:  # class tokens are always in work
+            gates = self.policy.choose(i, packed.kept[packed.selection.keep_idx % total == 0])
         if gates is None:
             return super()._packed(i, packed)
-        packed.kept = thrifty_block(self.layers[i], packed.kept, images, gates)
+        packed.kept = thrifty_block(self.layers[i], packed.kept, packed.selection.keep_idx // total, gates)
         packed.leave(self.router.fast_paths[f"0_{i}"])
