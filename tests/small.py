@@ -8,6 +8,7 @@ from typing import Any
 from mmpretrain.models import ConvNeXt, VisionTransformer
 
 from mmsparse.configs import read_config, without_pretrained
+from projects.lvvit.lvvit import ARCHS
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = {
@@ -39,7 +40,8 @@ def shrink(key: str, value: Any) -> Any:
         if "CSPNeXt" in str(value.get("type")) and "arch" in value:
             value = {**value, "widen_factor": 1 / 32}
         elif isinstance(value.get("arch"), str):
-            zoo = ConvNeXt.arch_settings if "ConvNeXt" in value["type"] else VisionTransformer.arch_zoo
+            zoos = dict(ConvNeXt=ConvNeXt.arch_settings, LVViT=ARCHS)
+            zoo = next((zoo for name, zoo in zoos.items() if name in value["type"]), VisionTransformer.arch_zoo)
             value = {**value, "arch": zoo[value["arch"]]}
         if "DINOHead" in str(value.get("type")):
             value = {"embed_dims": 256, **value}

@@ -26,6 +26,7 @@ from mmsparse import ignore_padding, pop_aux
 from mmsparse.apis import find_deciders, record_selections
 from mmsparse.engine import SparsityHook
 from mmsparse.sparsity import GumbelSelector
+from projects.adavit.choices import Choice
 
 FOLDER = Path(__file__).parent / "golden"
 # Of the largest magnitude of each tensor; gates, their losses and targets have single precision.
@@ -122,7 +123,7 @@ def measure(path: Path) -> dict[str, Any]:
         decisions={place: describe(selection.keep_mask) for place, selection in taken},
         outputs={f"{where} {tuple(x.shape)}": text(digest(x)) for where, x in tensors(outputs)},
     )
-    noisy = any(isinstance(decision.selector, GumbelSelector) for decision in decisions)
+    noisy = any(isinstance(module, GumbelSelector | Choice) for module in model.modules())
     single = "RTMDet" in cfg["model"].get("bbox_head", {}).get("type", "")  # precision, which its targets insist on
     at_random = ("roi_head", "dn_query_generator", "panoptic_head")  # they draw samples
     sampled = any(hasattr(model.model, part) for part in at_random)

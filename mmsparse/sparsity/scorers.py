@@ -25,6 +25,9 @@ class Attention(Protocol):
     def keys(self) -> Tensor:
         """(B, N, C)."""
 
+    def values(self) -> Tensor:
+        """(B, N, C)."""
+
     def class_row(self, alive: Tensor | None) -> Tensor:
         """What the class token (the mean query, if there is none) gives each location, (B, N), sums to 1."""
 

@@ -12,6 +12,8 @@ from mmsparse.models import DynamicConvNeXt, DynamicFPN
 from mmsparse.registry import build
 from mmsparse.sparsity import Selector, TopKSelector
 from mmsparse.sparsity.budget import num_keep
+from projects.adavit import AdaViT
+from projects.adavit.choices import Choice
 from projects.sparsifiner import SparsifinerViT
 from projects.sparsifiner.connectivity import ConnectivityPredictor
 
@@ -87,6 +89,7 @@ MADE = {  # the class with the bug, and what builds one
     "backbone": (TopKSelector, lambda: DynamicConvNeXt("atto", sparsity={})),
     "neck": (TopKSelector, lambda: DynamicFPN([8, 8, 8], 8, num_outs=3, sparsity={})),
     "connectivity": (ConnectivityPredictor, lambda: SparsifinerViT(VIT, connectivity={})),
+    "policy": (Choice, lambda: AdaViT(VIT, policy={})),
     "sparsify": (TopKSelector, lambda: sparsify(SWIN)),
     "sparsify a neck": (FPN, lambda: sparsify(stock(STOCK["swin-det"]), neck=True)),
 }

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmsparse.engine import Collecting, LossHook, SparsityHook, TeacherHook
 from mmsparse.registry import HOOKS
+from projects.adavit import UsageHook
 from projects.patch_slimming import SignificanceHook
 from projects.sait import TokenDistillHook
 from projects.sparsifiner import ConnectivityHook
@@ -167,7 +168,7 @@ def test_weights_are_numbers_that_are_kept():
 
 def test_hooks_that_add_losses_are_its_children():
     """Each kind with a name of its own, and nobody else attaches to models."""
-    kinds = [SparsityHook, TeacherHook, ConnectivityHook, SmoothDecisionsHook, TokenCutHook]
-    assert len({kind.name for kind in kinds}) == 5
+    kinds = [SparsityHook, TeacherHook, ConnectivityHook, SmoothDecisionsHook, TokenCutHook, UsageHook]
+    assert len({kind.name for kind in kinds}) == 6
     assert SignificanceHook.name == SparsityHook.name and TokenDistillHook.name == TeacherHook.name
     assert all(issubclass(hook, LossHook) for hook in HOOKS.module_dict.values() if hasattr(hook, "attach"))

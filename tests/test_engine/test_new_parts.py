@@ -10,6 +10,7 @@ from torch import nn
 from mmsparse.checkpoints import check_weights, load_weights
 from mmsparse.cli.preflight import check_backbone
 from mmsparse.models.backbones import dynamic_swin
+from projects.adavit import AdaViT
 from projects.sparsifiner import SparsifinerViT
 from projects.tpc import TPCViT
 
@@ -36,7 +37,11 @@ def sparsifiner(**more):
     return Model(SparsifinerViT(**MICRO, connectivity=dict(keep_ratio=0.5, coefficients=2), **more))
 
 
-@pytest.mark.parametrize("routed", [tpc, sparsifiner])
+def adavit():
+    return Model(AdaViT(**MICRO, policy={}))
+
+
+@pytest.mark.parametrize("routed", [tpc, sparsifiner, adavit])
 def test_a_dense_checkpoint_is_loaded(routed, tmp_path):
     dense, model = Model(VisionTransformer(**MICRO)), routed()
     torch.save(dict(state_dict=dense.state_dict()), tmp_path / "dense.pth")
@@ -45,14 +50,20 @@ def test_a_dense_checkpoint_is_loaded(routed, tmp_path):
         assert torch.equal(model.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("routed, part", [(tpc, "stabiliser"), (sparsifiner, "predictor.predictors.2")])
+@pytest.mark.parametrize(
+    "routed, part", [(tpc, "stabiliser"), (sparsifiner, "predictor.predictors.2"), (adavit, "policy.heads.2")]
+)
 def test_a_trained_one_may_lack_nothing(routed, part):
     model = routed()
     check_weights(model, model.state_dict(), "own.pth")
     lacking = {key: value for key, value in model.state_dict().items() if part not in key}
     with pytest.raises(RuntimeError, match=f"{len(model.state_dict()) - len(lacking)} keys are missing .*{part}"):
         check_weights(model, lacking, "other.pth")
-    dense = {key: value for key, value in lacking.items() if not key.startswith(("backbone.router", "backbone.pred"))}
+    dense = {
+        key: value
+        for key, value in lacking.items()
+        if not key.startswith(("backbone.router", "backbone.pred", "backbone.policy"))
+    }
     check_weights(model, dense, "dense.pth")
 
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from mmsparse import models as ours
 
-READING = ["KeyNormScorer", "AttentionScorer", "TokenImportanceScorer"]  # the attention of the block to come
+# the attention of the block to come
+READING = ["KeyNormScorer", "AttentionScorer", "TokenImportanceScorer", "ValueAttentionScorer"]
 LEARNED = ["LocalGlobalScorer", "MLPScorer", "PropagationScorer"]
-OTHERS = ["FeatureNormScorer", "RandomScorer", "SurpriseScorer"]
+OTHERS = ["FeatureNormScorer", "RandomScorer", "SurpriseScorer", "LinearScorer"]
 SIDES = st.integers(32, 72)  # of pictures: a backbone's stride and more
 SMALL = st.integers(3, 8) | st.integers(5, 72)  # for a neck or head, whose coarse levels may be one location
 RATIOS = st.sampled_from([0.02, 0.3, 0.5, 0.7, 0.98, 1.0]) | st.floats(0.05, 0.95).map(lambda ratio: round(ratio, 2))

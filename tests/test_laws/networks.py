@@ -23,12 +23,14 @@ from mmseg.models import necks as seg_necks
 from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import Tensor, nn
 
+import projects.ats
 import projects.sait
 import projects.template  # noqa: F401
 from mmsparse import models as ours
 from mmsparse import set_keep_ratio
 from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
 from mmsparse.models.encoders.deformable import DeformableEncoder
+from projects.adavit import AdaViT
 from projects.patch_slimming import SlimMasks, SlimViT
 from projects.sparsifiner import SparsifinerViT
 from projects.tpc import TPCViT
@@ -211,6 +213,27 @@ def tpc() -> Network:
 
     plain = _plain("tpc", partial(VisionTransformer, **kwargs), dynamic, VIT_EVERYWHERE)
     return Stabilised(**vars(replace(plain, apart="stabiliser", some=dict(places=[1, 3], keep_ratio=[0.5, 0.5]))))
+
+
+class Unskipping(Network):
+    """Whose policy, which enlivening fills, uses all heads and layers, drawn or not; computed one by one."""
+
+    def like(self, stock: nn.Module, sparsity: dict[str, Any]) -> nn.Module:
+        dynamic = super().like(stock, sparsity)
+        for choice in dynamic.policy.dials:
+            nn.init.constant_(choice.linear.bias, 1e3)
+        return dynamic
+
+
+def adavit() -> Network:
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3])
+
+    def dynamic(sparsity: dict[str, Any] | None, **switches: Any) -> nn.Module:
+        policy = None if sparsity is None else dict(first=0)
+        return AdaViT(**kwargs, **switches, sparsity=sparsity, policy=policy)
+
+    plain = _plain("adavit", partial(VisionTransformer, **kwargs), dynamic, VIT_EVERYWHERE)
+    return Unskipping(**vars(replace(plain, apart="policy")))
 
 
 def slim() -> Network:
@@ -423,6 +446,7 @@ VITS = [
     vit_windows(),
     sparsifiner(),
     tpc(),
+    adavit(),
     slim(),
 ]
 # Of the same mechanisms as others, and some of them for pictures of whole strides alone: see test_kin.py
@@ -460,8 +484,9 @@ CHANNEL_MIXERS = [convnext("atto"), convnext("atto", v2=True), swin("micro"), sw
 BACKBONES = [*CHANNEL_MIXERS, *RESNETS, *VITS]
 LIGHT = [*BACKBONES, *OF_CONVS, *ENCODERS, *NECKS, *HEADS]
 FAMILIES = [convnext("atto"), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit_windows(), NECKS[0], HEADS[0]]
-OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer"]  # scorers that obey the laws, too
-READING = ["AttentionScorer", "TokenImportanceScorer"]
+# scorers that obey the laws, too
+OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer", "ValueAttentionScorer", "LinearScorer"]
+READING = ["AttentionScorer", "TokenImportanceScorer", "ValueAttentionScorer"]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
 
 

@@ -19,6 +19,7 @@ REFUSED = {  # what must be in the sentence
     "vit-micro-windows": "window_size=0",
     "sparsifiner": "connectivity=None",
     "encoder": "Use it in PyTorch",
+    "adavit": "policy=None",
 }
 EXPORTED = [network for network in LIGHT if network.name not in REFUSED]
 OFTEN = {  # an export takes 10 seconds; the others are behind the marker

@@ -12,7 +12,7 @@ def test_dense_keys(network):
     dynamic = network.dynamic(sparsity=dict(keep_ratio=0.7))
     result = dynamic.load_state_dict(dense, strict=False)
     assert result.unexpected_keys == []
-    own = r"(part\.(encoder\.)?)?router\.(decisions|fast_paths|shared_scorer)\.|predictor\.|stabiliser\."
+    own = r"(part\.(encoder\.)?)?router\.(decisions|fast_paths|shared_scorer)\.|predictor\.|policy\.|stabiliser\."
     assert result.missing_keys and all(re.match(own, key) for key in result.missing_keys)
     assert {key: value.shape for key, value in dynamic.state_dict().items() if key in dense} == {
         key: value.shape for key, value in dense.items()

@@ -52,6 +52,10 @@ class BlockAttention:
         return self._project(self._normed, 1)
 
     @_recorded
+    def values(self) -> Tensor:
+        return self._project(self._normed, 2)
+
+    @_recorded
     def class_row(self, alive: Tensor | None) -> Tensor:
         tokens = self._normed
         if self.extra:

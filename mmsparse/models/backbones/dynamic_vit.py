@@ -131,7 +131,7 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
                 keys = None if selection is None or not self.training else self._keys(x, selection)
                 packed = None if selection is None else self._pack(x, selection, packed, keys)
             if isinstance(packed, Packed):
-                packed.run(layer, self.router.fast_paths[f"0_{i}"], self.windows[i], self._pattern(i))
+                self._packed(i, packed)
             elif isinstance(packed, Tried):
                 packed.tokens = self._masked(i, packed.tokens, grid, packed.keys, packed.keys)
                 packed.leave(self.router.fast_paths[f"0_{i}"])
@@ -185,6 +185,10 @@ class DynamicViT(RoutedBackbone, VisionTransformer):
             return layer.ffn(layer.ln2(x), identity=x)
 
         return checkpointed(run, x, self.with_cp)
+
+    def _packed(self, i: int, packed: Packed) -> None:
+        """One block on the tokens in work, in evaluation."""
+        packed.run(self.layers[i], self.router.fast_paths[f"0_{i}"], self.windows[i], self._pattern(i))
 
     def _pack(self, x: Tensor, selection: Selection, before: Any, keys: Keys | None) -> Packed | Tried | None:
         """The tokens that are in work from here; None: all of them, with masks."""

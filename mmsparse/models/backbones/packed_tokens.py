@@ -46,6 +46,10 @@ class Packed:
         if exporting():  # OpenVINO 2026.4.1 crashes on two small layers of few rows (R, C) and a sum
             x = x.unsqueeze(0)
         self.kept = layer.ffn(layer.ln2(x), identity=x).view_as(self.kept)
+        self.leave(fast)
+
+    def leave(self, fast: nn.Module) -> None:
+        """A block's fast path for the rest."""
         if not isinstance(fast, IdentityFastPath):
             self.rest = self.rest + fast(self.rest)
 

@@ -21,7 +21,7 @@ RATIO_NOTE = (
 def convert_dynamicvit(state: State) -> Converted:
     """The weights of a released dynamic network; a ValueError if they are none or of an unknown one."""
     if any(key.startswith(("aux_head.", "patch_embed.conv1.")) for key in state):
-        raise ValueError("this is an LV-ViT, whose patch embedding and blocks have no counterpart here")
+        raise ValueError("this is an LV-ViT, whose network is a project: use `python -m projects.lvvit.convert`")
     if any("router." in key for key in state):
         raise ValueError("these weights already have the OpenMMLab layout; load them as they are")
     if not any("score_predictor." in key for key in state):
