@@ -1,0 +1,108 @@
+"""Real networks of timm and transformers, small, in which no weight is trivially zero or one."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+timm = pytest.importorskip("timm", reason="timm is not installed (make hub)")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (make hub)")
+
+DEPTHS, CHANNELS = [1, 2, 1, 1], [8, 16, 32, 64]
+OUT = ["stage1", "stage2", "stage3", "stage4"]
+
+
+@torch.no_grad()
+def shaken(model: nn.Module) -> nn.Module:
+    """With random weights of a size that keeps activations near one, in float64, for inference."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if not value.is_floating_point():
+            continue
+        noise = torch.randn(value.shape, generator=generator)
+        if value.dim() > 1 and "table" not in name and "pos" not in name:
+            value.copy_(noise * value[0].numel() ** -0.5)
+        elif name.endswith(("bias", "mean", "beta")):
+            value.copy_(0.2 * noise)
+        else:
+            value.copy_(0.5 + noise.abs() / 2)
+    return model.double().eval()
+
+
+def convnext(version: str = "", classes: int = 0, **config) -> nn.Module:
+    """``ConvNextModel`` or ``ConvNextV2Model``, with ``classes`` the classifier."""
+    kind = f"ConvNext{version}"
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_sizes=CHANNELS, depths=DEPTHS, num_labels=classes or 2, **config
+    )
+    return shaken(getattr(transformers, f"{kind}{'ForImageClassification' if classes else 'Model'}")(config))
+
+
+def dinov3_convnext() -> nn.Module:
+    config = transformers.DINOv3ConvNextConfig(hidden_sizes=CHANNELS, depths=DEPTHS)
+    return shaken(transformers.DINOv3ConvNextModel(config))
+
+
+def swin_config(**config) -> "transformers.SwinConfig":
+    sizes = dict(embed_dim=8, depths=[2, 2, 2, 1], num_heads=[1, 2, 2, 4], window_size=4, image_size=128)
+    return transformers.SwinConfig(**{**sizes, **config})
+
+
+def swin(classes: int = 0, **config) -> nn.Module:
+    kind = transformers.SwinForImageClassification if classes else transformers.SwinModel
+    return shaken(kind(swin_config(num_labels=classes or 2, **config)))
+
+
+VIT = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=512, image_size=64)
+
+
+def vit(classes: int = 0) -> nn.Module:
+    kind = transformers.ViTForImageClassification if classes else transformers.ViTModel
+    return shaken(kind(transformers.ViTConfig(**VIT, num_labels=classes or 2)))
+
+
+def dinov2(classes: int = 0, **config) -> nn.Module:
+    kind = transformers.Dinov2ForImageClassification if classes else transformers.Dinov2Model
+    config = {**VIT, "image_size": 70, "num_labels": classes or 2, **config}
+    return shaken(kind(transformers.Dinov2Config(**config)))
+
+
+def upernet(backbone: str, auxiliary: bool = True, **config) -> nn.Module:
+    """``UperNetForSemanticSegmentation`` behind "convnext", "convnextv2" or "swin"."""
+    of_backbone = {
+        "convnext": lambda: transformers.ConvNextConfig(hidden_sizes=CHANNELS, depths=DEPTHS, out_features=OUT),
+        "convnextv2": lambda: transformers.ConvNextV2Config(hidden_sizes=CHANNELS, depths=DEPTHS, out_features=OUT),
+        "swin": lambda: swin_config(out_features=OUT),
+    }[backbone]()
+    sizes = dict(hidden_size=12, auxiliary_channels=6, num_labels=5, use_auxiliary_head=auxiliary)
+    config = transformers.UperNetConfig(backbone_config=of_backbone, **sizes, **config)
+    return shaken(transformers.UperNetForSemanticSegmentation(config))
+
+
+def timm_model(name: str, **arguments) -> nn.Module:
+    return shaken(timm.create_model(name, pretrained=False, **arguments))
+
+
+TIMM = {
+    "convnext": lambda **a: timm_model("convnext_tiny", depths=DEPTHS, dims=CHANNELS, **a),
+    "convnextv2": lambda **a: timm_model("convnextv2_tiny", depths=DEPTHS, dims=CHANNELS, **a),
+    "convnext of convolutions": lambda **a: timm_model(
+        "convnext_atto", depths=DEPTHS, dims=[40, 16, 16, 16], **a
+    ),
+    "swin": lambda **a: timm_model(
+        "swin_tiny_patch4_window7_224",
+        **dict(embed_dim=8, depths=(2, 2, 2, 1), num_heads=(1, 2, 2, 4), window_size=4, img_size=128),
+        **a,
+    ),
+    "vit": lambda **a: timm_model("vit_tiny_patch16_224", embed_dim=128, depth=3, num_heads=2, img_size=64, **a),
+    "dinov2": lambda **a: timm_model(
+        "vit_small_patch14_dinov2", embed_dim=128, depth=3, num_heads=2, img_size=70, **a
+    ),
+}
+
+
+def files_of(model: nn.Module, folder) -> dict[str, Tensor]:
+    """What ``save_pretrained`` writes, which is what the hub's files hold."""
+    from safetensors.torch import load_file
+
+    model.save_pretrained(folder)
+    return load_file(folder / "model.safetensors")
