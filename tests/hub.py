@@ -15,7 +15,7 @@ OUT = ["stage1", "stage2", "stage3", "stage4"]
 def shaken(model: nn.Module) -> nn.Module:
     """With random weights of a size that keeps activations near one, in float64, for inference."""
     generator = torch.Generator().manual_seed(0)
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+    for name, value in model.state_dict().items():
         if not value.is_floating_point():
             continue
         noise = torch.randn(value.shape, generator=generator)
@@ -55,9 +55,11 @@ def swin(classes: int = 0, **config) -> nn.Module:
 VIT = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=2, intermediate_size=512, image_size=64)
 
 
-def vit(classes: int = 0) -> nn.Module:
-    kind = transformers.ViTForImageClassification if classes else transformers.ViTModel
-    return shaken(kind(transformers.ViTConfig(**VIT, num_labels=classes or 2)))
+def vit(classes: int = 0, pooler: bool = True) -> nn.Module:
+    config = transformers.ViTConfig(**VIT, num_labels=classes or 2)
+    if classes:
+        return shaken(transformers.ViTForImageClassification(config))
+    return shaken(transformers.ViTModel(config, add_pooling_layer=pooler))
 
 
 def dinov2(classes: int = 0, **config) -> nn.Module:
@@ -66,14 +68,14 @@ def dinov2(classes: int = 0, **config) -> nn.Module:
     return shaken(kind(transformers.Dinov2Config(**config)))
 
 
-def upernet(backbone: str, auxiliary: bool = True, **config) -> nn.Module:
+def upernet(backbone: str, **config) -> nn.Module:
     """``UperNetForSemanticSegmentation`` behind "convnext", "convnextv2" or "swin"."""
     of_backbone = {
         "convnext": lambda: transformers.ConvNextConfig(hidden_sizes=CHANNELS, depths=DEPTHS, out_features=OUT),
         "convnextv2": lambda: transformers.ConvNextV2Config(hidden_sizes=CHANNELS, depths=DEPTHS, out_features=OUT),
         "swin": lambda: swin_config(out_features=OUT),
     }[backbone]()
-    sizes = dict(hidden_size=12, auxiliary_channels=6, num_labels=5, use_auxiliary_head=auxiliary)
+    sizes = dict(hidden_size=12, auxiliary_channels=6, num_labels=5)
     config = transformers.UperNetConfig(backbone_config=of_backbone, **sizes, **config)
     return shaken(transformers.UperNetForSemanticSegmentation(config))
 
@@ -85,18 +87,14 @@ def timm_model(name: str, **arguments) -> nn.Module:
 TIMM = {
     "convnext": lambda **a: timm_model("convnext_tiny", depths=DEPTHS, dims=CHANNELS, **a),
     "convnextv2": lambda **a: timm_model("convnextv2_tiny", depths=DEPTHS, dims=CHANNELS, **a),
-    "convnext of convolutions": lambda **a: timm_model(
-        "convnext_atto", depths=DEPTHS, dims=[40, 16, 16, 16], **a
-    ),
+    "convnext of convolutions": lambda **a: timm_model("convnext_atto", depths=DEPTHS, dims=[40, 16, 16, 16], **a),
     "swin": lambda **a: timm_model(
         "swin_tiny_patch4_window7_224",
         **dict(embed_dim=8, depths=(2, 2, 2, 1), num_heads=(1, 2, 2, 4), window_size=4, img_size=128),
         **a,
     ),
     "vit": lambda **a: timm_model("vit_tiny_patch16_224", embed_dim=128, depth=3, num_heads=2, img_size=64, **a),
-    "dinov2": lambda **a: timm_model(
-        "vit_small_patch14_dinov2", embed_dim=128, depth=3, num_heads=2, img_size=70, **a
-    ),
+    "dinov2": lambda **a: timm_model("vit_small_patch14_dinov2", embed_dim=128, depth=3, num_heads=2, img_size=70, **a),
 }
 
 

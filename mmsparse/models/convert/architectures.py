@@ -56,9 +56,7 @@ def vit_config(state: State) -> dict[str, Any]:
     swiglu = "layers.0.ffn.w3.weight" in state
     hidden = _get(state, f"layers.0.ffn.{'w3' if swiglu else 'layers.1'}.weight").shape[1]
     if not swiglu and len(_get(state, "layers.0.ffn.layers.0.0.weight")) == 2 * hidden:
-        raise ValueError(
-            "this is a ViT with SwiGLU in timm's layout, which is not known; use the Hugging Face hub's file"
-        )
+        raise ValueError("these are weights of timm's ViT with SwiGLU; take those of the Hugging Face hub")
     feedforward = hidden * 3 // 2 if swiglu else hidden  # what SwiGLUFFNFused takes two thirds of
     arch: str | dict[str, Any] = VIT_ARCHS.get((dims, depth), "")
     if not arch or feedforward != 4 * dims:

@@ -71,10 +71,13 @@ def convert_dense(state: State) -> Converted:
     if any(HEADS.holds({key: value}) for key, value in others.items()):
         others, _ = read(others, HEADS)
         heads, notes = head_configs(others, backbone["out_indices"]), (*notes, *HEADS.notes)
-    weights = {key if key.startswith("head.") else f"backbone.{key}": value for key, value in state.items()}
-    return Converted(
-        layout.name, layout.family, {**weights, **others}, backbone, heads, left_out=tuple(left_out), notes=notes
-    )
+    weights = {**prefixed(state), **others}
+    return Converted(layout.name, layout.family, weights, backbone, heads, left_out=tuple(left_out), notes=notes)
+
+
+def prefixed(state: State) -> State:
+    """A backbone's weights and its classifier's under the names of the whole model."""
+    return {key if key.startswith("head.") else f"backbone.{key}": value for key, value in state.items()}
 
 
 def _refuse(state: State) -> None:

@@ -1,4 +1,4 @@
-"""The layouts of the Hugging Face hub: as its files have them, and as transformers has named some since its version 5."""
+"""The layouts of the Hugging Face hub: its files', and the names that transformers 5 has in memory for some of them."""
 
 from typing import Any
 
@@ -9,14 +9,10 @@ EPS = (
     "the eps of norms is no weight but in config.json (layer_norm_eps): 1e-12, as printed, where that does not say "
     "otherwise; for another one change norm_cfg"
 )
-LAST_EPS = (
-    "the norm before the head has the layer_norm_eps of config.json, 1e-12 by default; here it has 1e-6 as all have"
-)
-OWN_EPS = "config.json is yours to write; its layer_norm_eps must be the eps of your norms (mmpretrain's default: 1e-6)"
-OWN_LAST_EPS = (
-    "config.json is yours to write; its layer_norm_eps, of the norm before the head, must be 1e-6 to be equal"
-)
+LAST_EPS = "the norm before the head has the layer_norm_eps of config.json, 1e-12 by default; here it has 1e-6, as all"
 OWN_CONFIG = "config.json is yours to write"
+OWN_EPS = f"{OWN_CONFIG}; its layer_norm_eps must be the eps of your norms (mmpretrain's default: 1e-6)"
+OWN_LAST_EPS = f"{OWN_CONFIG}; with the layer_norm_eps 1e-6, of the norm before the head, it computes the same"
 
 
 def _newer(table: tuple[Rule, ...], *names: tuple[str, str]) -> tuple[Rule, ...]:
@@ -59,7 +55,6 @@ SWIN = _newer(
     rules(
         ("embeddings.patch_embeddings.projection.{p}", "patch_embed.projection.{p}"),
         ("embeddings.norm.{p}", "patch_embed.norm.{p}"),
-        ("embeddings.position_embeddings", "absolute_pos_embed"),
         ("encoder.layers.{i}.blocks.{j}.layernorm_before.{p}", "stages.{i}.blocks.{j}.norm1.{p}"),
         (
             tuple(f"encoder.layers.{{i}}.blocks.{{j}}.attention.self.{x}.{{p}}" for x in ("query", "key", "value")),
