@@ -40,9 +40,7 @@ def read_checkpoint(path: str, argument: str = "checkpoint", trust: bool | None 
     """
     check_checkpoint(path, argument)
     if path.endswith(".index.json"):
-        raise ValueError(
-            f"Argument `{argument}`: {path} lists the parts of a file; join them in one first"
-        )
+        raise ValueError(f"Argument `{argument}`: {path} lists the parts of a file; join them in one first")
     if path.endswith(SAFETENSORS):
         require_safetensors(argument, path)
         if "://" in path:

@@ -1,11 +1,25 @@
 """Real networks of timm and transformers, small, in which no weight is trivially zero or one."""
 
+import importlib
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-timm = pytest.importorskip("timm", reason="timm is not installed (make hub)")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (make hub)")
+import mmsparse  # noqa: F401  serves mmcv's operators
+
+# They look for transformers when they are imported, and some versions of them fail where they find a newer one.
+for library in ("mmdet.datasets", "mmdet.models", "mmpretrain.models", "mmseg.models"):
+    importlib.import_module(library)
+sys.path.append(str(Path(__file__).parents[1] / ".hub"))
+ABSENT = "it is not in .hub, where `make hub` puts it"
+timm = pytest.importorskip("timm", reason=ABSENT)
+transformers = pytest.importorskip("transformers", reason=ABSENT)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 DEPTHS, CHANNELS = [1, 2, 1, 1], [8, 16, 32, 64]
 OUT = ["stage1", "stage2", "stage3", "stage4"]
@@ -69,11 +83,12 @@ def dinov2(classes: int = 0, **config) -> nn.Module:
 
 
 def upernet(backbone: str, **config) -> nn.Module:
-    """``UperNetForSemanticSegmentation`` behind "convnext", "convnextv2" or "swin"."""
+    """``UperNetForSemanticSegmentation`` behind "convnext", "convnextv2", "swin" or "dinov2"."""
     of_backbone = {
         "convnext": lambda: transformers.ConvNextConfig(hidden_sizes=CHANNELS, depths=DEPTHS, out_features=OUT),
         "convnextv2": lambda: transformers.ConvNextV2Config(hidden_sizes=CHANNELS, depths=DEPTHS, out_features=OUT),
         "swin": lambda: swin_config(out_features=OUT),
+        "dinov2": lambda: transformers.Dinov2Config(**VIT, out_indices=[0, 1, 2, 3]),
     }[backbone]()
     sizes = dict(hidden_size=12, auxiliary_channels=6, num_labels=5)
     config = transformers.UperNetConfig(backbone_config=of_backbone, **sizes, **config)
@@ -98,9 +113,17 @@ TIMM = {
 }
 
 
-def files_of(model: nn.Module, folder) -> dict[str, Tensor]:
-    """What ``save_pretrained`` writes, which is what the hub's files hold."""
-    from safetensors.torch import load_file
-
+def states(model: nn.Module, folder: Path) -> list[dict[str, Tensor]]:
+    """The weights under the names in memory, and under those in a file, which in transformers 5 are often others."""
     model.save_pretrained(folder)
-    return load_file(folder / "model.safetensors")
+    return [model.state_dict(), load_file(folder / "model.safetensors")]
+
+
+def loaded(like: nn.Module, state: dict[str, Tensor], folder: Path, **arguments) -> nn.Module:
+    """A network of the same class, with the weights of a file of its own; all must be there and fit."""
+    like.config.save_pretrained(folder)
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    model, info = type(like).from_pretrained(folder, output_loading_info=True, dtype=torch.float64, **arguments)
+    lacking = [key for key in info["missing_keys"] if not key.endswith("relative_position_index")]  # a buffer, once
+    assert not lacking and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    return model.eval()

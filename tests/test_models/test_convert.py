@@ -84,6 +84,13 @@ def test_dense_vits_fit(dims, arch):
     assert converted.weights["head.layers.head.weight"].shape == (10, dims)
 
 
+@pytest.mark.parametrize("dims, depth, heads", [(1280, 32, 16), (1024, 24, 16), (192, 24, 3)])
+def test_heads_of_known_vits_and_of_others(dims, depth, heads):
+    converted = convert_dense(official.vit(dims, depth, light=True))
+    assert build({**converted.backbone, "img_size": 32}).layers[0].attn.num_heads == heads
+    assert "num_heads" in converted.notes[0]
+
+
 def test_layouts_of_one_network_give_the_same_weights():
     for make, other in (
         (lambda: official.convnext((1, 1, 2, 1), (4, 8, 16, 32)), official.timm_convnext),

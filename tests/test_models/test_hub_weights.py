@@ -6,6 +6,7 @@ import hub
 import pytest
 import torch
 import torch.nn.functional as F
+from hub import transformers
 from mmpretrain.models import ConvNeXt
 from mmseg.models import EncoderDecoder, SwinTransformer
 
@@ -14,7 +15,16 @@ from mmsparse.registry import build
 
 EXACT = dict(rtol=0, atol=1e-10)
 NEAR = dict(rtol=0, atol=1e-5)
-COMPUTED = r".*(relative_position_index|num_batches_tracked)"
+COMPUTED = r".*relative_position_index"
+
+
+def weights_are(states, **more):
+    """The same conversion from all of several states; see ``ours``."""
+    first, *others = [ours(state, **more) for state in states]
+    for _, converted in others:
+        assert converted.weights.keys() == first[1].weights.keys() and converted.backbone == first[1].backbone
+        assert all(torch.equal(value, first[1].weights[key]) for key, value in converted.weights.items())
+    return first
 
 
 def ours(state, **more):
@@ -45,9 +55,9 @@ def logits_of(converted, features, head="head.fc."):
 @pytest.mark.parametrize("version", ["", "V2"])
 @pytest.mark.parametrize("classes", [0, 7])
 @torch.no_grad()
-def test_convnext_of_transformers(version, classes):
+def test_convnext_of_transformers(version, classes, tmp_path):
     theirs, x = hub.convnext(version, classes, layer_norm_eps=1e-6), picture(67, 96)
-    model, converted = ours(theirs.state_dict())
+    model, converted = weights_are(hub.states(theirs, tmp_path))
     (pooled,) = model(x)
     torch.testing.assert_close(pooled, body_of(theirs)(x).pooler_output, **EXACT)
     assert converted.layout == f"Hugging Face ConvNeXt{' V2' if version else ''}" and not converted.left_out
@@ -68,19 +78,19 @@ def test_the_norm_before_the_head_has_an_eps_of_its_own_in_convnext():
 
 
 @torch.no_grad()
-def test_dinov3_convnext():
+def test_dinov3_convnext(tmp_path):
     theirs, x = hub.dinov3_convnext(), picture(64, 96)
     expected = theirs(x)
-    torch.testing.assert_close(ours(theirs.state_dict())[0](x)[0], expected.pooler_output, **EXACT)
+    torch.testing.assert_close(weights_are(hub.states(theirs, tmp_path))[0](x)[0], expected.pooler_output, **EXACT)
     (maps,) = ours(theirs.state_dict(), gap_before_final_norm=False)[0](x)
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), expected.last_hidden_state[:, 1:], **EXACT)
 
 
 @pytest.mark.parametrize("classes", [0, 7])
 @torch.no_grad()
-def test_swin_of_transformers(classes):
+def test_swin_of_transformers(classes, tmp_path):
     theirs, x = hub.swin(classes), picture(128, 128)
-    model, converted = ours(theirs.state_dict(), shift_one_window=False)
+    model, converted = weights_are(hub.states(theirs, tmp_path), shift_one_window=False)
     (maps,) = model(x)
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), body_of(theirs)(x).last_hidden_state, **EXACT)
     if classes:
@@ -95,9 +105,9 @@ def test_swin_of_transformers(classes):
 
 @pytest.mark.parametrize("classes", [0, 7])
 @torch.no_grad()
-def test_vit_of_transformers(classes):
+def test_vit_of_transformers(classes, tmp_path):
     theirs, x = hub.vit(classes), picture(64, 64)
-    model, converted = ours(theirs.state_dict(), out_type="raw")
+    model, converted = weights_are(hub.states(theirs, tmp_path), out_type="raw")
     (tokens,) = model(x)
     torch.testing.assert_close(tokens, body_of(theirs)(x).last_hidden_state, **EXACT)
     assert converted.backbone["norm_cfg"] == dict(type="LN", eps=1e-12) and "1e-12" in converted.notes[0]
@@ -113,9 +123,9 @@ def test_vit_of_transformers(classes):
 
 @pytest.mark.parametrize("arguments", [{}, dict(classes=7), dict(use_swiglu_ffn=True)])
 @torch.no_grad()
-def test_dinov2_of_transformers(arguments):
+def test_dinov2_of_transformers(arguments, tmp_path):
     theirs = hub.dinov2(**arguments)
-    model, converted = ours(theirs.state_dict(), out_type="raw")
+    model, converted = weights_are(hub.states(theirs, tmp_path), out_type="raw")
     for x in (picture(70, 70), picture(84, 126)):
         torch.testing.assert_close(model(x)[0], body_of(theirs)(x).last_hidden_state, **NEAR)
     assert converted.backbone["patch_size"] == 14 and converted.backbone["img_size"] == 70
@@ -148,9 +158,11 @@ def test_networks_of_timm(name, classes):
 
 @pytest.mark.parametrize("name", ["convnext", "convnextv2", "swin"])
 @torch.no_grad()
-def test_upernet_becomes_a_segmenter_of_mmseg(name):
+def test_upernet_becomes_a_segmenter_of_mmseg(name, tmp_path):
     theirs, x = hub.upernet(name), picture(96, 160)
-    converted = convert_dense(theirs.state_dict())
+    in_memory, converted = map(convert_dense, hub.states(theirs, tmp_path))
+    assert all(torch.equal(in_memory.weights[key], value) for key, value in converted.weights.items())
+    assert in_memory.weights.keys() == converted.weights.keys() and in_memory.heads == converted.heads
     fit = check_fit(converted)
     assert not fit.missing and not fit.unexpected and not fit.carried
     model = EncoderDecoder(backbone=converted.backbone, test_cfg=dict(mode="whole"), **converted.heads)
@@ -206,18 +218,15 @@ HUB = {
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_weights_of_the_hub_come_back(name):
+def test_weights_of_the_hub_come_back(name, tmp_path):
     theirs = HUB[name]()
     released = convert_outward(convert_dense(theirs.state_dict()).weights, "hf")
     assert not released.left_out and all(key.startswith("head.") for key in released.missing)
-    blank = HUB[name]()
-    for value in blank.state_dict().values():
-        value.zero_()
-    result = blank.load_state_dict(released.weights, strict=False)
-    assert not result.unexpected_keys and all(re.match(COMPUTED, key) for key in result.missing_keys)
+    pooler = {"add_pooling_layer": False} if name == "vit" else {}
+    twin = hub.loaded(theirs, released.weights, tmp_path, **pooler)
     own = theirs.state_dict()
-    for key, value in blank.state_dict().items():
-        assert torch.equal(value, own[key]) or re.match(COMPUTED, key), key
+    for key, value in twin.state_dict().items():
+        assert torch.equal(value, own[key]) or key.startswith("backbone.swin.layernorm."), key  # which nothing uses
 
 
 @pytest.mark.parametrize("name", hub.TIMM)
@@ -232,12 +241,127 @@ def test_weights_of_timm_come_back(name, classes):
         assert torch.equal(value, theirs.state_dict()[key]), key
 
 
-def test_networks_of_timm_and_of_the_hub_are_each_other_s():
+def test_networks_of_timm_and_of_the_hub_are_each_other_s(tmp_path):
     """Through the layout of OpenMMLab."""
     theirs = hub.TIMM["dinov2"](num_classes=0)
     middle = convert_dense(theirs.state_dict()).weights
-    twin = hub.dinov2(use_mask_token=False, mlp_ratio=4)
-    twin.load_state_dict(convert_outward(middle, "hf").weights, strict=True)
+    twin = hub.loaded(hub.dinov2(use_mask_token=False), convert_outward(middle, "hf").weights, tmp_path)
     x = picture(70, 70)
     with torch.no_grad():
         torch.testing.assert_close(twin(x).last_hidden_state, theirs.forward_features(x), **EXACT)
+
+
+def maps_and_norms(family):
+    """A backbone of ours as in detectors and segmenters, with a norm for each of several maps."""
+    if family == "swin":
+        sizes = dict(embed_dims=8, depths=(2, 2, 2, 1), num_heads=(1, 2, 2, 4), window_size=4, out_indices=(1, 2, 3))
+        return dict(type="mmsparse.DynamicSwin", **sizes)
+    arch = dict(depths=hub.DEPTHS, channels=hub.CHANNELS)
+    return dict(type="mmsparse.DynamicConvNeXt", arch=arch, out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
+
+
+@pytest.mark.parametrize("family", ["convnext", "swin"])
+@torch.no_grad()
+def test_a_routed_backbone_of_a_detector_goes_out_as_the_dense_one(family, tmp_path):
+    model = hub.shaken(build({**maps_and_norms(family), "sparsity": dict(keep_ratio=0.5, places=[(1, 1), (2, 0)])}))
+    state = {f"backbone.{key}": value for key, value in model.state_dict().items()}
+    released = convert_outward({**state, "neck.convs.0.weight": torch.ones(1), "neck.router.x": torch.ones(1)}, "hf")
+    routed = {key for key in state if ".router." in key} | {"neck.router.x"}
+    assert len(routed) > 10 and set(released.left_out) == {*routed, "neck.convs.0.weight"}
+    assert "keep_ratio=1" in released.notes[-1]
+    outs = [f"stage{i + 1}" for i in model.out_indices]
+    if family == "swin":
+        blank = transformers.SwinBackbone(hub.swin_config(out_features=outs))
+    else:
+        config = transformers.ConvNextConfig(hidden_sizes=hub.CHANNELS, depths=hub.DEPTHS, out_features=outs)
+        blank = transformers.ConvNextBackbone(config)
+    twin = hub.loaded(blank, released.weights, tmp_path)
+    dense = build({**maps_and_norms(family), "sparsity": None}).double().eval()
+    dense.load_state_dict({key: value for key, value in model.state_dict().items() if "router." not in key})
+    x = picture(128, 96)
+    for ours, expected in zip(dense(x), twin(x).feature_maps, strict=True):
+        torch.testing.assert_close(ours, expected, **EXACT)
+
+
+def test_a_dense_network_has_no_gates_to_warn_of():
+    state = {f"backbone.{key}": value for key, value in build(maps_and_norms("convnext")).state_dict().items()}
+    released = convert_outward(state, "timm")
+    assert released.left_out == tuple(f"norm{i}.{p}" for i in range(3) for p in ("weight", "bias"))
+    assert not any("keep_ratio" in note for note in released.notes)
+
+
+def without(state, *parts):
+    """Half a file."""
+    return {key: value for key, value in state.items() if not any(part in key for part in parts)}
+
+
+def a_file_of(kind):
+    """State dicts of networks that have no counterpart, or of a part of one."""
+    tiny = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=56)
+    swin_v2 = dict(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4, image_size=64)
+    make = {
+        "dinov3 vit": lambda: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**tiny, num_register_tokens=4)),
+        "dinov3 vit of timm": lambda: timm_model("vit_small_patch16_dinov3"),
+        "registers": lambda: transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**tiny)),
+        "registers of timm": lambda: timm_model("vit_small_patch14_reg4_dinov2"),
+        "swin v2": lambda: transformers.Swinv2Model(transformers.Swinv2Config(**swin_v2)),
+        "swin v2 of timm": lambda: timm_model("swinv2_tiny_window8_256"),
+        "distilled": lambda: transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**tiny)),
+        "distilled of timm": lambda: timm_model("deit_tiny_distilled_patch16_224"),
+        "swiglu of timm": lambda: timm_model("vit_giant_patch14_dinov2", embed_dim=64, num_heads=1, mlp_ratio=6),
+        "resnet": lambda: transformers.ResNetModel(transformers.ResNetConfig(hidden_sizes=[4, 4, 4, 4])),
+        "beit": lambda: transformers.BeitModel(transformers.BeitConfig(**tiny)),
+    }
+    return make[kind]().state_dict()
+
+
+def timm_model(name, **arguments):
+    return hub.timm.create_model(name, depth=1, **arguments) if "vit" in name else hub.timm.create_model(name)
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (lambda: a_file_of("dinov3 vit"), "DINOv3 ViT, with rotary positions and register tokens"),
+        (lambda: a_file_of("dinov3 vit of timm"), "DINOv3 ViT, with rotary positions and register tokens"),
+        (lambda: a_file_of("registers"), r"register tokens \(embeddings.register_tokens\)"),
+        (lambda: a_file_of("registers of timm"), r"register tokens \(reg_token\)"),
+        (lambda: a_file_of("swin v2"), "Swin Transformer V2"),
+        (lambda: a_file_of("swin v2 of timm"), "Swin Transformer V2"),
+        (lambda: a_file_of("distilled"), "distilled DeiT"),
+        (lambda: a_file_of("distilled of timm"), "distilled DeiT"),
+        (lambda: a_file_of("swiglu of timm"), "SwiGLU"),
+        (lambda: a_file_of("resnet"), "unknown layout"),
+        (lambda: a_file_of("beit"), "there is no layers.0.attention.k_proj.bias|there is no .*attention.key.bias"),
+        (lambda: without(hub.convnext().state_dict(), "stages.2.layers.0.pwconv2.bias"), "1 of them are missing"),
+        (lambda: without(hub.convnext().state_dict(), "stages.1"), "nothing in the file becomes stages.1.0.norm"),
+        (lambda: without(hub.swin().state_dict(), "2.blocks.1.attention.k_proj", "2.blocks.1.attention.self.key"),
+         r"there is no encoder.layers.2.blocks.1.attention\..*, which .*qkv.weight is made of"),
+        (lambda: without(hub.vit().state_dict(), "position_emb"), "nothing in the file becomes pos_embed"),
+        (lambda: without(hub.upernet("convnext").state_dict(), "hidden_states_norms.stage2"), "norms for 3 maps"),
+        (lambda: hub.upernet("dinov2").state_dict(), "norms for 0 maps"),
+        (lambda: without(hub.upernet("swin").state_dict(), "lateral_convs.1."), "nothing in the file becomes"),
+        (lambda: without(hub.upernet("convnext").state_dict(), "psp_modules.3"), "4 pooled maps, but got 3"),
+        (lambda: without(hub.upernet("convnext").state_dict(), "auxiliary_head.convs.0.batch"), "are missing"),
+        (lambda: {**hub.dinov2().state_dict(), "head.weight": torch.ones(1)}, "1 of them are unexpected"),
+    ],
+)  # fmt: skip
+def test_files_of_other_networks_and_halves_are_refused(state, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        check_fit(convert_dense(state()))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (lambda: hub.convnext().state_dict(), "in the OpenMMLab layout, but got keys such as"),
+        (lambda: without(convert_dense(hub.swin().state_dict()).weights, "stages.1.blocks.0"), "incomplete weights"),
+        (lambda: without(convert_dense(hub.vit().state_dict()).weights, "cls_token"), "such as backbone.cls_token"),
+        (lambda: convert_dense(hub.dinov2(use_swiglu_ffn=True).state_dict()).weights, "timm has no network that holds"),
+        (lambda: {**convert_dense(hub.vit().state_dict()).weights, "backbone.x": torch.ones(1)}, "1 .* are unexpected"),
+    ],
+)  # fmt: skip
+def test_weights_that_do_not_go_out_are_refused(state, message):
+    with pytest.raises(ValueError, match=message):
+        convert_outward(state(), "timm")

@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mmpretrain.models import ConvNeXt
+from mmpretrain.models import ConvNeXt, VisionTransformer
 from torch import Tensor
 
 State = dict[str, Tensor]
 
-VIT_ARCHS = {(192, 12): "deit-tiny", (384, 12): "deit-small", (768, 12): "base", (1024, 24): "large"}
+VITS = ("deit-tiny", "deit-small", "base", "large", "huge", "eva-giant", "dinov2-giant")
 
 
 def convnext_config(state: State) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def vit_config(state: State) -> dict[str, Any]:
     if not swiglu and len(_get(state, "layers.0.ffn.layers.0.0.weight")) == 2 * hidden:
         raise ValueError("these are weights of timm's ViT with SwiGLU; take those of the Hugging Face hub")
     feedforward = hidden * 3 // 2 if swiglu else hidden  # what SwiGLUFFNFused takes two thirds of
-    arch: str | dict[str, Any] = VIT_ARCHS.get((dims, depth), "")
-    if not arch or feedforward != 4 * dims:
-        arch = dict(embed_dims=dims, num_layers=depth, num_heads=dims // 64, feedforward_channels=feedforward)
+    sizes = dict(embed_dims=dims, num_layers=depth, feedforward_channels=feedforward)
+    arch: str | dict[str, Any] = dict(sizes, num_heads=dims // 64)
+    arch = next((name for name in VITS if VisionTransformer.arch_zoo[name].items() >= sizes.items()), arch)
     side = math.isqrt(_get(state, "pos_embed").shape[1] - 1)  # the class token has a position, too
     config = dict(type="mmsparse.DynamicViT", arch=arch, img_size=side * patch, patch_size=patch)
     if "layers.0.attn.gamma1.weight" in state:

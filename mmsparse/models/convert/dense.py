@@ -67,12 +67,16 @@ def convert_dense(state: State) -> Converted:
     layout = _layout(state)
     state, left_out = read({key: v for key, v in state.items() if not key.endswith(COMPUTED)}, layout)
     backbone = {**BACKBONES[layout.family](state), **layout.config}
-    heads, notes = {}, layout.notes
-    if any(HEADS.holds({key: value}) for key, value in others.items()):
+    name, heads, notes = layout.name, {}, layout.notes
+    if HEADS.holds(others):
         others, _ = read(others, HEADS)
-        heads, notes = head_configs(others, backbone["out_indices"]), (*notes, *HEADS.notes)
+        name, heads, notes = (
+            f"{name} with {HEADS.name}",
+            head_configs(others, backbone.get("out_indices", ())),
+            HEADS.notes,
+        )
     weights = {**prefixed(state), **others}
-    return Converted(layout.name, layout.family, weights, backbone, heads, left_out=tuple(left_out), notes=notes)
+    return Converted(name, layout.family, weights, backbone, heads, left_out=tuple(left_out), notes=notes)
 
 
 def prefixed(state: State) -> State:

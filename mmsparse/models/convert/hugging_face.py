@@ -3,7 +3,7 @@
 from typing import Any
 
 from .layouts import Layout, Rule, rules
-from .releases import FLAT, LINEAR, MERGED
+from .releases import FLAT, LINEAR, MERGED, NUM_HEADS
 
 EPS = (
     "the eps of norms is no weight but in config.json (layer_norm_eps): 1e-12, as printed, where that does not say "
@@ -164,7 +164,7 @@ LAYOUTS = (
         "vit.",
         unused=rf"{MASK}|pooler\.",
         config=dict(norm_cfg=dict(type="LN", eps=1e-12)),
-        notes=(EPS,),
+        notes=(EPS, NUM_HEADS),
         writing=(OWN_EPS,),
     ),
     # its classifier also reads the mean of the patches, for which ours has no place
@@ -175,6 +175,7 @@ LAYOUTS = (
         DINOV2,
         "dinov2.",
         unused=rf"{MASK}|classifier\.",
+        notes=(NUM_HEADS,),
         writing=(OWN_EPS,),
     ),
     Layout(

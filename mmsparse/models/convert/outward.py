@@ -61,7 +61,7 @@ def convert_outward(state: State, release: str) -> Released:
     backbone, heads = BACKBONES[family](own), {}
     if release == HEADS.release and any(re.match(UPERNET, key) for key in others):
         heads = {key: value for key, value in others.items() if key.startswith(SEGMENTER)}
-    configs = head_configs(heads, backbone["out_indices"]) if heads else {}
+    configs = head_configs(heads, backbone.get("out_indices", ())) if heads else {}
     fit = check_fit(Converted("OpenMMLab", family, {**prefixed(own), **heads}, backbone, configs))
     layout = nearest((x for x in LAYOUTS if (x.release, x.family) == (release, family)), own, ours=True)
     weights, no_place = write(own, layout)
@@ -72,7 +72,7 @@ def convert_outward(state: State, release: str) -> Released:
     elif any(key.startswith("classifier.") for key in weights):
         weights = {key if key.startswith("classifier.") else layout.prefix + key: v for key, v in weights.items()}
     return Released(
-        layout.name if not heads else f"{HEADS.name} with {layout.name}",
+        f"{layout.name} with {HEADS.name}" if heads else layout.name,
         weights,
         missing=fit.missing,
         left_out=(*routed, *no_place, *(key for key in others if key not in heads)),

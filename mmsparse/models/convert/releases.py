@@ -6,6 +6,7 @@ from .layouts import Change, Layout, State, rules
 
 # timm's nano and smaller have 1x1 convolutions where all others are linear: the channels of their first stage.
 OF_CONVOLUTIONS = (40, 48, 64, 80)
+NUM_HEADS = "num_heads is no weight: it is that of a known size, and else there are 64 channels a head"
 
 
 def _unfold_order(weight: Tensor) -> Tensor:
@@ -117,6 +118,14 @@ LAYOUTS = (
     Layout("timm ConvNeXt", "convnext", CONVNEXT_MARKERS[1], CONVNEXT_TIMM, release="timm"),
     Layout("timm Swin", "swin", SWIN_MARKER, SWIN_TIMM, release="timm"),
     ORIGINAL_SWIN,
-    Layout("original DeiT or DINOv2, or timm ViT", "vit", VIT_MARKERS[0], VIT, release="timm", unused="mask_token"),
-    Layout("mmseg ViT", "vit", VIT_MARKERS[1], VIT_MMSEG),
+    Layout(
+        "original DeiT or DINOv2, or timm ViT",
+        "vit",
+        VIT_MARKERS[0],
+        VIT,
+        release="timm",
+        unused="mask_token",
+        notes=(NUM_HEADS,),
+    ),
+    Layout("mmseg ViT", "vit", VIT_MARKERS[1], VIT_MMSEG, notes=(NUM_HEADS,)),
 )

@@ -8,7 +8,7 @@ from .layouts import Layout, State, rules
 
 POOL_SCALES = (1, 2, 3, 6)
 HEADS = Layout(
-    "Hugging Face UPerNet",
+    "UPerNet",
     "upernet",
     r"(decode|auxiliary)_head\..*\.batch_norm\.",
     rules(
