@@ -54,7 +54,8 @@ endif
 # timm and transformers, against which converters are tested: beside the environment, for that works without them.
 hub: .hub/.ready
 .hub/.ready: tests/hub.txt | setup
-	.uv/bin/uv pip install --quiet --python $(PY) --target .hub --no-deps --requirements tests/hub.txt
+	@install=".uv/bin/uv pip install --quiet --python $(PY) --target .hub --no-deps --requirements tests/hub.txt"; \
+	$$install --offline 2>/dev/null || $$install
 	@touch $@
 
 # A process a core, of one thread each: most of the time goes to starting the tools as a user would.

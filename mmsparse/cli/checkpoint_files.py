@@ -16,7 +16,7 @@ from mmsparse import __version__
 from mmsparse.checkpoints import SAFETENSORS, check_checkpoint, read_checkpoint, require_safetensors, weights_of
 from mmsparse.mistakes import mistakes_in
 from mmsparse.models.convert import Converted, check_fit, convert_outward
-from mmsparse.models.convert.dense import State
+from mmsparse.models.convert.layouts import State
 from mmsparse.trust import add_trust, trust_checkpoints
 
 

@@ -144,6 +144,7 @@ def test_weights_go_out_and_come_back_in_the_hub_s_kind_of_file(tmp_path, monkey
     out = convert(monkeypatch, capsys, DENSE, middle, dst, "--to", "timm")
     assert f"written: {len(theirs)}\n  missing: 0\n" in out and "backbone.router: " in out and "keep_ratio=1" in out
     again = safetensors.load_file(dst)
+    assert b'"__metadata__":{"format":"pt"}' in dst.read_bytes()[:4096]  # transformers takes no other
     assert again.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[key]) for key, value in again.items())
     convert(monkeypatch, capsys, DENSE, middle, tmp_path / "theirs.bin", "--to", "timm")

@@ -8,7 +8,7 @@ from typing import Any
 from mmpretrain.models import ConvNeXt, VisionTransformer
 from torch import Tensor
 
-State = dict[str, Tensor]
+from .layouts import State
 
 VITS = ("deit-tiny", "deit-small", "base", "large", "huge", "eva-giant", "dinov2-giant")
 

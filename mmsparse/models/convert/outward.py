@@ -48,7 +48,7 @@ class Released:
 def convert_outward(state: State, release: str) -> Released:
     """The dense weights of a network, of ours or a stock one; a ValueError if the release has no such network."""
     routed = [key for key in state if re.match(ROUTER, key)]
-    state = {key: v for key, v in state.items() if key not in routed and not key.endswith(COMPUTED)}
+    state = {key: v for key, v in state.items() if not re.match(ROUTER, key) and not key.endswith(COMPUTED)}
     parts = CLASSIFIER if any(key.startswith("backbone.") for key in state) else ("",)
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith(parts)}
     others = {key: value for key, value in state.items() if not key.startswith(parts)}
