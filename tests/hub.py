@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import mmsparse  # noqa: F401  serves mmcv's operators
@@ -18,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / ".hub"))
 ABSENT = "it is not in .hub, where `make hub` puts it"
 timm = pytest.importorskip("timm", reason=ABSENT)
 transformers = pytest.importorskip("transformers", reason=ABSENT)
+safetensors = pytest.importorskip("safetensors.torch", reason=ABSENT)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -116,13 +116,14 @@ TIMM = {
 def states(model: nn.Module, folder: Path) -> list[dict[str, Tensor]]:
     """The weights under the names in memory, and under those in a file, which in transformers 5 are often others."""
     model.save_pretrained(folder)
-    return [model.state_dict(), load_file(folder / "model.safetensors")]
+    return [model.state_dict(), safetensors.load_file(folder / "model.safetensors")]
 
 
 def loaded(like: nn.Module, state: dict[str, Tensor], folder: Path, **arguments) -> nn.Module:
     """A network of the same class, with the weights of a file of its own; all must be there and fit."""
     like.config.save_pretrained(folder)
-    save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    weights = {key: value.contiguous() for key, value in state.items()}
+    safetensors.save_file(weights, folder / "model.safetensors", {"format": "pt"})
     model, info = type(like).from_pretrained(folder, output_loading_info=True, dtype=torch.float64, **arguments)
     lacking = [key for key in info["missing_keys"] if not key.endswith("relative_position_index")]  # a buffer, once
     assert not lacking and not info["unexpected_keys"] and not info["mismatched_keys"], info

@@ -70,11 +70,8 @@ def convert_dense(state: State) -> Converted:
     name, heads, notes = layout.name, {}, layout.notes
     if HEADS.holds(others):
         others, _ = read(others, HEADS)
-        name, heads, notes = (
-            f"{name} with {HEADS.name}",
-            head_configs(others, backbone.get("out_indices", ())),
-            HEADS.notes,
-        )
+        name, notes = f"{name} with {HEADS.name}", HEADS.notes
+        heads = head_configs(others, backbone.get("out_indices", ()))
     weights = {**prefixed(state), **others}
     return Converted(name, layout.family, weights, backbone, heads, left_out=tuple(left_out), notes=notes)
 
