@@ -18,7 +18,7 @@ PYTHON ?= python3
 # OpenMP threads that spin at barriers starve each other when anything else runs; no cost on an idle machine.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: setup space test demo lint clean
+.PHONY: setup space hub test demo lint clean
 
 setup: $(ENV)/.ready
 
@@ -51,8 +51,15 @@ ifeq ($(OPS),compiled)
 	@echo "It also compiles mmcv's operators: about 10 minutes on 2 cores."
 endif
 
+# timm and transformers, against which converters are tested: beside the environment, for that works without them.
+hub: .hub/.ready
+.hub/.ready: tests/hub.txt | setup
+	@install=".uv/bin/uv pip install --quiet --python $(PY) --target .hub --no-deps --requirements tests/hub.txt"; \
+	$$install --offline 2>/dev/null || $$install
+	@touch $@
+
 # A process a core, of one thread each: most of the time goes to starting the tools as a user would.
-test: setup
+test: setup hub
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 demo: setup
@@ -63,4 +70,4 @@ lint: setup
 	$(PY) -m ruff format --check .
 
 clean:
-	rm -rf .venv .venv-* .uv build mmsparse.egg-info mmsparse/.mim
+	rm -rf .venv .venv-* .uv .hub build mmsparse.egg-info mmsparse/.mim

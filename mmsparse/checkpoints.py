@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from mmsparse import compat
 from mmsparse.sparsity import adopt, new_prefixes
 from mmsparse.trust import UntrustedError, trusting
 
+SAFETENSORS = ".safetensors"  # weights and nothing else, as the Hugging Face hub has them
 COMPUTED = ("relative_position_index", "attn_mask")  # buffers that a checkpoint may leave out
+
+
+def require_safetensors(argument: str, path: str | Path) -> None:
+    if find_spec("safetensors") is None:
+        raise ValueError(f"Argument `{argument}`: {path} needs the package safetensors: pip install safetensors")
 
 
 def check_checkpoint(path: str, argument: str = "checkpoint") -> str:
@@ -32,6 +39,12 @@ def read_checkpoint(path: str, argument: str = "checkpoint", trust: bool | None 
         trust: Whether it may run code; None is what ``mmsparse.trust_checkpoints`` was told, and else no.
     """
     check_checkpoint(path, argument)
+    if path.endswith(".index.json"):
+        raise ValueError(f"Argument `{argument}`: {path} lists the parts of a file; join them in one first")
+    if path.endswith(SAFETENSORS):
+        require_safetensors(argument, path)
+        if "://" in path:
+            raise ValueError(f"Argument `{argument}`: {path} must be downloaded first; give the path of the file")
     compat.prepare()
     try:
         with trusting(trust):

@@ -105,6 +105,10 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{filename} can not be found.")
+    if path.suffix == ".safetensors":  # holds no code
+        from safetensors.torch import load_file
+
+        return load_file(path, device=str(map_location or "cpu"))
     return torch.load(path, map_location=map_location, weights_only=not trusted())
 
 

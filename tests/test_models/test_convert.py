@@ -4,6 +4,7 @@ import official
 import pytest
 import torch
 from mmdet.models.backbones.swin import swin_converter
+from mmpretrain.models import VisionTransformer
 
 from mmsparse.models.convert import check_fit, convert_dense, convert_dynamicvit
 from mmsparse.registry import build
@@ -82,6 +83,14 @@ def test_dense_vits_fit(dims, arch):
     assert converted.backbone["arch"] == arch
     assert not fit.missing and not fit.unexpected and len(fit.loaded) == len(converted.weights)
     assert converted.weights["head.layers.head.weight"].shape == (10, dims)
+
+
+@pytest.mark.parametrize("dims, depth, heads", [(1280, 32, 16), (1024, 24, 16), (192, 24, 3)])
+def test_heads_of_known_vits_and_of_others(dims, depth, heads):
+    converted = convert_dense(official.vit(dims, depth, light=True))
+    arch = converted.backbone["arch"]
+    assert (arch if isinstance(arch, dict) else VisionTransformer.arch_zoo[arch])["num_heads"] == heads
+    assert "num_heads" in converted.notes[0]
 
 
 def test_layouts_of_one_network_give_the_same_weights():

@@ -43,6 +43,7 @@ def files(tmp_path):
         "resnet": {"conv1.weight": torch.ones(8, 3, 7, 7), "fc.bias": torch.ones(1)},
         "optimizer": dict(optimizer={"state": {}, "param_groups": []}, epoch=3),
         "list": [1, 2, 3],
+        "dinov3": {"layer.0.attention.k_proj.weight": torch.ones(4, 4), "embeddings.register_tokens": torch.ones(1)},
         "incomplete": dict(model={key: value for key, value in dynamic.items() if "norm" not in key}),
     }.items():
         torch.save(content, tmp_path / f"{name}.pth")
@@ -107,6 +108,11 @@ DYNAMIC, DENSE, PUBLISH = "dynamicvit_to_mmsparse", "dense_to_mmsparse", "publis
         (DENSE, "converted", "already have the OpenMMLab layout"),
         (DENSE, "dynamic", "use `mmsparse convert-dynamicvit`"),
         (DENSE, "resnet", "unknown layout, with keys such as ['conv1.weight', 'fc.bias']"),
+        (
+            DENSE,
+            "dinov3",
+            "this is a DINOv3 ViT, with rotary positions and register tokens (embeddings.register_tokens)",
+        ),
         (PUBLISH, "absent", "Expected argument `src` to be a file, but got '"),
         (PUBLISH, "optimizer", "expected a checkpoint of mmengine with a state_dict"),
         (PUBLISH, "dense", "dense.pth holds 3 keys, such as ["),
@@ -122,6 +128,62 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(files, monkeypatch, c
     error = convert(monkeypatch, capsys, tool, files / f"{name}.pth", files / "new" / "ours.pth", code=2)
     assert message in error and error.count("\n") == 1
     assert sorted(files.iterdir()) == before
+
+
+def test_weights_go_out_and_come_back_in_the_hub_s_kind_of_file(tmp_path, monkeypatch, capsys):
+    safetensors = pytest.importorskip("safetensors.torch", reason="the package safetensors is not installed")
+    theirs = official.timm_convnext(official.convnext(DEPTHS, CHANNELS))
+    src, middle, dst = tmp_path / "model.safetensors", tmp_path / "ours.pth", tmp_path / "new" / "theirs.safetensors"
+    safetensors.save_file(theirs, src)
+    out = convert(monkeypatch, capsys, DENSE, src, middle)
+    assert "timm ConvNeXt -> " in out and "missing: 0\n  unexpected: 0\n" in out
+    content = torch.load(middle, weights_only=True)
+    model = classifier({**content["meta"]["backbone"], "sparsity": dict(keep_ratio=0.5)})
+    assert not model.load_state_dict(content["state_dict"], strict=False).unexpected_keys
+    torch.save(dict(state_dict=model.state_dict(), meta={}), middle)  # as trained with routing
+    out = convert(monkeypatch, capsys, DENSE, middle, dst, "--to", "timm")
+    assert f"written: {len(theirs)}\n  missing: 0\n" in out and "backbone.router: " in out and "keep_ratio=1" in out
+    again = safetensors.load_file(dst)
+    assert b'"__metadata__":{"format":"pt"}' in dst.read_bytes()[:4096]  # transformers takes no other
+    assert again.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[key]) for key, value in again.items())
+    convert(monkeypatch, capsys, DENSE, middle, tmp_path / "theirs.bin", "--to", "timm")
+    plain = torch.load(tmp_path / "theirs.bin", weights_only=True)
+    assert all(torch.equal(value, theirs[key]) for key, value in plain.items())
+
+
+@pytest.mark.parametrize(
+    "name, dst, options, message",
+    [
+        ("model.safetensors.index.json", "x.pth", (), "lists the parts of a file"),
+        ("broken.safetensors", "x.pth", (), "is not a checkpoint that PyTorch can read (SafetensorError)"),
+        ("dense.pth", "x.safetensors", (), "Expected argument `dst` to be a checkpoint of mmengine"),
+        ("dense.pth", "x.safetensors", ("--to", "hf"), "in the OpenMMLab layout, but got keys such as"),
+        ("resnet.pth", "x.pth", ("--to", "timm"), "in the OpenMMLab layout, but got keys such as ['conv1.weight'"),
+        ("converted.pth", "x.pth", ("--to", "keras"), "invalid choice: 'keras'"),
+    ],
+)
+def test_mistakes_around_files_of_the_hub(files, monkeypatch, capsys, name, dst, options, message):
+    pytest.importorskip("safetensors", reason="the package safetensors is not installed")
+    (files / "model.safetensors.index.json").write_text("{}")
+    (files / "broken.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{{{{{{{{")
+    before = sorted(files.iterdir())
+    error = convert(monkeypatch, capsys, DENSE, files / name, files / "new" / dst, *options, code=2)
+    assert message in error and error.count("\n") == 1
+    assert sorted(files.iterdir()) == before
+
+
+def test_addresses_of_the_hub_s_files_are_refused(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("safetensors", reason="the package safetensors is not installed")
+    error = convert(monkeypatch, capsys, DENSE, "https://host/model.safetensors", tmp_path / "x.pth", code=2)
+    assert "https://host/model.safetensors must be downloaded first" in error
+
+
+def test_a_missing_package_is_named(files, monkeypatch, capsys):
+    monkeypatch.setattr("mmsparse.checkpoints.find_spec", lambda name: None)
+    (files / "model.safetensors").write_bytes(b"")
+    error = convert(monkeypatch, capsys, DENSE, files / "model.safetensors", files / "x.pth", code=2)
+    assert "pip install safetensors" in error
 
 
 @pytest.mark.parametrize("dst, message", [("", "is a folder"), ("dense.pth", "the same file as `src`")])

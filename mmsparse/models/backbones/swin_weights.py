@@ -5,6 +5,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsparse.models.convert.layouts import read
+from mmsparse.models.convert.releases import ORIGINAL_SWIN
+
 
 def fit_swin_weights(content: dict[str, Any], model: nn.Module, original: bool = False) -> dict[str, Tensor]:
     """The backbone's weights of a checkpoint, under the model's names and in its shapes.
@@ -33,28 +36,9 @@ def fit_swin_weights(content: dict[str, Any], model: nn.Module, original: bool =
 
 
 def from_original_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names and channel orders of the original Swin release -> those of mmdet and mmseg."""
-    renamed = (("attn.", "attn.w_msa."), ("mlp.fc1.", "ffn.layers.0.0."), ("mlp.fc2.", "ffn.layers.1."))
-    result = {}
-    for key, value in state.items():
-        if key.startswith("head."):
-            continue
-        name = key
-        if key.startswith("layers."):
-            name = "stages." + key.removeprefix("layers.")
-            for old, new in renamed:
-                name = name.replace(old, new)
-            if "downsample." in key:
-                value = _unfold_order(value)
-        name = name.replace("patch_embed.proj.", "patch_embed.projection.")
-        result[name] = value
-    return result
-
-
-def _unfold_order(weight: Tensor) -> Tensor:
-    """The last dimension holds four neighbours x channels, columns first; nn.Unfold: channels x four, rows first."""
-    split = weight.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
-    return split.transpose(-1, -2).flatten(-2)
+    """Names and channel orders of the original Swin release -> those of mmdet and mmseg, whose norms are others."""
+    backbone = {key: value for key, value in state.items() if not key.startswith(("head.", "norm."))}
+    return read(backbone, ORIGINAL_SWIN)[0]
 
 
 def _resized_table(table: Tensor, like: Tensor) -> Tensor:

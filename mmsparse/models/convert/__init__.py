@@ -3,5 +3,15 @@
 from .dense import Converted, convert_dense
 from .dynamicvit import convert_dynamicvit
 from .fit import Fit, check_fit
+from .outward import RELEASES, Released, convert_outward
 
-__all__ = ["Converted", "Fit", "check_fit", "convert_dense", "convert_dynamicvit"]
+__all__ = [
+    "RELEASES",
+    "Converted",
+    "Fit",
+    "Released",
+    "check_fit",
+    "convert_dense",
+    "convert_dynamicvit",
+    "convert_outward",
+]

@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mmpretrain.models import ConvNeXt
+from mmpretrain.models import ConvNeXt, VisionTransformer
 from torch import Tensor
 
-State = dict[str, Tensor]
+from .layouts import State
 
-VIT_ARCHS = {(192, 12): "deit-tiny", (384, 12): "deit-small", (768, 12): "base", (1024, 24): "large"}
+VITS = ("deit-tiny", "deit-small", "base", "large", "huge", "eva-giant", "dinov2-giant")
 
 
 def convnext_config(state: State) -> dict[str, Any]:
@@ -23,6 +23,9 @@ def convnext_config(state: State) -> dict[str, Any]:
         config.update(use_grn=True)
     if not any(key.endswith(".gamma") and ".grn." not in key for key in state):
         config.update(layer_scale_init_value=0.0)
+    outs = _outs(state, len(depths))
+    if outs != (len(depths) - 1,):
+        config.update(out_indices=outs, gap_before_final_norm=False)
     return config
 
 
@@ -38,7 +41,7 @@ def swin_config(state: State) -> dict[str, Any]:
         depths=tuple(depths),
         num_heads=tuple(heads for _, heads in tables),
         window_size=(math.isqrt(tables[0][0]) + 1) // 2,
-        out_indices=(3,),  # a classifier has a norm for the last map only
+        out_indices=_outs(state, len(depths)),
     )
     if "absolute_pos_embed" in state:
         side = math.isqrt(state["absolute_pos_embed"].shape[1])
@@ -50,14 +53,20 @@ def vit_config(state: State) -> dict[str, Any]:
     depth = max(int(match[1]) for key in state if (match := re.match(r"layers\.(\d+)\.", key))) + 1
     projection = _get(state, "patch_embed.projection.weight")
     dims, patch = projection.shape[0], projection.shape[-1]
-    feedforward = _get(state, "layers.0.ffn.layers.0.0.weight").shape[0]
-    arch: str | dict[str, Any] = VIT_ARCHS.get((dims, depth), "")
-    if not arch or feedforward != 4 * dims:
-        arch = dict(embed_dims=dims, num_layers=depth, num_heads=dims // 64, feedforward_channels=feedforward)
+    swiglu = "layers.0.ffn.w3.weight" in state
+    hidden = _get(state, f"layers.0.ffn.{'w3' if swiglu else 'layers.1'}.weight").shape[1]
+    if not swiglu and len(_get(state, "layers.0.ffn.layers.0.0.weight")) == 2 * hidden:
+        raise ValueError("these are weights of timm's ViT with SwiGLU; take those of the Hugging Face hub")
+    feedforward = hidden * 3 // 2 if swiglu else hidden  # what SwiGLUFFNFused takes two thirds of
+    sizes = dict(embed_dims=dims, num_layers=depth, feedforward_channels=feedforward)
+    arch: str | dict[str, Any] = dict(sizes, num_heads=dims // 64)
+    arch = next((name for name in VITS if VisionTransformer.arch_zoo[name].items() >= sizes.items()), arch)
     side = math.isqrt(_get(state, "pos_embed").shape[1] - 1)  # the class token has a position, too
     config = dict(type="mmsparse.DynamicViT", arch=arch, img_size=side * patch, patch_size=patch)
     if "layers.0.attn.gamma1.weight" in state:
         config.update(layer_scale_init_value=1e-5)
+    if swiglu:
+        config.update(layer_cfgs=dict(ffn_type="swiglu_fused"))
     return config
 
 
@@ -66,6 +75,11 @@ BACKBONES: dict[str, Callable[[State], dict[str, Any]]] = {
     "swin": swin_config,
     "vit": vit_config,
 }
+
+
+def _outs(state: State, stages: int) -> tuple[int, ...]:
+    """The maps that have norms of their own; a classifier's weights have one for the last map, or none."""
+    return tuple(i for i in range(stages) if f"norm{i}.weight" in state) or (stages - 1,)
 
 
 def _counts(state: State, pattern: str) -> list[int]:

@@ -1,59 +1,37 @@
-"""Dense weights of the original and the timm releases of ConvNeXt, Swin and DeiT -> the OpenMMLab layout."""
+"""Dense weights of other releases -> the OpenMMLab layout."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
-from mmsparse.models.backbones.swin_weights import from_original_swin
-
+from . import hugging_face, releases
 from .architectures import BACKBONES
+from .layouts import Layout, State, nearest, read
+from .segmenters import HEADS, head_configs
 
-State = dict[str, Tensor]
-Rules = Sequence[tuple[str, str]]
-
-CONVNEXT: Rules = (
-    (r"^head\.", "head.fc."),
-    (r"^norm\.", "norm3."),
-    (r"\.dwconv\.", ".depthwise_conv."),
-    (r"\.pwconv", ".pointwise_conv"),
-)
-CONVNEXT_TIMM: Rules = (
-    (r"^stem\.", "downsample_layers.0."),
-    (r"^stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
-    (r"^stages\.(\d+)\.blocks\.", r"stages.\1."),
-    (r"\.conv_dw\.", ".depthwise_conv."),
-    (r"\.mlp\.fc", ".pointwise_conv"),
-    (r"\.mlp\.grn\.weight$", ".grn.gamma"),
-    (r"\.mlp\.grn\.bias$", ".grn.beta"),
-    (r"^head\.norm\.", "norm3."),
-)
-SWIN_HEAD: Rules = ((r"^head\.(?!fc\.)", "head.fc."), (r"^norm\.", "norm3."))
-VIT: Rules = (
-    (r"^head\.", "head.layers.head."),
-    (r"^norm\.", "ln1."),
-    (r"^blocks\.", "layers."),
-    (r"\.norm(\d)\.", r".ln\1."),
-    (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
-    (r"\.mlp\.fc2\.", ".ffn.layers.1."),
-    (r"\.(gamma_1|ls1\.gamma)$", ".attn.gamma1.weight"),
-    (r"\.(gamma_2|ls2\.gamma)$", ".ffn.gamma2.weight"),
-    (r"^patch_embed\.proj\.", "patch_embed.projection."),
-)
-VIT_MMSEG: Rules = ((r"\.attn\.attn\.in_proj_", ".attn.qkv."), (r"\.attn\.attn\.out_proj\.", ".attn.proj."))
-
-# what only the files of one layout have: (pattern, family, name, rules)
-LAYOUTS: Sequence[tuple[str, str, str, Rules]] = (
-    (r"stages\.\d+\.\d+\.dwconv\.", "convnext", "original ConvNeXt", CONVNEXT),
-    (r"stages\.\d+\.blocks\.\d+\.conv_dw\.", "convnext", "timm ConvNeXt", CONVNEXT_TIMM),
-    (r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table", "swin", "original or timm Swin", SWIN_HEAD),
-    (r"blocks\.\d+\.attn\.qkv\.", "vit", "original DeiT or timm ViT", VIT),
-    (r"layers\.\d+\.attn\.attn\.in_proj_weight", "vit", "mmseg ViT", VIT_MMSEG),
-)
-CONVERTED = r"router\.|.*\.depthwise_conv\.|.*\.attn\.w_msa\.|layers\.\d+\.ffn\.layers\."
+LAYOUTS = (*releases.LAYOUTS, *hugging_face.LAYOUTS)
+OURS = r"router\.|.*\.depthwise_conv\.|.*\.attn\.w_msa\.|layers\.\d+\.ffn\."
 COMPUTED = ("relative_position_index", "attn_mask")  # buffers that follow from the sizes
+REGISTERS = r".*\b(reg_token|register_tokens|storage_tokens)$"
+POSITIONS = ("pos_embed", "position_embeddings")
+NO_PLACE = "for which mmpretrain's VisionTransformer has no place"
+# what other models have: pattern of a name, and the sentence
+REFUSED = (
+    (
+        r".*score_predictor\.",
+        "these are weights of a dynamic network (they hold score_predictor), not of a dense one; "
+        "use `mmsparse convert-dynamicvit`",
+    ),
+    (
+        r".*(dist_token|distillation_token)$",
+        f"this is a distilled DeiT (it holds {{}}), {NO_PLACE}; use the release without distillation",
+    ),
+    (
+        r".*\.(logit_scale|cpb_mlp\..*|continuous_position_bias_mlp\..*)$",
+        "this is a Swin Transformer V2 (it holds {}), whose attention SwinTransformer does not compute; use a V1",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +43,8 @@ class Converted:
         family: convnext, swin or vit.
         weights: ``backbone.*``, ``head.*`` and what else the file's own model has.
         backbone: Config of the backbone.
+        heads: Configs of a segmenter's heads that were converted, by their name in it.
+        left_out: What of the file a dense network has no use for.
         notes: What a user must know besides.
     """
 
@@ -72,66 +52,53 @@ class Converted:
     family: str
     weights: State
     backbone: dict[str, Any]
-    notes: tuple[str, ...] = field(default=())
+    heads: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def convert_dense(state: State) -> Converted:
     """The weights of a dense release; a ValueError if the layout is not known."""
-    if any("score_predictor." in key for key in state):
-        raise ValueError(
-            "these are weights of a dynamic network (they hold score_predictor), not of a dense one; "
-            "use `mmsparse convert-dynamicvit`"
-        )
+    _refuse(state)
     others = {}
     if any(key.startswith("backbone.") for key in state):
         others = {key: value for key, value in state.items() if not key.startswith("backbone.")}
         state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
-    family, name, rules = _layout(state)
-    if "dist_token" in state:
+    layout = _layout(state)
+    state, left_out = read({key: v for key, v in state.items() if not key.endswith(COMPUTED)}, layout)
+    backbone = {**BACKBONES[layout.family](state), **layout.config}
+    name, heads, notes = layout.name, {}, layout.notes
+    if HEADS.holds(others):
+        others, _ = read(others, HEADS)
+        name, notes = f"{name} with {HEADS.name}", HEADS.notes
+        heads = head_configs(others, backbone.get("out_indices", ()))
+    weights = {**prefixed(state), **others}
+    return Converted(name, layout.family, weights, backbone, heads, left_out=tuple(left_out), notes=notes)
+
+
+def prefixed(state: State) -> State:
+    """A backbone's weights and its classifier's under the names of the whole model."""
+    return {key if key.startswith("head.") else f"backbone.{key}": value for key, value in state.items()}
+
+
+def _refuse(state: State) -> None:
+    for pattern, sentence in REFUSED:
+        if found := [key for key in state if re.match(pattern, key)]:
+            raise ValueError(sentence.format(found[0]))
+    if found := [key for key in state if re.match(REGISTERS, key)]:
+        if any(key.endswith(POSITIONS) for key in state):
+            raise ValueError(f"this ViT has register tokens ({found[0]}), {NO_PLACE}; use the one without registers")
         raise ValueError(
-            "this is a distilled DeiT (it holds dist_token), which the plain VisionTransformer cannot hold; "
-            "use the release without distillation"
+            f"this is a DINOv3 ViT, with rotary positions and register tokens ({found[0]}), {NO_PLACE}; "
+            "of DINOv3 its ConvNeXt can be converted"
         )
-    state = {key: value for key, value in state.items() if not key.endswith(COMPUTED)}
-    if family == "swin":
-        heads = {key: value for key, value in state.items() if key.startswith("head.")}
-        state = {**from_original_swin(_merging_behind(state)), **heads}
-    state = {_renamed(key, rules): value for key, value in state.items()}
-    if family == "convnext":
-        state = {key: _convnext_shape(key, value) for key, value in state.items()}
-    weights = {key if key.startswith("head.") else f"backbone.{key}": value for key, value in state.items()}
-    return Converted(name, family, {**weights, **others}, BACKBONES[family](state))
 
 
-def _layout(state: State) -> tuple[str, str, Rules]:
-    for pattern, family, name, rules in LAYOUTS:
-        if any(re.match(pattern, key) for key in state):
-            return family, name, rules
-    if any(re.match(CONVERTED, key) for key in state):
+def _layout(state: State) -> Layout:
+    layout = nearest((layout for layout in LAYOUTS if layout.holds(state)), state, ours=False)
+    if layout is None and any(re.match(OURS, key) for key in state):
         raise ValueError("these weights already have the OpenMMLab layout; load them as they are")
-    known = ", ".join(name for _, _, name, _ in LAYOUTS)
-    raise ValueError(f"unknown layout, with keys such as {sorted(state)[:3]}; expected one of: {known}")
-
-
-def _renamed(key: str, rules: Rules) -> str:
-    for pattern, new in rules:
-        key = re.sub(pattern, new, key)
-    return key
-
-
-def _merging_behind(state: State) -> State:
-    """Since 0.9 timm merges patches before a stage; the original release and ours do it behind the one before."""
-    if not any(key.startswith("layers.3.downsample.") for key in state):
-        return state
-
-    def behind(key: str) -> str:
-        return re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", key)
-
-    return {behind(key): value for key, value in state.items()}
-
-
-def _convnext_shape(key: str, value: Tensor) -> Tensor:
-    """Pointwise layers are linear and response norms flat, whatever the release stored them as."""
-    if ".pointwise_conv" in key and value.dim() == 4:
-        return value.flatten(1)
-    return value.flatten() if ".grn." in key else value
+    if layout is None:
+        known = ", ".join(layout.name for layout in LAYOUTS)
+        raise ValueError(f"unknown layout, with keys such as {sorted(state)[:3]}; expected one of: {known}")
+    return layout

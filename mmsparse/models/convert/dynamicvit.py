@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .dense import Converted, State, convert_dense
+from .dense import Converted, convert_dense
+from .layouts import State
 
 PREDICTOR = r"(?:layers\.2\.)?score_predictor\.(\d+)\.(in|out)_conv\.(\d)\.(weight|bias)$"
 FAST = r"(?:stages\.2|layers\.2\.blocks)\.(\d+)\.(?:fast_path|fastmlp\.fc1)\.([01])\.(weight|bias)$"

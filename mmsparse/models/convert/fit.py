@@ -6,8 +6,9 @@ from mmsparse.registry import build
 
 from .dense import Converted
 
-HEADS = {"convnext": "head.fc.", "swin": "head.fc.", "vit": "head.layers.head."}
+CLASSIFIERS = {"convnext": "head.fc.", "swin": "head.fc.", "vit": "head.layers.head."}
 FINAL_NORMS = {"convnext": "backbone.norm3.", "swin": "backbone.norm3.", "vit": "backbone.ln1."}
+COUNTS = "num_batches_tracked"  # of batches, which inference and a new training do without
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,18 @@ def check_fit(converted: Converted) -> Fit:
 
     Only the classification head and the norm before it may be missing: pre-trained and detection weights have none.
     """
-    head = HEADS[converted.family]
+    head, given = CLASSIFIERS[converted.family], converted.weights
     own = {f"backbone.{name}": value.shape for name, value in build(converted.backbone).named_parameters()}
-    classes = converted.weights[f"{head}weight"].shape if f"{head}weight" in converted.weights else None
-    own.update({f"{head}weight": classes, f"{head}bias": classes and classes[:1]})
-    given = converted.weights
-    carried = [name for name in given if not name.startswith(("backbone.", "head."))]
+    for part, config in converted.heads.items():
+        own.update({f"{part}.{name}": value.shape for name, value in build(config).state_dict().items()})
+    if not converted.heads:
+        classes = given[f"{head}weight"].shape if f"{head}weight" in given else None
+        own.update({f"{head}weight": classes, f"{head}bias": classes and classes[:1]})
+    parts = ("backbone.", "head.", *(f"{part}." for part in converted.heads))
+    carried = [name for name in given if not name.startswith(parts)]
     fit = Fit(
         loaded=[name for name in own if name in given],
-        missing=[name for name in own if name not in given],
+        missing=[name for name in own if name not in given and not name.endswith(COUNTS)],
         unexpected=[name for name in given if name not in own and name not in carried],
         carried=carried,
     )
