@@ -17,6 +17,7 @@ SIZE = (64, 96)
 REFUSED = {  # what must be in the sentence
     "swin-micro-mmseg-skip": "skip_windows=False",
     "vit-micro-windows": "window_size=0",
+    "sam-windows": "window_size=0",
     "sparsifiner": "connectivity=None",
 }
 EXPORTED = [network for network in LIGHT if network.name not in REFUSED]
@@ -24,6 +25,7 @@ OFTEN = {  # an export takes 10 seconds; the others are behind the marker
     "convnext-atto": ["openvino", "onnx"],
     "swin-micro-mmseg": ["openvino"],
     "vit-micro-featmap-cumulative": ["openvino"],
+    "beit": ["openvino"],
     "FPN": ["openvino", "torch-export"],
     "RetinaHead": ["openvino", "onnx"],
     "ATSSHead-coarse": ["openvino", "onnx"],

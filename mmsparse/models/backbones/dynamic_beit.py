@@ -28,7 +28,7 @@ class DynamicBEiT(RoutedViT, BEiTViT):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_scale("DynamicBEiT", self.layers)
-        self._relative = any(self._positions(i) is not None for i in range(self.num_layers))
+        self._relative = any(self._positions(layer) is not None for layer in self.layers)
         if self._relative and self.cls_token is None:
             raise ValueError(
                 "DynamicBEiT: expected argument `with_cls_token` to be True with relative positions, whose tables hold "
@@ -41,8 +41,8 @@ class DynamicBEiT(RoutedViT, BEiTViT):
             (height, width), (down, right) = self.patch_resolution, grid
             raise ValueError(
                 f"DynamicBEiT: its relative positions are those of maps of up to {height}x{width} tokens (argument "
-                f"`img_size`), but a picture has {down}x{right}. Build it with a larger `img_size`, or test in parts of "
-                "that size (test_cfg=dict(mode='slide', ...))"
+                f"`img_size`), but a picture has {down}x{right}. Build it with a larger `img_size`, or test in parts "
+                "of that size (test_cfg=dict(mode='slide', ...))"
             )
         return x, grid
 
@@ -53,8 +53,8 @@ class DynamicBEiT(RoutedViT, BEiTViT):
         added = layer.ffn(layer.norm2(x))
         return x + layer.drop_path(added if layer.gamma_2 is None else layer.gamma_2 * added)
 
-    def _positions(self, i: int) -> RelativeBias | None:
-        attn, shared = self.layers[i].attn, self.rel_pos_bias
+    def _positions(self, layer: nn.Module) -> RelativeBias | None:
+        attn, shared = layer.attn, self.rel_pos_bias
         if attn.relative_position_bias_table is not None:
             return RelativeBias(attn.relative_position_bias_table, attn.window_size)
         return None if shared is None else RelativeBias(shared.relative_position_bias_table, shared.window_size)

@@ -53,7 +53,8 @@ class DynamicViT(RoutedViT, VisionTransformer):
                 f"blocks in [0, {self.num_layers}) if there are windows, but got {window_size!r} and "
                 f"{list(global_attn_indexes)}"
             )
-        self.windows = [0 if i in global_attn_indexes else window_size for i in range(self.num_layers)]
+        for i, layer in enumerate(self.layers):
+            layer.window_size = 0 if i in global_attn_indexes else window_size
         self._check_windows()
         self._register_load_state_dict_pre_hook(_accept_mmseg_layout)
 

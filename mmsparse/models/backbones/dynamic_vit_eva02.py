@@ -37,6 +37,6 @@ class DynamicViTEVA02(RoutedViT, ViTEVA02):
     def _feed(self, layer: nn.Module, x: Tensor) -> Tensor:
         return x + layer.drop_path(layer.mlp(layer.norm2(x)))
 
-    def _positions(self, i: int) -> Rotary | None:
-        rope = self.layers[i].attn.rope
+    def _positions(self, layer: nn.Module) -> Rotary | None:
+        rope = layer.attn.rope
         return Rotary(rope) if rope else None

@@ -48,6 +48,6 @@ class DynamicViTSAM(RoutedViT, ViTSAM):
     def _attn(self, layer: nn.Module) -> StockAttention:
         return StockAttention(layer.attn)
 
-    def _positions(self, i: int) -> DecomposedBias | None:
-        attn = self.layers[i].attn
+    def _positions(self, layer: nn.Module) -> DecomposedBias | None:
+        attn = layer.attn
         return DecomposedBias(attn.rel_pos_h, attn.rel_pos_w) if attn.use_rel_pos else None

@@ -5,7 +5,6 @@ are read from the trained tables at the pairs of queries and keys, and rotations
 """
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Protocol
 
 import torch
@@ -135,6 +134,9 @@ class Rotary:
         rope = self.rope
         if tuple(grid) == tuple(rope.patch_resolution):
             return rope.freqs_cos, rope.freqs_sin
-        asked = SimpleNamespace(half_dim=rope.half_dim, theta=rope.theta, patch_resolution=grid)
-        cosine, sine = RotaryEmbeddingFast.compute_position_embedding(asked)
-        return cosine.to(device), sine.to(device)
+        frequency = 1.0 / rope.theta ** (torch.arange(0, rope.half_dim, 2, device=device).float() / rope.half_dim)
+        down, right = (
+            (torch.arange(side, device=device) / side * rope.half_dim)[:, None] * frequency.repeat(2) for side in grid
+        )
+        angles = torch.cat([down[:, None].expand(*grid, -1), right[None].expand(*grid, -1)], dim=-1).flatten(0, 1)
+        return angles.cos(), angles.sin()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparse.ops import Groups, attention_rows
+from mmsparse.ops import Groups, attention_rows, exporting
 from mmsparse.ops.attention import HIDDEN
 
 from .positions import Grid, Positions, Tokens
@@ -39,6 +39,14 @@ def split_heads(attn: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def merge_heads(mixed: Tensor) -> Tensor:
     """(G, heads, n, d) -> (G, n, C)."""
     return mixed.transpose(1, 2).flatten(2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Attention of (G, heads, n, d), with what is added to its logits."""
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    if bias is not None and exporting():  # what exporters put in a biased kernel's place lays memory out otherwise
+        mixed = mixed.clone(memory_format=torch.contiguous_format)
+    return mixed
 
 
 def project(attn: nn.Module, rows: Tensor) -> Tensor:
@@ -196,7 +204,7 @@ def dense_attention(
         added = None
         if positions is not None:
             query, key, added = positions.place(query, key, of, of)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=added, dropout_p=dropout)
+        mixed = attend(query, key, value, added, dropout)
     else:
         mixed = pattern.attend(query, key, value, of, dropout)
     return project(attn, merge_heads(mixed))
@@ -261,7 +269,7 @@ def placed_attention(
     if placed.asked.there is not None:
         mask = torch.where(placed.asked.there, 0.0, HIDDEN).to(query.dtype)[:, None, None]
         bias = mask if bias is None else bias + mask
-    mixed = merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias)).flatten(0, 1)
+    mixed = merge_heads(attend(query, key, value, bias)).flatten(0, 1)
     return project(attn, mixed if isinstance(placed.groups, int) else mixed[placed.groups.places])
 
 

@@ -45,9 +45,13 @@ class RoutedViT(RoutedBackbone):
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = float(module.drop_prob)  # a number of numpy's is a tensor to compilers
-        self.windows = [getattr(layer, "window_size", 0) for layer in self.layers]
         self.with_cp = with_cp
         self._check_windows()
+
+    @property
+    def windows(self) -> list[int]:
+        """Sides of the blocks' windows; 0 where all attend to all."""
+        return [_window(layer) for layer in self.layers]
 
     def check_arguments(self, arguments: dict[str, Any]) -> None:
         name, arch, known = type(self).__name__, arguments.get("arch"), self.stock().arch_zoo
@@ -135,7 +139,7 @@ class RoutedViT(RoutedBackbone):
         """Tokens with what a block's feed-forward network adds."""
         return layer.ffn(layer.norm2(x), identity=x)
 
-    def _positions(self, i: int) -> Positions | None:
+    def _positions(self, layer: nn.Module) -> Positions | None:
         """What places do to a block's attention."""
         return None
 
@@ -145,12 +149,11 @@ class RoutedViT(RoutedBackbone):
 
     def _block(self, i: int) -> PlainBlock:
         layer = self.layers[i]
-        feed, positions = partial(self._feed, layer), self._positions(i)
-        return PlainBlock(layer.norm1, self._attn(layer), feed, self.windows[i], self._pattern(i), positions)
+        feed, positions = partial(self._feed, layer), self._positions(layer)
+        return PlainBlock(layer.norm1, self._attn(layer), feed, _window(layer), self._pattern(i), positions)
 
     def attention_of(self, block: nn.Module, x: Tensor, size: Size) -> BlockAttention:
-        i = list(self.layers).index(block)
-        attn, side, positions = self._attn(block), self.windows[i], self._positions(i)
+        attn, side, positions = self._attn(block), _window(block), self._positions(block)
         windows = Windows(size, side) if side else None
         return BlockAttention(
             x, block.norm1, attn.qkv, attn.num_heads, self.num_extra_tokens, windows, positions=positions, grid=size
@@ -239,3 +242,7 @@ class RoutedViT(RoutedBackbone):
     def _freeze_stages(self) -> None:
         if self.frozen_stages > 0:
             super()._freeze_stages()
+
+
+def _window(layer: nn.Module) -> int:
+    return getattr(layer, "window_size", 0)
