@@ -1,5 +1,6 @@
 """EVA-02, whose queries and keys are turned by angles of their places."""
 
+import copy
 from typing import Any
 
 from mmpretrain.models import ViTEVA02
@@ -26,6 +27,8 @@ class DynamicViTEVA02(RoutedViT, ViTEVA02):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_scale("DynamicViTEVA02", self.layers)
+        for layer in self.layers:
+            layer.attn.rope = copy.deepcopy(layer.attn.rope)  # exporters lose track of modules that are in two places
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         x, grid = super()._embed(x)
