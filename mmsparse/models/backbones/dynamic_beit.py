@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
 
+from .beit_weights import resized_table
 from .positions import Grid, RelativeBias
 from .routed_vit import RoutedViT
 from .stock_attention import StockAttention, check_scale
@@ -45,6 +46,18 @@ class DynamicBEiT(RoutedViT, BEiTViT):
                 "of that size (test_cfg=dict(mode='slide', ...))"
             )
         return x, grid
+
+    def _prepare_relative_position_bias_table(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Before the stock class shares them out, tables of a map of another size are resized."""
+        own, size = self.state_dict(), self.patch_resolution
+        for key in [key for key in state if key.startswith(prefix) and key.endswith("relative_position_bias_table")]:
+            if len(state[key]) == (2 * size[0] - 1) * (2 * size[1] - 1) + 3:
+                continue
+            state[key] = resized_table(state[key], size)
+            index = key.replace("bias_table", "index")
+            if index in state:
+                state[index] = own.get(index.removeprefix(prefix), state[index])
+        super()._prepare_relative_position_bias_table(state, prefix, *args)
 
     def _attn(self, layer: nn.Module) -> StockAttention:
         return StockAttention(layer.attn, layer.drop_path, layer.gamma_1)

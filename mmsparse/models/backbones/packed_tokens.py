@@ -93,7 +93,7 @@ class Packed:
         """Which tokens the rows of each group are."""
         geometry, numbers = self.selection.geometry, self.selection.keep_idx % self.shape[1]
         if isinstance(groups, int):
-            return Tokens(geometry.size, geometry.extra, numbers.view(-1, groups))
+            return Tokens(geometry.size, geometry.extra, numbers.view(self.shape[0], groups))
         return Tokens(geometry.size, geometry.extra, numbers[groups.rows], groups.own)
 
     def images(self) -> Groups | int:

@@ -161,7 +161,7 @@ class RoutedViT(RoutedBackbone):
 
     def _dense(self, i: int, x: Tensor, grid: Grid) -> Tensor:
         layer, block = self.layers[i], self._block(i)
-        stock = not block.window and block.pattern is None and block.positions is None
+        stock = block.attn is layer.attn and not block.window and block.pattern is None and block.positions is None
 
         def run(x: Tensor) -> Tensor:
             if stock:
