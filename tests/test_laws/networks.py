@@ -176,6 +176,26 @@ def _dynamic_vit(
     return kind(**kwargs, sparsity=None if sparsity is None else {**sparsity, **always})
 
 
+class WithRegisters(VisionTransformer):
+    """The stock layers, given tokens behind the class token that have no position."""
+
+    def __init__(self, num_registers: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, self.embed_dims))
+
+    def pre_norm(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+
+    def _format_output(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return super()._format_output(torch.cat([x[:, :1], x[:, 1 + self.register_tokens.shape[1] :]], dim=1), size)
+
+
+def registers() -> Network:
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3], num_registers=3)
+    dynamic = partial(_dynamic_vit, **kwargs)
+    return _plain("vit-micro-registers", partial(WithRegisters, **kwargs), dynamic, VIT_EVERYWHERE)
+
+
 class BEiTOfAnySize(BEiTViT):
     """The stock class, which takes pictures of one size: at others, one of that size with the middle of the tables."""
 
@@ -418,6 +438,7 @@ VITS = [
     beit(ENTERING, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, bias=True),
     sam(),
     eva02(),
+    registers(),
     sparsifiner(),
     tpc(),
     slim(),

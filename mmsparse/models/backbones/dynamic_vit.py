@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmpretrain.models import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsparse.registry import MODELS
 
@@ -29,6 +30,8 @@ class DynamicViT(RoutedViT, VisionTransformer):
         window_size: Side of the attention's windows in tokens, as in ViTDet; 0: every block attends to all.
         global_attn_indexes: Blocks that attend to all in spite of ``window_size``.
         with_cp: Whether blocks save memory by computing their activations again in the backward pass.
+        num_registers: Tokens without a position behind the class token, always selected like it, as in DINOv2 with
+            registers; their values are ``register_tokens`` (1, registers, C).
         kwargs: Arguments of ``mmpretrain.VisionTransformer``.
     """
 
@@ -38,13 +41,27 @@ class DynamicViT(RoutedViT, VisionTransformer):
         sparsity: dict[str, Any] | None = None,
         window_size: int = 0,
         global_attn_indexes: Sequence[int] = (),
+        num_registers: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, sparsity=sparsity, **kwargs)
-        if window_size and self.num_extra_tokens:
+        if type(num_registers) is not int or num_registers < 0:
             raise ValueError(
-                "DynamicViT: expected argument `with_cls_token` to be False with `window_size`, because a class token "
-                "belongs to no window, but got True"
+                f"DynamicViT: expected argument `num_registers` to be a whole number >= 0, but got {num_registers!r}"
+            )
+        self.num_registers = num_registers
+        self.num_extra_tokens += num_registers
+        if num_registers:
+            self.register_tokens = nn.Parameter(torch.empty(1, num_registers, self.embed_dims))
+            nn.init.trunc_normal_(self.register_tokens, std=0.02)  # equal ones would stay equal
+            self._freeze_stages()
+        if window_size and self.num_extra_tokens:
+            name, fit, given = "with_cls_token", "False", "True"
+            if num_registers:
+                name, fit, given = "num_registers", "0", num_registers
+            raise ValueError(
+                f"DynamicViT: expected argument `{name}` to be {fit} with `window_size`, because a class token "
+                f"or register belongs to no window, but got {given}"
             )
         fits = type(window_size) is int and window_size >= (1 if global_attn_indexes else 0)
         if not fits or not all(0 <= i < self.num_layers for i in global_attn_indexes):
@@ -60,7 +77,27 @@ class DynamicViT(RoutedViT, VisionTransformer):
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         x, grid = super()._embed(x)
+        if self.num_registers:
+            first, registers = self.num_extra_tokens - self.num_registers, self.register_tokens.expand(len(x), -1, -1)
+            x = torch.cat([x[:, :first], registers, x[:, first:]], dim=1)
         return self.pre_norm(x), grid
+
+    def _prepare_pos_embed(self, state: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Registers, which are extra tokens, have no positions to resize."""
+        self.num_extra_tokens -= self.num_registers
+        try:
+            super()._prepare_pos_embed(state, prefix, *args, **kwargs)
+        finally:
+            self.num_extra_tokens += self.num_registers
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        depth, count = super().get_layer_depth(param_name, prefix)
+        return (0 if param_name == f"{prefix}register_tokens" else depth), count
+
+    def _freeze_stages(self) -> None:
+        super()._freeze_stages()
+        if self.frozen_stages > 0 and getattr(self, "num_registers", 0):
+            self.register_tokens.requires_grad = False
 
 
 def _accept_mmseg_layout(state: dict[str, Tensor], prefix: str, *args: Any) -> None:

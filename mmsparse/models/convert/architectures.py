@@ -58,6 +58,8 @@ def vit_config(state: State) -> dict[str, Any]:
     config = dict(type="mmsparse.DynamicViT", arch=arch, img_size=side * patch, patch_size=patch)
     if "layers.0.attn.gamma1.weight" in state:
         config.update(layer_scale_init_value=1e-5)
+    if "register_tokens" in state:
+        config.update(num_registers=state["register_tokens"].shape[1])
     return config
 
 

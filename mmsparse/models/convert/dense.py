@@ -1,10 +1,12 @@
 """Dense weights of the original and the timm releases of ConvNeXt, Swin and DeiT -> the OpenMMLab layout."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmsparse.models.backbones.swin_weights import from_original_swin
@@ -41,6 +43,7 @@ VIT: Rules = (
     (r"\.(gamma_1|ls1\.gamma)$", ".attn.gamma1.weight"),
     (r"\.(gamma_2|ls2\.gamma)$", ".ffn.gamma2.weight"),
     (r"^patch_embed\.proj\.", "patch_embed.projection."),
+    (r"^reg_token$", "register_tokens"),
 )
 VIT_MMSEG: Rules = ((r"\.attn\.attn\.in_proj_", ".attn.qkv."), (r"\.attn\.attn\.out_proj\.", ".attn.proj."))
 
@@ -99,6 +102,8 @@ def convert_dense(state: State) -> Converted:
     state = {_renamed(key, rules): value for key, value in state.items()}
     if family == "convnext":
         state = {key: _convnext_shape(key, value) for key, value in state.items()}
+    if "register_tokens" in state:
+        state["pos_embed"] = _with_place_of_class(state["pos_embed"])
     weights = {key if key.startswith("head.") else f"backbone.{key}": value for key, value in state.items()}
     return Converted(name, family, {**weights, **others}, BACKBONES[family](state))
 
@@ -128,6 +133,13 @@ def _merging_behind(state: State) -> State:
         return re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", key)
 
     return {behind(key): value for key, value in state.items()}
+
+
+def _with_place_of_class(positions: Tensor) -> Tensor:
+    """timm adds that of the class token of DINOv2 with registers to the token itself."""
+    if math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
+        return positions
+    return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
 
 
 def _convnext_shape(key: str, value: Tensor) -> Tensor:
