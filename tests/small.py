@@ -12,7 +12,7 @@ from mmsparse.configs import read_config, without_pretrained
 ROOT = Path(__file__).parents[1]
 WIDTHS = {
     *("in_channels", "out_channels", "channels", "feat_channels", "conv_out_channels", "fc_out_channels"),
-    *("embed_dims", "feedforward_channels", "num_channels"),
+    *("embed_dims", "embed_dim", "feedforward_channels", "num_channels"),
 }
 CLASSES = 5
 
