@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsparse.models import DynamicBEiT, DynamicViT, DynamicViTEVA02, DynamicViTSAM
 from mmsparse.models.backbones.beit_weights import resized_table
+from mmsparse.models.convert.dense import convert_dense
 
 MICRO = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
 SAM_MICRO = dict(**MICRO, global_attn_indexes=[1])
@@ -180,3 +181,24 @@ def test_pictures_beyond_the_tables_are_refused():
     model(torch.randn(1, 3, 70, 64))
     with pytest.raises(ValueError, match="maps of up to 6x4 tokens .*, but a picture has 6x5. Build it with a larger"):
         model(torch.randn(1, 3, 96, 70))
+
+
+def test_dinov2_with_registers_converts_from_timms_names():
+    """timm keeps the class token's position in the token itself."""
+    model = DynamicViT(arch=MICRO, img_size=96, num_registers=4, out_type="featmap", layer_scale_init_value=1.0)
+    state = lively(model).state_dict()
+    state["pos_embed"][:, :1] = 0.0
+    names = [("ffn.layers.0.0", "mlp.fc1"), ("ffn.layers.1", "mlp.fc2"), ("layers.", "blocks."), (".ln1.", ".norm1.")]
+    names += [(".ln2.", ".norm2."), ("attn.gamma1.weight", "ls1.gamma"), ("ffn.gamma2.weight", "ls2.gamma")]
+    timm = {}
+    for key, value in state.items():
+        name = "norm." + key.removeprefix("ln1.") if key.startswith("ln1.") else key
+        for ours, theirs in names:
+            name = name.replace(ours, theirs)
+        timm[name.replace("patch_embed.projection", "patch_embed.proj").replace("register_tokens", "reg_token")] = value
+    timm["pos_embed"] = timm["pos_embed"][:, 1:]
+    converted = convert_dense(timm)
+    assert converted.backbone["num_registers"] == 4 and converted.backbone["img_size"] == 96
+    assert converted.weights.keys() == {f"backbone.{key}" for key in state}
+    for key, value in state.items():
+        assert torch.equal(converted.weights[f"backbone.{key}"], value), key
