@@ -76,10 +76,11 @@ def vit(classes: int = 0, pooler: bool = True) -> nn.Module:
     return shaken(transformers.ViTModel(config, add_pooling_layer=pooler))
 
 
-def dinov2(classes: int = 0, **config) -> nn.Module:
-    kind = transformers.Dinov2ForImageClassification if classes else transformers.Dinov2Model
-    config = {**VIT, "image_size": 70, "num_labels": classes or 2, **config}
-    return shaken(kind(transformers.Dinov2Config(**config)))
+def dinov2(classes: int = 0, registers: bool = False, **config) -> nn.Module:
+    family = f"Dinov2{'WithRegisters' if registers else ''}"
+    kind = getattr(transformers, f"{family}{'ForImageClassification' if classes else 'Model'}")
+    config = {**VIT, "image_size": 70, "patch_size": 14, "num_labels": classes or 2, **config}
+    return shaken(kind(getattr(transformers, f"{family}Config")(**config)))
 
 
 def upernet(backbone: str, **config) -> nn.Module:
@@ -99,6 +100,7 @@ def timm_model(name: str, **arguments) -> nn.Module:
     return shaken(timm.create_model(name, pretrained=False, **arguments))
 
 
+DINOV2 = dict(embed_dim=128, depth=3, num_heads=2, img_size=70)
 TIMM = {
     "convnext": lambda **a: timm_model("convnext_tiny", depths=DEPTHS, dims=CHANNELS, **a),
     "convnextv2": lambda **a: timm_model("convnextv2_tiny", depths=DEPTHS, dims=CHANNELS, **a),
@@ -109,7 +111,8 @@ TIMM = {
         **a,
     ),
     "vit": lambda **a: timm_model("vit_tiny_patch16_224", embed_dim=128, depth=3, num_heads=2, img_size=64, **a),
-    "dinov2": lambda **a: timm_model("vit_small_patch14_dinov2", embed_dim=128, depth=3, num_heads=2, img_size=70, **a),
+    "dinov2": lambda **a: timm_model("vit_small_patch14_dinov2", **DINOV2, **a),
+    "dinov2 with registers": lambda **a: timm_model("vit_small_patch14_reg4_dinov2", **DINOV2, **a),
 }
 
 

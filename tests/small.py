@@ -13,7 +13,7 @@ from projects.lvvit.lvvit import ARCHS
 ROOT = Path(__file__).parents[1]
 WIDTHS = {
     *("in_channels", "out_channels", "channels", "feat_channels", "conv_out_channels", "fc_out_channels"),
-    *("embed_dims", "feedforward_channels", "num_channels"),
+    *("embed_dims", "embed_dim", "feedforward_channels", "num_channels"),
 }
 CLASSES = 5
 

@@ -21,11 +21,41 @@ class Part:
 
 def _from_mmseg_vit(backbone: Part) -> None:
     """The arguments of mmseg's VisionTransformer -> those of mmpretrain's."""
-    cfg, path = backbone.cfg, backbone.path
-    given = {key: cfg.pop(key) for key in list(cfg.keys()) if key != "type"}
+    given = _arguments_of_mmseg(backbone)
     for name, (allowed, why) in VIT_ONLY_IN_MMSEG.items():
         if given.pop(name, allowed) != allowed:
-            raise ValueError(f"sparsify: {path} is mmseg.VisionTransformer with `{name}`: {why}")
+            raise ValueError(f"sparsify: {backbone.path} is mmseg.VisionTransformer with `{name}`: {why}")
+    patch_cfg = dict(bias=given.pop("patch_bias", False))
+    if "patch_pad" in given:
+        patch_cfg["padding"] = given.pop("patch_pad")
+    _to_mmpretrain(backbone.cfg, given, patch_cfg)
+
+
+def _from_mmseg_beit(backbone: Part) -> None:
+    """The arguments of mmseg's BEiT and MAE -> those of mmpretrain's BEiTViT."""
+    given, is_mae = _arguments_of_mmseg(backbone), backbone.kind == "mmseg.MAE"
+    given["bias"] = is_mae or ("qv_bias" if given.pop("qv_bias", True) else False)
+    given["use_abs_pos_emb"] = is_mae
+    given["layer_scale_init_value"] = given.pop("init_values", 0.1)
+    _to_mmpretrain(backbone.cfg, given, dict(padding=0))
+
+
+def _arguments_of_mmseg(backbone: Part) -> dict[str, Any]:
+    """Those of a transformer of mmseg, taken out of its config; with the weights that its segmenter would give it."""
+    cfg = backbone.cfg
+    given = {key: cfg.pop(key) for key in list(cfg.keys()) if key != "type"}
+    given.pop("norm_eval", None)  # of batch norms, of which a ViT has none
+    # a segmenter hands its own `pretrained` down to a backbone that knows the word
+    checkpoint = given.pop("pretrained", None) or backbone.parent.get("pretrained")
+    if backbone.parent.get("pretrained"):
+        backbone.parent.pretrained = None
+    if checkpoint:
+        given["init_cfg"] = dict(type="Pretrained", checkpoint=checkpoint)
+    return given
+
+
+def _to_mmpretrain(cfg: ConfigDict, given: dict[str, Any], patch_cfg: dict[str, Any]) -> None:
+    """What mmseg's transformers have in common -> as mmpretrain spells it."""
     width = given.pop("embed_dims", 768)
     cfg.arch = dict(
         embed_dims=width,
@@ -37,20 +67,11 @@ def _from_mmseg_vit(backbone: Part) -> None:
     indices = given.pop("out_indices", -1)
     cfg.out_indices = list(indices) if isinstance(indices, Sequence) else [indices]
     cfg.out_type = "featmap"
-    cfg.patch_cfg = dict(bias=given.pop("patch_bias", False))
-    if "patch_pad" in given:
-        cfg.patch_cfg.padding = given.pop("patch_pad")
     if given.pop("patch_norm", False):
-        cfg.patch_cfg.norm_cfg = norm
+        patch_cfg["norm_cfg"] = norm
+    cfg.patch_cfg = patch_cfg
     cfg.layer_cfgs = {name: given.pop(name) for name in ("attn_drop_rate", "act_cfg", "num_fcs") if name in given}
-    given.pop("norm_eval", None)  # of batch norms, of which a ViT has none
     given.setdefault("final_norm", False)
-    # a segmenter hands its own `pretrained` down to a backbone that knows the word
-    checkpoint = given.pop("pretrained", None) or backbone.parent.get("pretrained")
-    if backbone.parent.get("pretrained"):
-        backbone.parent.pretrained = None
-    if checkpoint:
-        given["init_cfg"] = dict(type="Pretrained", checkpoint=checkpoint)
     cfg.update(given)
 
 
@@ -122,6 +143,11 @@ ROUTED: dict[str, dict[str, Family]] = {
         "mmpretrain.ResNet": ("DynamicResNet", _from_mmpretrain_resnet),
         "mmpretrain.VisionTransformer": ("DynamicViT", _keep),
         "mmseg.VisionTransformer": ("DynamicViT", _from_mmseg_vit),
+        "mmpretrain.BEiTViT": ("DynamicBEiT", _keep),
+        "mmseg.BEiT": ("DynamicBEiT", _from_mmseg_beit),
+        "mmseg.MAE": ("DynamicBEiT", _from_mmseg_beit),
+        "mmpretrain.ViTSAM": ("DynamicViTSAM", _keep),
+        "mmpretrain.ViTEVA02": ("DynamicViTEVA02", _keep),
     },
     "neck": {
         **{f"{lib}.{name}": (f"Dynamic{name}", _keep) for lib, names in NECKS.items() for name in names},
@@ -138,7 +164,5 @@ REFUSED = {
         "its arguments are not those of mmdet's and mmseg's class, which mmsparse.DynamicSwin takes; its weights fit, "
         "with shift_one_window=False"
     ),
-    "mmseg.BEiT": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
-    "mmseg.MAE": "its attention adds a relative position bias, which mmsparse.DynamicViT does not have",
     **{f"mmsparse.{family}": "it is dynamic already" for family, _ in ROUTED["backbone"].values()},
 }

@@ -25,7 +25,7 @@ class TokenImportanceScorer(AttentionScorer):
         mass = self.mass(context).float().clamp_min(1e-12)
         if context.alive is not None:
             mass = mass * context.alive
-        return (mass / mass.sum(dim=1, keepdim=True)).clamp_min(1e-12).log()
+        return (mass / mass.sum(dim=1, keepdim=True).clamp_min(1e-12)).clamp_min(1e-12).log()
 
 
 @MODELS.register_module()

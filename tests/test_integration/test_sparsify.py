@@ -105,6 +105,11 @@ SPELLINGS = [
     ("VisionTransformer", "mmpretrain", "DynamicViT"),
     ("mmpretrain.VisionTransformer", "mmseg", "DynamicViT"),
     ("mmseg.VisionTransformer", "mmdet", "DynamicViT"),
+    ("BEiT", "mmseg", "DynamicBEiT"),
+    ("MAE", "mmseg", "DynamicBEiT"),
+    ("BEiTViT", "mmpretrain", "DynamicBEiT"),
+    ("ViTSAM", "mmpretrain", "DynamicViTSAM"),
+    ("ViTEVA02", "mmpretrain", "DynamicViTEVA02"),
 ]
 
 
@@ -178,6 +183,32 @@ def test_mmsegs_vit_and_its_translation_compute_the_same(more):
     assert len(ours) == len(theirs) == 2
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+BEIT_CASES = [("BEiT", {}), ("BEiT", dict(qv_bias=False, final_norm=True)), ("MAE", dict(patch_norm=True))]
+
+
+@pytest.mark.parametrize("kind, more", BEIT_CASES, ids=["BEiT", "BEiT-no-bias", "MAE"])
+def test_mmsegs_beit_and_its_translation_compute_the_same(kind, more):
+    from mmseg.models import backbones
+
+    torch.manual_seed(0)
+    small = dict(img_size=(64, 96), embed_dims=32, num_layers=4, num_heads=4, out_indices=(1, 3), **more)
+    dense = getattr(backbones, kind)(**small)
+    for parameter in dense.parameters():  # biases, positions, and scales are zeros or ones otherwise
+        torch.nn.init.normal_(parameter, std=0.3)
+    init_default_scope("mmseg")
+    dynamic = MODELS.build(mmsparse.sparsify(of(dict(type=kind, **small), "mmseg")).model.backbone)
+    result = dynamic.load_state_dict(dense.state_dict(), strict=False)
+    assert result.unexpected_keys == [] and all(key.startswith("router.") for key in result.missing_keys)
+    mmsparse.set_keep_ratio(dynamic, 1.0)
+    picture = torch.randn(2, 3, 64, 96)
+    dense.train(False)  # returns nothing
+    with torch.no_grad():
+        ours, theirs = dynamic.train(False)(picture), dense(picture)
+    assert len(ours) == len(theirs) == 2
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_a_detector_inside_a_wrapper():

@@ -7,8 +7,8 @@ import mmsparse
 
 REFUSALS = [
     (of(dict(type="Res2Net")), {}, "model.backbone is mmdet.Res2Net.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
-    (of(dict(type="MAE"), "mmseg"), {}, "mmseg.MAE: its attention adds a relative position bias"),
-    (of(dict(type="BEiT"), "mmseg"), {}, "mmseg.BEiT: its attention adds a relative position bias"),
+    (of(dict(type="BEiTViT", with_cls_token=False), "mmpretrain"), {}, "`with_cls_token` to be True with relative"),
+    (of(dict(type="ViTSAM", use_abs_pos=False), "mmpretrain"), {}, "`use_abs_pos` to be True, because the stock class"),
     (of(dict(type="SwinTransformer"), "mmpretrain"), {}, "with shift_one_window=False"),
     (of(dict(type="mmsparse.DynamicSwin")), {}, "it is dynamic already"),
     (of(dict(type="VisionTransformer", output_cls_token=True), "mmseg"), {}, "`output_cls_token`: its head wants"),

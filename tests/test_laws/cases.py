@@ -1,7 +1,7 @@
 """Random small networks for the differential laws: each stock class beside ours, a budget, and a padded batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmdet.models import dense_heads, necks
 from mmdet.models.backbones import ResNet, ResNetV1d, ResNeXt
 from mmdet.models.backbones import SwinTransformer as DetSwin
-from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
+from mmpretrain.models import BEiTViT, ConvNeXt, VisionTransformer, ViTEVA02, ViTSAM
 from mmseg.models import decode_heads
 from mmseg.models.backbones import SwinTransformer as SegSwin
 from networks import OnPyramid, _flat_positions, enliven
@@ -27,9 +27,10 @@ SIDES = st.integers(32, 72)  # of pictures: a backbone's stride and more
 SMALL = st.integers(3, 8) | st.integers(5, 72)  # for a neck or head, whose coarse levels may be one location
 RATIOS = st.sampled_from([0.02, 0.3, 0.5, 0.7, 0.98, 1.0]) | st.floats(0.05, 0.95).map(lambda ratio: round(ratio, 2))
 STOCK = dict(ConvNeXt=ConvNeXt, DetSwin=DetSwin, SegSwin=SegSwin, VisionTransformer=VisionTransformer, ViTSAM=ViTSAM)
-STOCK |= dict(ResNet=ResNet, ResNetV1d=ResNetV1d, ResNeXt=ResNeXt)
+STOCK |= dict(ResNet=ResNet, ResNetV1d=ResNetV1d, ResNeXt=ResNeXt, BEiTViT=BEiTViT, ViTEVA02=ViTEVA02, SAM=ViTSAM)
 DYNAMIC = dict(ConvNeXt="ConvNeXt", DetSwin="Swin", SegSwin="Swin", VisionTransformer="ViT", ViTSAM="ViT")
-DYNAMIC |= {name: name for name in ("ResNet", "ResNetV1d", "ResNeXt")}
+DYNAMIC |= {name: name for name in ("ResNet", "ResNetV1d", "ResNeXt", "ViTEVA02")}
+DYNAMIC |= dict(BEiTViT="BEiT", SAM="ViTSAM")
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,36 @@ def vits(draw: Any) -> Case:
 
 
 @st.composite
+def placed_vits(draw: Any) -> Case:
+    """Plain transformers whose attention knows places: relative ones, decomposed ones in windows or not, angles."""
+    depth, part = draw(st.integers(1, 4)), draw(st.sampled_from(["BEiTViT", "SAM", "ViTEVA02"]))
+    sparsity = draw(backbone_routing([depth], attends=True))
+    if draw(st.booleans()):
+        sparsity.update(cumulative=True, keep_ratio=sorted(sparsity["keep_ratio"], reverse=True))
+        if part != "SAM" and draw(st.booleans()):
+            sparsity["keys"] = "entering"
+    if part == "SAM" or "keys" in sparsity:
+        sparsity["explore"] = 1.0
+    arch = dict(embed_dims=12, num_layers=depth, num_heads=3, feedforward_channels=20)
+    kwargs = dict(arch=arch, patch_size=draw(st.sampled_from([8, 11])), out_indices=list(range(depth)))
+    if part == "SAM":
+        kwargs["arch"]["global_attn_indexes"] = sorted(draw(st.sets(st.integers(0, depth - 1))))
+        kwargs.update(img_size=48, window_size=draw(st.integers(1, 5)), out_channels=draw(st.sampled_from([0, 4])))
+        kwargs["qkv_bias"] = draw(st.booleans())
+        return case(draw, "vit", part, kwargs, sparsity)
+    kwargs["out_type"] = "featmap"
+    if part == "ViTEVA02":
+        kwargs["arch"]["num_heads"] = 1  # angles are of fours of channels
+        kwargs.update(img_size=48, sub_ln=draw(st.booleans()), with_cls_token=draw(st.booleans()))
+        return case(draw, "vit", part, kwargs, sparsity)
+    shared, own = draw(st.sampled_from([(True, False), (False, True), (False, False)]))
+    kwargs.update(use_shared_rel_pos_bias=shared, use_rel_pos_bias=own, bias=draw(st.sampled_from(["qv_bias", True])))
+    kwargs.update(use_abs_pos_emb=draw(st.booleans()), layer_scale_init_value=draw(st.sampled_from([0.0, 0.5])))
+    found = case(draw, "vit", part, kwargs, sparsity)
+    return replace(found, kwargs=dict(kwargs, img_size=found.padded))  # the only one that the stock class takes
+
+
+@st.composite
 def conv_routing(draw: Any, decisions: Callable[[int], int]) -> dict[str, Any]:
     sparsity = draw(routing([*LEARNED, *OTHERS]))
     levels = draw(st.integers(1, 4))
@@ -275,4 +306,5 @@ def _of_fpn_head(levels: int, routed: int) -> int:
     return sum(level < routed for i in range(levels) for level in (range(i, 0, -1) if i else [0]))
 
 
-FAMILIES = dict(convnext=convnexts(), swin=swins(), resnet=resnets(), vit=vits(), neck=neck_cases(), head=head_cases())
+FAMILIES = dict(convnext=convnexts(), swin=swins(), resnet=resnets(), vit=vits(), placed_vit=placed_vits())
+FAMILIES |= dict(neck=neck_cases(), head=head_cases())

@@ -16,19 +16,20 @@ from mmdet.models import backbones, dense_heads, necks
 from mmdet.models.backbones import SwinTransformer as DetSwin
 from mmdet.models.layers import DeformableDetrTransformerEncoder, MSDeformAttnPixelDecoder
 from mmengine.config import ConfigDict
-from mmpretrain.models import ConvNeXt, VisionTransformer, ViTSAM
+from mmpretrain.models import BEiTViT, ConvNeXt, VisionTransformer, ViTEVA02, ViTSAM
 from mmseg.models import backbones as seg_backbones
 from mmseg.models import decode_heads
 from mmseg.models import necks as seg_necks
 from mmseg.models.backbones import SwinTransformer as SegSwin
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import projects.ats
 import projects.sait
 import projects.template  # noqa: F401
 from mmsparse import models as ours
 from mmsparse import set_keep_ratio
-from mmsparse.models import DynamicConvNeXt, DynamicSwin, DynamicViT
+from mmsparse.models import DynamicBEiT, DynamicConvNeXt, DynamicSwin, DynamicViT, DynamicViTEVA02, DynamicViTSAM
 from mmsparse.models.encoders.deformable import DeformableEncoder
 from projects.adavit import AdaViT
 from projects.patch_slimming import SlimMasks, SlimViT
@@ -171,8 +172,78 @@ def _plain(name: str, stock: Callable, dynamic: Callable, everywhere: dict[str, 
     return Network(name, stock, dynamic, everywhere, some, explore=(1.0, 0.25) if packs else (1.0,), attends=True)
 
 
-def _dynamic_vit(sparsity: dict[str, Any] | None, always: Mapping[str, Any] = {}, **kwargs: Any) -> nn.Module:
-    return DynamicViT(**kwargs, sparsity=None if sparsity is None else {**sparsity, **always})
+def _dynamic_vit(
+    sparsity: dict[str, Any] | None,
+    always: Mapping[str, Any] = {},
+    kind: type[nn.Module] = DynamicViT,
+    **kwargs: Any,
+) -> nn.Module:
+    return kind(**kwargs, sparsity=None if sparsity is None else {**sparsity, **always})
+
+
+class WithRegisters(VisionTransformer):
+    """The stock layers, given tokens behind the class token that have no position."""
+
+    def __init__(self, num_registers: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, self.embed_dims))
+
+    def pre_norm(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+
+    def _format_output(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return super()._format_output(torch.cat([x[:, :1], x[:, 1 + self.register_tokens.shape[1] :]], dim=1), size)
+
+
+def registers() -> Network:
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3], num_registers=3)
+    dynamic = partial(_dynamic_vit, **kwargs)
+    return _plain("vit-micro-registers", partial(WithRegisters, **kwargs), dynamic, VIT_EVERYWHERE)
+
+
+class BEiTOfAnySize(BEiTViT):
+    """The stock class, which takes pictures of one size: at others, one of that size with the middle of the tables."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kwargs = kwargs
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        of_that_size = BEiTViT(**{**self.kwargs, "img_size": x.shape[-2:]}).to(x)
+        of_that_size.train(self.training)
+        values = {
+            name: self._middle(value, of_that_size.patch_resolution) if name.endswith("bias_table") else value
+            for name, value in self.named_parameters()
+        }
+        return functional_call(of_that_size, values, (x,))
+
+    def _middle(self, table: Tensor, size: tuple[int, int]) -> Tensor:
+        (height, width), (down, right) = self.patch_resolution, size
+        map_, extra = table[:-3].unflatten(0, (2 * height - 1, 2 * width - 1)), table[-3:]
+        map_ = map_[height - down : height + down - 1, width - right : width + right - 1]
+        return torch.cat([map_.flatten(0, 1), extra])
+
+
+def beit(everywhere: dict[str, Any], **more: Any) -> Network:
+    kwargs: dict[str, Any] = dict(arch=VIT, img_size=512, out_type="featmap", out_indices=[0, 1, 2, 3], **more)
+    always = {key: everywhere[key] for key in ("cumulative", "keys") if key in everywhere}
+    name = f"beit{'-shared' if 'use_shared_rel_pos_bias' in more else ''}{'-entering' if 'keys' in always else ''}"
+    dynamic = partial(_dynamic_vit, kind=DynamicBEiT, always=always, **kwargs)
+    return _plain(name, partial(BEiTOfAnySize, **kwargs), dynamic, everywhere)
+
+
+def sam() -> Network:
+    """Windows and some global blocks, all with decomposed relative positions."""
+    arch = dict(**VIT, global_attn_indexes=[1])
+    kwargs: dict[str, Any] = dict(arch=arch, out_indices=[0, 1, 2, 3], window_size=5, out_channels=0)
+    dynamic = partial(_dynamic_vit, kind=DynamicViTSAM, **kwargs)
+    return _plain("sam-windows", partial(ViTSAM, **kwargs), dynamic, VIT_EVERYWHERE)
+
+
+def eva02() -> Network:
+    kwargs: dict[str, Any] = dict(arch=VIT, out_type="featmap", out_indices=[0, 1, 2, 3])
+    dynamic = partial(_dynamic_vit, kind=DynamicViTEVA02, **kwargs)
+    return _plain("eva02", partial(ViTEVA02, **kwargs), dynamic, VIT_EVERYWHERE)
 
 
 def sparsifiner() -> Network:
@@ -444,6 +515,11 @@ VITS = [
     vit(CUMULATIVE, out_type="cls_token"),
     vit(ENTERING),
     vit_windows(),
+    beit(VIT_EVERYWHERE),
+    beit(ENTERING, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, bias=True),
+    sam(),
+    eva02(),
+    registers(),
     sparsifiner(),
     tpc(),
     adavit(),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmpretrain.models.backbones.vit_sam import get_rel_pos
 from torch import Tensor, nn
 
 Masks = dict[str, Tensor]  # of the locations that go slow (B, N), by the name of the decision
@@ -125,10 +126,11 @@ def _vit(
 ) -> Tensor:
     """A token that is not kept is nobody's key; padded cells of windows are keys of zeros behind the norm."""
     shape, grid = args[0].shape, args[0].shape[1:3]  # ViTSAM's are maps, without a class token
+    told = args[1] if len(args) > 1 else None  # BEiT's layers share a bias, or have their own; EVA-02's know the size
     x = args[0].flatten(1, -2)
     keep = F.pad(mask, (extra, 0), value=True)
     keys = torch.ones_like(keep) if keys is None else F.pad(keys, (extra, 0), value=True)
-    h = layer.ln1(x)
+    h = layer.norm1(x)
     if window:
         border = (0, -grid[1] % window, 0, -grid[0] % window)
         h = F.pad(h.view(shape), (0, 0, *border)).flatten(1, 2)
@@ -138,20 +140,54 @@ def _vit(
     else:
         room = torch.zeros(h.shape[1])
     seen = (room[:, None] == room) & (keys[:, None, :] | torch.eye(len(room), dtype=torch.bool))  # (B, n, n)
-    mixed = _attention(layer.attn, h, seen)
+    mixed = _attention(layer.attn, h, seen, grid if told is None or isinstance(told, Tensor) else told, told, window)
     if window:
         mixed = mixed.unflatten(1, (grid[0] + border[3], -1))[:, : grid[0], : grid[1]].flatten(1, 2)
-    slow = x + mixed
-    slow = layer.ffn(layer.ln2(slow), identity=slow)
+    if hasattr(layer, "mlp"):
+        slow = x + mixed
+        slow = slow + layer.mlp(layer.norm2(slow))
+    elif hasattr(layer, "gamma_1"):
+        slow = x + (1.0 if layer.gamma_1 is None else layer.gamma_1) * mixed
+        slow = slow + (1.0 if layer.gamma_2 is None else layer.gamma_2) * layer.ffn(layer.norm2(slow))
+    else:
+        slow = x + mixed
+        slow = layer.ffn(layer.ln2(slow), identity=slow)
     return torch.where(keep.unsqueeze(-1), slow, x + fast(x)).view(shape)
 
 
-def _attention(attn: nn.Module, h: Tensor, seen: Tensor) -> Tensor:
-    query, key, value = attn.qkv(h).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, n, d)
-    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+def _attention(attn: nn.Module, h: Tensor, seen: Tensor, grid: tuple[int, int], told: Any, window: int) -> Tensor:
+    if hasattr(attn, "q_bias"):
+        zeros = torch.zeros_like(attn.q_bias)
+        projected = F.linear(h, attn.qkv.weight, torch.cat([attn.q_bias, zeros, attn.v_bias]))
+    else:
+        projected = attn.qkv(h)
+    query, key, value = projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, n, d)
+    logits: Any = 0.0
+    if hasattr(attn, "rope"):
+        extra = query.shape[2] - grid[0] * grid[1]
+        query, key = (torch.cat([t[:, :, :extra], attn.rope(t[:, :, extra:], grid)], dim=2) for t in (query, key))
+    elif getattr(attn, "use_rel_pos", False):
+        logits = _decomposed(attn, query, grid, window)
+    elif getattr(attn, "relative_position_bias_table", None) is not None:
+        logits = attn.relative_position_bias_table[attn.relative_position_index].permute(2, 0, 1)
+    elif isinstance(told, Tensor):
+        logits = told
+    logits = logits + query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     weights = logits.masked_fill(~seen.unsqueeze(1), -torch.inf).softmax(dim=-1)
     mixed = attn.proj((weights @ value).transpose(1, 2).flatten(2))
     return attn.gamma1(mixed) if hasattr(attn, "gamma1") else mixed
+
+
+def _decomposed(attn: nn.Module, query: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """Each query times the vector of each key's difference in rows, and in columns; within windows, if there are."""
+    height, width = (-(-side // window) * window if window else side for side in grid)
+    cells = torch.arange(height * width)
+    total: Any = 0.0
+    for table, place, side in ((attn.rel_pos_h, cells // width, height), (attn.rel_pos_w, cells % width, width)):
+        side, place = (window, place % window) if window else (side, place)
+        vectors = get_rel_pos(side, side, table)[place[:, None], place[None, :]]  # (n, n, d)
+        total = total + torch.einsum("bhic,ijc->bhij", query, vectors)
+    return total
 
 
 def pyramid(stock: nn.Module, dynamic: nn.Module, masks: Masks) -> None:

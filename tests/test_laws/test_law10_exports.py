@@ -17,6 +17,7 @@ SIZE = (64, 96)
 REFUSED = {  # what must be in the sentence
     "swin-micro-mmseg-skip": "skip_windows=False",
     "vit-micro-windows": "window_size=0",
+    "sam-windows": "window_size=0",
     "sparsifiner": "connectivity=None",
     "encoder": "Use it in PyTorch",
     "adavit": "policy=None",
@@ -26,6 +27,7 @@ OFTEN = {  # an export takes 10 seconds; the others are behind the marker
     "convnext-atto": ["openvino", "onnx"],
     "swin-micro-mmseg": ["openvino"],
     "vit-micro-featmap-cumulative": ["openvino"],
+    "beit": ["openvino"],
     "FPN": ["openvino", "torch-export"],
     "RetinaHead": ["openvino", "onnx"],
     "ATSSHead-coarse": ["openvino", "onnx"],

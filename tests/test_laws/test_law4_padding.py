@@ -14,10 +14,11 @@ from mmsparse.sparsity import num_keep
 SIZES = [(96, 128), (70, 128), (96, 33), (50, 90)]
 PADDED = (128, 192)  # a multiple of all strides and tiles
 # statistics of whole maps, pooling, deformable attention, bilinear resizing and class tokens mix padding in, whatever
-# the weights are
+# the weights are; and the angles of EVA-02 are of places in a map with its padding, of which scores by attention know
 MIX = {
     "convnextv2-atto",
     "vit-micro-cls_token-cumulative",
+    "eva02",
     "PAFPN",
     "FCOSHead",
     "ATSSHead",
@@ -79,7 +80,7 @@ def without_mixing(model):
                 module.weight.zero_()
                 module.bias.zero_()
         for name, parameter in model.named_parameters():
-            if name.endswith("pos_embed"):
+            if name.endswith(("pos_embed", "rel_pos_h", "rel_pos_w")):  # resized to the batch's
                 parameter.zero_()
     return model
 

@@ -7,7 +7,21 @@ import pytest
 import torch
 from counting import macs_of
 from mmengine.analysis import FlopAnalyzer
-from networks import CUMULATIVE, ENTERING, HEADS, NECKS, VIT_EVERYWHERE, convnext, deit, ids, swin, vit
+from networks import (
+    CUMULATIVE,
+    ENTERING,
+    HEADS,
+    NECKS,
+    VIT_EVERYWHERE,
+    beit,
+    convnext,
+    deit,
+    eva02,
+    ids,
+    sam,
+    swin,
+    vit,
+)
 
 from mmsparse.analysis import count_macs
 from mmsparse.apis import dense_twin
@@ -69,7 +83,10 @@ def test_official_table(network, ratio, official):
 )
 @pytest.mark.parametrize(
     "network",
-    [convnext("atto"), convnext("atto", v2=True), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit(ENTERING)],
+    [
+        *(convnext("atto"), convnext("atto", v2=True), swin("micro")),
+        *(vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit(ENTERING), beit(VIT_EVERYWHERE), sam(), eva02()),
+    ],
     ids=ids,
 )
 def test_counted_is_traced(network, scorer, size):

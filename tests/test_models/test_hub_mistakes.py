@@ -20,8 +20,6 @@ def a_file_of(kind):
     make = {
         "dinov3 vit": lambda: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**tiny, num_register_tokens=4)),
         "dinov3 vit of timm": lambda: timm_model("vit_small_patch16_dinov3"),
-        "registers": lambda: transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**tiny)),
-        "registers of timm": lambda: timm_model("vit_small_patch14_reg4_dinov2"),
         "swin v2": lambda: transformers.Swinv2Model(transformers.Swinv2Config(**swin_v2)),
         "swin v2 of timm": lambda: timm_model("swinv2_tiny_window8_256"),
         "distilled": lambda: transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**tiny)),
@@ -42,8 +40,6 @@ def timm_model(name, **arguments):
     [
         (lambda: a_file_of("dinov3 vit"), "DINOv3 ViT, with rotary positions and register tokens"),
         (lambda: a_file_of("dinov3 vit of timm"), "DINOv3 ViT, with rotary positions and register tokens"),
-        (lambda: a_file_of("registers"), r"register tokens \(embeddings.register_tokens\)"),
-        (lambda: a_file_of("registers of timm"), r"register tokens \(reg_token\)"),
         (lambda: a_file_of("swin v2"), "Swin Transformer V2"),
         (lambda: a_file_of("swin v2 of timm"), "Swin Transformer V2"),
         (lambda: a_file_of("distilled"), "distilled DeiT"),

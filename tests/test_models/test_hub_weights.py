@@ -121,12 +121,13 @@ def test_vit_of_transformers(classes, tmp_path):
     torch.testing.assert_close(model(other)[0], expected, **NEAR)
 
 
-@pytest.mark.parametrize("arguments", [{}, dict(classes=7), dict(use_swiglu_ffn=True)])
+@pytest.mark.parametrize("arguments", [{}, dict(classes=7), dict(use_swiglu_ffn=True), dict(registers=True)])
 @torch.no_grad()
 def test_dinov2_of_transformers(arguments, tmp_path):
     theirs = hub.dinov2(**arguments)
     model, converted = weights_are(hub.states(theirs, tmp_path), out_type="raw")
-    for x in (picture(70, 70), picture(84, 126)):
+    # with registers, and with them alone, theirs smooths positions that it makes fewer or more of
+    for x in (picture(70, 70), picture(84, 126))[: 1 if arguments.get("registers") else 2]:
         torch.testing.assert_close(model(x)[0], body_of(theirs)(x).last_hidden_state, **NEAR)
     assert converted.backbone["patch_size"] == 14 and converted.backbone["img_size"] == 70
     mask = {key for key in theirs.state_dict() if key.endswith("mask_token")}
@@ -139,7 +140,7 @@ def test_dinov2_of_transformers(arguments, tmp_path):
 @torch.no_grad()
 def test_networks_of_timm(name, classes):
     theirs = hub.TIMM[name](num_classes=classes)
-    vit, swin = name in ("vit", "dinov2"), name == "swin"
+    vit, swin = name.startswith(("vit", "dinov2")), name == "swin"
     x = picture(*(theirs.patch_embed.img_size if vit or swin else (67, 96)))
     model, converted = ours(
         theirs.state_dict(), **({"out_type": "raw"} if vit else {}), **(dict(shift_one_window=False) if swin else {})
@@ -230,6 +231,17 @@ def test_weights_of_the_hub_come_back(name, tmp_path):
     own = theirs.state_dict()
     for key, value in twin.state_dict().items():
         assert torch.equal(value, own[key]) or key.startswith("backbone.swin.layernorm."), key  # which nothing uses
+
+
+def test_registers_come_back(tmp_path):
+    """All but the token for masks, which that class always has and never uses in inference."""
+    theirs = hub.dinov2(registers=True)
+    own, masks = theirs.state_dict(), "embeddings.mask_token"
+    released = convert_outward(convert_dense(own).weights, "hf")
+    twin = hub.loaded(theirs, {**released.weights, masks: own[masks]}, tmp_path)
+    assert masks not in released.weights
+    for key, value in twin.state_dict().items():
+        assert torch.equal(value, own[key]), key
 
 
 @pytest.mark.parametrize("name", hub.TIMM)

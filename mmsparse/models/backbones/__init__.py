@@ -1,8 +1,11 @@
 from mmsparse.env import has
 from mmsparse.models.absent import present_or_absent, stand_in
 
+from .dynamic_beit import DynamicBEiT
 from .dynamic_convnext import DynamicConvNeXt
 from .dynamic_vit import DynamicViT
+from .dynamic_vit_eva02 import DynamicViTEVA02
+from .dynamic_vit_sam import DynamicViTSAM
 
 if has("mmseg") or has("mmdet"):
     from .dynamic_swin import DynamicSwin
@@ -16,4 +19,12 @@ _FOUND = present_or_absent(
     dynamic_resnet_v1c=("mmseg", ("ResNetV1c",)),
 )
 globals().update(_FOUND)
-__all__ = ["DynamicConvNeXt", "DynamicSwin", "DynamicViT", *_FOUND]
+__all__ = [
+    "DynamicBEiT",
+    "DynamicConvNeXt",
+    "DynamicSwin",
+    "DynamicViT",
+    "DynamicViTEVA02",
+    "DynamicViTSAM",
+    *_FOUND,
+]

@@ -13,33 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparse.ops import Groups, attention_rows
+from mmsparse.ops import Groups, attention_rows, exporting
+from mmsparse.ops.attention import HIDDEN
 
-Grid = tuple[int, int]
+from .positions import Grid, Positions, Tokens
+
 MAX_LOGIT = 10.0  # of a masked key above the sum of the others, in the gate's gradient
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """Which tokens of their maps the rows of an attention are.
-
-    Args:
-        grid: Of the maps.
-        extra: Number of tokens before the map's.
-        numbers: (G, n) of the extra tokens and the map's in one count; None: all of them.
-        there: Boolean (G, n), False where a row is not selected, or fills up a shorter group; None: all are there.
-    """
-
-    grid: Grid
-    extra: int
-    numbers: Tensor | None = None
-    there: Tensor | None = None
-
-    def of_images(self) -> list[Tensor]:
-        """The numbers of each image, without those that fill it up; they come first."""
-        if self.there is None:
-            return list(self.numbers)
-        return [numbers[there] for numbers, there in zip(self.numbers, self.there, strict=True)]
 
 
 class Pattern(Protocol):
@@ -60,6 +39,14 @@ def split_heads(attn: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def merge_heads(mixed: Tensor) -> Tensor:
     """(G, heads, n, d) -> (G, n, C)."""
     return mixed.transpose(1, 2).flatten(2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Attention of (G, heads, n, d), with what is added to its logits."""
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    if bias is not None and exporting():  # what exporters put in a biased kernel's place lays memory out otherwise
+        mixed = mixed.clone(memory_format=torch.contiguous_format)
+    return mixed
 
 
 def project(attn: nn.Module, rows: Tensor) -> Tensor:
@@ -100,10 +87,12 @@ class Keys:
     Args:
         keep: Boolean (G, n), the keys that may be seen; besides, each token sees itself.
         gate: (G, n) of the same values; gets the gradient of each key's presence.
+        numbers: (G, n), which tokens they are; None: all of them.
     """
 
     keep: Tensor
     gate: Tensor
+    numbers: Tensor | None = None
     _biases: dict[torch.dtype, Tensor] = field(default_factory=dict, init=False)
     _windows: dict[int, "Keys"] = field(default_factory=dict, init=False)
 
@@ -138,7 +127,12 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def masked_attention(
-    attn: nn.Module, tokens: Tensor, keys: Keys, pattern: Pattern | None = None, of: Tokens | None = None
+    attn: nn.Module,
+    tokens: Tensor,
+    keys: Keys,
+    pattern: Pattern | None = None,
+    of: Tokens | None = None,
+    positions: Positions | None = None,
 ) -> Tensor:
     """Self-attention of all tokens (G, n, C) that sees the selected ones, and each itself.
 
@@ -147,19 +141,24 @@ def masked_attention(
         tokens: Behind the norm.
         keys: What may be seen.
         pattern: What else hides keys.
-        of: Which tokens these are, for the pattern.
+        of: Which tokens these are, for the pattern and the positions.
+        positions: What their places do.
     """
     query, key, value = split_heads(attn, tokens)
-    reach = None
+    reach = added = None
+    if positions is not None:
+        query, key, added = positions.place(query, key, of, of)
     if pattern is None:
         bias = keys.bias(query.dtype)
     else:
         seen, reach = pattern.seen(query, key, of, keys.seen())  # (G, heads, n, n)
         bias = additive(seen, query.dtype)
     dropout = attn.attn_drop if attn.training else 0.0
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    total = bias if added is None else bias + added
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=total, dropout_p=dropout)
     if keys.gate.requires_grad:
-        mixed = _KeyGradient.apply(mixed, keys.gate, query.detach(), key.detach(), value.detach(), bias, reach)
+        added = None if added is None else added.detach()
+        mixed = _KeyGradient.apply(mixed, keys.gate, query.detach(), key.detach(), value.detach(), bias, reach, added)
     return project(attn, merge_heads(mixed))
 
 
@@ -168,16 +167,18 @@ class _KeyGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mixed: Tensor, gate: Tensor, *saved: Tensor | None) -> Tensor:
-        ctx.save_for_backward(mixed, *saved)  # query, key, value, bias, reach
+        ctx.save_for_backward(mixed, *saved)  # query, key, value, bias, reach, added
         return mixed.view_as(mixed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mixed, query, key, value, bias, reach = ctx.saved_tensors
+        mixed, query, key, value, bias, reach, added = ctx.saved_tensors
         query = query / math.sqrt(query.shape[-1])
         grad_gate = grad.new_zeros(grad.shape[0], grad.shape[2], dtype=torch.float32)
         for head in range(grad.shape[1]):  # one at a time: the matrices (G, n, n) are large
             logits = (query[:, head] @ key[:, head].transpose(-1, -2)).float()
+            if added is not None:
+                logits = logits + added[:, head]
             total = (logits + bias[:, head % bias.shape[1]]).logsumexp(dim=-1, keepdim=True)
             weight = logits.sub_(total).clamp_(max=MAX_LOGIT).exp_()  # of a masked key: what it would have
             grad_weight = (grad[:, head] @ value[:, head].transpose(-1, -2)).float()
@@ -186,17 +187,24 @@ class _KeyGradient(torch.autograd.Function):
             if reach is not None:
                 weight.masked_fill_(~reach[:, head], 0.0)
             grad_gate += weight.sum(dim=1)
-        return grad, grad_gate, *[None] * 5
+        return grad, grad_gate, *[None] * 6
 
 
 def dense_attention(
-    attn: nn.Module, tokens: Tensor, pattern: Pattern | None = None, of: Tokens | None = None
+    attn: nn.Module,
+    tokens: Tensor,
+    pattern: Pattern | None = None,
+    of: Tokens | None = None,
+    positions: Positions | None = None,
 ) -> Tensor:
     """Self-attention of all tokens (G, n, C), or of what a pattern shows of them."""
     dropout = attn.attn_drop if attn.training else 0.0
     query, key, value = split_heads(attn, tokens)
     if pattern is None:
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        added = None
+        if positions is not None:
+            query, key, added = positions.place(query, key, of, of)
+        mixed = attend(query, key, value, added, dropout)
     else:
         mixed = pattern.attend(query, key, value, of, dropout)
     return project(attn, merge_heads(mixed))
@@ -218,11 +226,68 @@ def packed_attention(
         projected = attn.qkv(rows)[groups.rows].unflatten(-1, (3, attn.num_heads, attn.head_dims))
         mixed = merge_heads(pattern.attend(*projected.permute(2, 0, 3, 1, 4).unbind(0), of, 0.0))
         return project(attn, mixed.new_empty(rows.shape).index_copy(0, groups.rows[own], mixed[own]))
-    query, key_value = attn.qkv(rows).tensor_split([attn.embed_dims], dim=1)
+    query, key_value = _project(attn, rows)
     padded = None
     if isinstance(groups, Groups) and groups.padding is not None:  # padded cells are zeros before the projection
         padded = attn.qkv(rows.new_zeros(1, rows.shape[1]))[:, attn.embed_dims :]
     return project(attn, attention_rows(query, key_value, attn.num_heads, groups, padded=padded))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Packed rows in their groups, as places need them: which tokens they are, and which those that they ask.
+
+    Args:
+        groups: Of the rows; a number says that each so many in turn are one.
+        tokens: Which tokens the rows of each group are.
+        asked_groups: Those of the keys, in the same order.
+        asked: Which tokens the keys of each group are.
+        missing: How many cells of zeros are keys behind the rows.
+    """
+
+    groups: Groups | int
+    tokens: Tokens
+    asked_groups: Groups | int
+    asked: Tokens
+    missing: int = 0
+
+
+def placed_attention(
+    attn: nn.Module, rows: Tensor, positions: Positions, placed: Placed, entering: Tensor | None = None
+) -> Tensor:
+    """Attention of packed rows (R, C) within groups, with what places do; to rows that entered, if there are any."""
+    if not len(rows):
+        return rows
+    asked = rows if entering is None else entering
+    if placed.missing:  # padded cells are zeros before the projection
+        asked = torch.cat([asked, asked.new_zeros(placed.missing, asked.shape[1])])
+    query, key_value = _project_apart(attn, rows, asked) if asked is not rows else _project(attn, rows)
+    query = _grouped(query, placed.groups).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)  # (G, heads, n, d)
+    key_value = _grouped(key_value, placed.asked_groups).unflatten(-1, (2, attn.num_heads, -1))
+    key, value = key_value.permute(2, 0, 3, 1, 4).unbind(0)
+    query, key, bias = positions.place(query, key, placed.tokens, placed.asked)
+    if placed.asked.there is not None:
+        mask = torch.where(placed.asked.there, 0.0, HIDDEN).to(query.dtype)[:, None, None]
+        bias = mask if bias is None else bias + mask
+    mixed = merge_heads(attend(query, key, value, bias)).flatten(0, 1)
+    return project(attn, mixed if isinstance(placed.groups, int) else mixed[placed.groups.places])
+
+
+def _project(attn: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries, and keys and values side by side, of packed rows."""
+    return attn.qkv(rows).tensor_split([attn.embed_dims], dim=1)
+
+
+def _project_apart(attn: nn.Module, rows: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, where keys and values are of other rows."""
+    dims = attn.embed_dims
+    bias = (None, None) if attn.qkv.bias is None else (attn.qkv.bias[:dims], attn.qkv.bias[dims:])
+    return F.linear(rows, attn.qkv.weight[:dims], bias[0]), F.linear(asked, attn.qkv.weight[dims:], bias[1])
+
+
+def _grouped(rows: Tensor, groups: Groups | int) -> Tensor:
+    """(R, C) -> (G, m, C)."""
+    return rows.unflatten(0, (-1, groups)) if isinstance(groups, int) else rows[groups.rows]
 
 
 def asking_attention(
@@ -231,8 +296,5 @@ def asking_attention(
     """Attention of packed rows (R, C) to packed rows (E, C); the groups of both are in the same order."""
     if not len(rows):
         return rows
-    dims = attn.embed_dims
-    bias = (None, None) if attn.qkv.bias is None else (attn.qkv.bias[:dims], attn.qkv.bias[dims:])
-    query = F.linear(rows, attn.qkv.weight[:dims], bias[0])
-    key_value = F.linear(entering, attn.qkv.weight[dims:], bias[1])
+    query, key_value = _project_apart(attn, rows, entering)
     return project(attn, attention_rows(query, key_value, attn.num_heads, groups, entering_groups))

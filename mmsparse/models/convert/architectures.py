@@ -67,6 +67,8 @@ def vit_config(state: State) -> dict[str, Any]:
         config.update(layer_scale_init_value=1e-5)
     if swiglu:
         config.update(layer_cfgs=dict(ffn_type="swiglu_fused"))
+    if "register_tokens" in state:
+        config.update(num_registers=state["register_tokens"].shape[1])
     return config
 
 

@@ -66,6 +66,7 @@ def convert_dense(state: State) -> Converted:
         state = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
     layout = _layout(state)
     state, left_out = read({key: v for key, v in state.items() if not key.endswith(COMPUTED)}, layout)
+    state = releases.with_place_of_class(state)
     backbone = {**BACKBONES[layout.family](state), **layout.config}
     name, heads, notes = layout.name, {}, layout.notes
     if HEADS.holds(others):
@@ -85,9 +86,8 @@ def _refuse(state: State) -> None:
     for pattern, sentence in REFUSED:
         if found := [key for key in state if re.match(pattern, key)]:
             raise ValueError(sentence.format(found[0]))
-    if found := [key for key in state if re.match(REGISTERS, key)]:
-        if any(key.endswith(POSITIONS) for key in state):
-            raise ValueError(f"this ViT has register tokens ({found[0]}), {NO_PLACE}; use the one without registers")
+    found = [key for key in state if re.match(REGISTERS, key)]
+    if found and not any(key.endswith(POSITIONS) for key in state):
         raise ValueError(
             f"this is a DINOv3 ViT, with rotary positions and register tokens ({found[0]}), {NO_PLACE}; "
             "of DINOv3 its ConvNeXt can be converted"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .layouts import Layout, Rule, rules
-from .releases import FLAT, LINEAR, MERGED, NUM_HEADS
+from .releases import FLAT, LINEAR, MERGED, NUM_HEADS, REGISTERS
 
 EPS = (
     "the eps of norms is no weight but in config.json (layer_norm_eps): 1e-12, as printed, where that does not say "
@@ -79,6 +79,7 @@ SWIN = _newer(
     ("output.dense", "mlp.fc2"),
 )
 EMBEDDINGS = rules(
+    ("embeddings.register_tokens", REGISTERS),
     ("embeddings.cls_token", "cls_token"),
     ("embeddings.position_embeddings", "pos_embed"),
     ("embeddings.patch_embeddings.projection.{p}", "patch_embed.projection.{p}"),

@@ -1,11 +1,15 @@
 """The layouts of the original releases, of timm and of mmseg."""
 
+import math
+
+import torch
 from torch import Tensor
 
 from .layouts import Change, Layout, State, rules
 
 # timm's nano and smaller have 1x1 convolutions where all others are linear: the channels of their first stage.
 OF_CONVOLUTIONS = (40, 48, 64, 80)
+REGISTERS = "register_tokens"
 NUM_HEADS = "num_heads is no weight: it is that of a known size, and else there are 64 channels a head"
 
 
@@ -27,6 +31,27 @@ def _linear(weight: Tensor, *_: State) -> Tensor:
 def _as_in_timm(weight: Tensor, ours: State) -> Tensor:
     convolution = len(ours["downsample_layers.0.0.weight"]) in OF_CONVOLUTIONS
     return _linear(weight)[..., None, None] if convolution else _linear(weight)
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
+
+
+def _class_in_timm(token: Tensor, ours: State) -> Tensor:
+    """With registers timm has no position of the class token, but adds it to the token itself."""
+    return token + ours["pos_embed"][:, :1] if REGISTERS in ours else token
+
+
+def _places_in_timm(places: Tensor, ours: State) -> Tensor:
+    return places[:, 1:] if REGISTERS in ours else places
+
+
+def with_place_of_class(state: State) -> State:
+    """The other way round: of weights with registers as timm has them, under our names."""
+    places = state.get("pos_embed")
+    if REGISTERS not in state or places is None or math.isqrt(places.shape[1]) ** 2 != places.shape[1]:
+        return state
+    return {**state, "pos_embed": torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)}
 
 
 MERGED = Change(_unfold_order, _neighbour_order)
@@ -87,8 +112,10 @@ SWIN_TIMM = rules(
     ("head.fc.{p}", "head.fc.{p}"),
 )
 VIT = rules(
-    ("cls_token", "cls_token"),
-    ("pos_embed", "pos_embed"),
+    ("cls_token", "cls_token", Change(_same, _class_in_timm)),
+    ("pos_embed", "pos_embed", Change(_same, _places_in_timm)),
+    ("reg_token", REGISTERS),
+    ("register_tokens", REGISTERS),
     ("patch_embed.proj.{p}", "patch_embed.projection.{p}"),
     ("blocks.{i}.norm1.{p}", "layers.{i}.ln1.{p}"),
     ("blocks.{i}.attn.qkv.{p}", "layers.{i}.attn.qkv.{p}"),
