@@ -104,8 +104,8 @@ Runtime 1.32.0, NNCF 3.4.0, CPU:
 
 - **eager**: with everything kept it is the stock class, outputs and gradients; training is evaluation; batch mates and
   threads do not matter; all parameters learn.
-- **compile**: `torch.compile(fullgraph=True)`, eager's very numbers. **export**, **ONNX Runtime**, **OpenVINO**: results
-  within 1e-4, the same decisions.
+- **compile**: `torch.compile(fullgraph=True)`, eager's very numbers. **export**, **ONNX Runtime**, **OpenVINO**:
+  results within 1e-4, the same decisions.
 - **int8**: quantised by NNCF. "experimental" where fewer than {ALIKE:.0%} of the keep masks are those of float32, or
   results are further away than {APART:.0%} of their norm, with both numbers. They are of random weights after three
   pictures; `mmsparse export --precision int8` measures yours.
