@@ -41,7 +41,9 @@ runs.append(
 pairs += [("random-80", "routed-80"), ("random-80@0.55", "routed-80@0.55")]
 # Of a dense network that has learned more: what routing it, and training it, for as long again gives.
 for name, config, evaluated in (("dense", dense[128], {}), ("routed", routed.format(128, "in-place"), dict(at=at))):
-    run = dict(name=f"{name}-128-long", config=config, start="dense-128-more", iterations=4000, options=amp, **evaluated)
+    run = dict(
+        name=f"{name}-128-long", config=config, start="dense-128-more", iterations=4000, options=amp, **evaluated
+    )
     runs.append(dict(**run, series="dense" if name == "dense" else "routed"))
 pairs += [(f"routed-128-long{budget}", "dense-128-long") for budget in ("", "@0.45", "@0.55", "@1.0")]
 # What was tried with 80 channels: without everything kept in the same step, at a tenth of the rate, too.
