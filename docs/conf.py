@@ -16,7 +16,8 @@ from mmsparse import __version__  # noqa: E402
 
 project, author, version, release = "mmsparse", "the mmsparse authors", __version__, __version__
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/*.md", "**/README.md"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "configs/*/README.md"]
+include_patterns += ["projects/README.md", "projects/*/README.md", "tools/*/README.md"]
 exclude_patterns = [".*", "build", "data", "dist", "mmsparse", "tests", "work_dirs"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

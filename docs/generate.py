@@ -67,7 +67,7 @@ def facts(model: dict[str, Any]) -> tuple[str, ...]:
 
 def benchmarks() -> str:
     timed = [runtimes(path) for path in sorted((ROOT / "docs/results").glob("*.json"))]
-    studies = sorted(path for path in (ROOT / "docs/studies").glob("*.json"))
+    studies = sorted((ROOT / "docs/studies").glob("*.json"))
     trained = [study_times(path) if path.stem.endswith("_times") else study(path) for path in studies]
     return "\n\n".join(["## Runtimes", *timed, "## Trained networks", *trained])
 
@@ -86,10 +86,10 @@ def runtimes(path: Path) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in setup["versions"].items())
     keeps = ", ".join(f"`{place}` {ratio}" for place, ratio in setup["budgets"].items())
     said = f"{setup['machine']}; {versions}; weights: {setup['checkpoint'] or 'initial'}.\n\nKeep ratios: {keeps}."
-    return "\n\n".join([titled(path), fenced(command(results), "shell"), said, *tables])
+    return "\n\n".join([titled(path), fenced(command_of(results), "shell"), said, *tables])
 
 
-def command(results: Results) -> str:
+def command_of(results: Results) -> str:
     """What writes such a file, in a clone."""
     setup, found = results.setup, results.rows
     words = ["mmsparse benchmark", config_of(setup["config"])]
@@ -117,39 +117,35 @@ def spaced(values: Iterable[Any]) -> str:
 
 def study(path: Path) -> str:
     """Of ``tools/misc/study.py``: what came out, by network and budget."""
-    found = [(name, at, result) for name, at_budgets in json.loads(path.read_text()).items()
-             for at, result in at_budgets.items()]  # fmt: skip
-    metrics = list(dict.fromkeys(key for *_, result in found for key in result))
-    metrics = [key for key in metrics if key not in ("macs", "shape", "keep_ratio")]
-    cells = (
-        (name, at, "x".join(map(str, result["shape"])), f"{result['macs'] / 1e9:.3f}",
-         *(f"{result[key]:.4g}" if key in result else "" for key in metrics))
-        for name, at, result in found
-    )  # fmt: skip
-    head = ("network", "budget", "size", "GMACs", *metrics)
-    return "\n\n".join([titled(path), fenced(f"python tools/misc/study.py configs/study/{path.name[:-5]}.py", "shell"),
-                        f"Machine and versions: {UNKNOWN}.", rows(head, cells, len(head) - 2)])  # fmt: skip
+    page = json.loads(path.read_text())
+    found = [(name, at, result) for name, budgets in page.items() for at, result in budgets.items()]
+    metrics = [key for key in found[0][2] if key not in ("macs", "shape", "keep_ratio")]
+    cells = []
+    for name, at, result in found:
+        size, gmacs = "x".join(map(str, result["shape"])), f"{result['macs'] / 1e9:.3f}"
+        cells.append((name, at, size, gmacs, *(f"{result[metric]:.4g}" for metric in metrics)))
+    shown = rows(("network", "budget", "size", "GMACs", *metrics), cells, 2 + len(metrics))
+    command = fenced(f"python tools/misc/study.py configs/study/{path.stem}.py", "shell")
+    return "\n\n".join([titled(path), command, f"Machine and versions: {UNKNOWN}.", shown])
 
 
 def study_times(path: Path) -> str:
     """Of ``tools/misc/study.py --time``: milliseconds of the same networks."""
     results = Results.read(path)
-    setup, forms = results.setup, list(dict.fromkeys(row.form for row in results.rows))
-    networks = dict.fromkeys((row.network, row.shape, row.macs) for row in results.rows)
+    threads, rounds = results.setup["threads"], results.setup["rounds"]
+    forms = list(dict.fromkeys(row.form for row in results.rows))
     ms = {(row.network, row.form): f"{row.ms:.1f}" if row.times else "no" for row in results.rows}
-    head = ("network@budget", "size", "GMACs", *(f"{form}, ms" for form in forms))
-    cells = ((name, shape, f"{macs / 1e9:.3f}", *(ms.get((name, form), "") for form in forms))
-             for name, shape, macs in networks)  # fmt: skip
-    config, _, which = setup["study"].partition(",")
-    words = [
-        f"python tools/misc/study.py {config} --time",
-        *(form.removesuffix(" f32").replace(" ", "-") for form in forms),
+    networks = dict.fromkeys((row.network, row.shape, row.macs) for row in results.rows)
+    cells = [
+        (name, shape, f"{macs / 1e9:.3f}", *(ms.get((name, form), "") for form in forms))
+        for name, shape, macs in networks
     ]
-    words.append(f"--rounds {setup['rounds']} --threads {setup['threads']}")
-    said = f"Batch 1, {setup['threads']} threads, median of {setup['rounds']} rounds in turn"
-    return "\n\n".join([titled(path), fenced(spaced(words), "shell"),
-                        f"{said}{which and f'; of {which.strip()}'}. Machine and versions: {UNKNOWN}.",
-                        rows(head, cells, len(head) - 1)])  # fmt: skip
+    shown = rows(("network@budget", "size", "GMACs", *(f"{form}, ms" for form in forms)), cells, 2 + len(forms))
+    config, _, which = results.setup["study"].partition(", ")
+    asked = spaced(form.removesuffix(" f32").replace(" ", "-") for form in forms)
+    command = f"python tools/misc/study.py {config} --time {asked} --rounds {rounds} --threads {threads}"
+    said = f"Batch 1, {threads} threads, median of {rounds} rounds{which and f', {which}'}. "
+    return "\n\n".join([titled(path), fenced(command, "shell"), f"{said}Machine and versions: {UNKNOWN}.", shown])
 
 
 # cli.md

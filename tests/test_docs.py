@@ -7,10 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmsparse.cli.main import FOLDER, command_parser
 from mmsparse.deploy.rivals import Results, table
 from mmsparse.ops import OPERATORS
+from mmsparse.registry import MODELS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("add_*.md"))
@@ -58,6 +60,17 @@ def test_a_back_ends_example_is_what_runs():
     left = run(DOCS / "add_a_back_end.md")
     calls = left["query"], left["key_value"], 2, *[None] * 4, 4, 4
     assert operator._choose("cpu", calls) is operator.kernels[-1].run is left["attend"]
+
+
+def test_the_first_configs_are_what_is_said_of_them(tmp_path):
+    first, second = blocks_of(DOCS / "get_started.md")
+    (tmp_path / "first.py").write_text(first)
+    backbone = MODELS.build(Config.fromfile(tmp_path / "first.py").model.backbone)
+    assert type(backbone).__name__ == "DynamicConvNeXt" and backbone.router.keep_ratio == pytest.approx((0.7, 0.5, 0.3))
+    namespace: dict[str, dict] = {}
+    exec(second, namespace)
+    for part, told in namespace["model"].items():
+        assert MODELS.get(told["type"]).__name__ == {"neck": "DynamicFPN", "bbox_head": "DynamicRetinaHead"}[part]
 
 
 ROWS = {  # of the README, by their results
