@@ -7,6 +7,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that spin long starv
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
+import support
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
@@ -21,7 +22,29 @@ yapf_api.FormatCode = lambda code, **_: (code, True)
 
 def pytest_addoption(parser):
     parser.addoption("--renew-golden", action="store_true", help="write the numbers of tests/golden anew")
+    parser.addoption("--support", type=Path, help="add what the tests marked `supports` find to this file: support.py")
     parser.addoption("--fuzz", type=int, default=0, help="so many random networks of each family, new ones each time")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        support.mark(item)
+
+
+def pytest_configure(config):
+    if config.getoption("--support") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Support(config.getoption("--support")))
+
+
+class Support:
+    def __init__(self, file):
+        self.file, self.found = file, {}
+
+    def pytest_runtest_logreport(self, report):
+        support.collect(self.found, report)
+
+    def pytest_sessionfinish(self):
+        support.write(self.found, self.file)
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,27 @@ for width in (80, 128, 64, 40):
         config = routed.format(width, "in-place")
         runs.append(dict(name=f"routed-{width}", config=config, start=on, at=at, series="routed", **more))
         pairs += [(f"routed-{width}{budget}", f"dense-{width}-more") for budget in ("", "@0.45", "@0.55", "@1.0")]
+chance = {**amp, "model.bbox_head.sparsity.scorer": dict(type="RandomScorer")}
+chance["model.backbone.sparsity.scorer"] = dict(type="RandomScorer", _delete_=True)
+runs.append(
+    dict(
+        name="random-80",
+        config=routed.format(80, "in-place"),
+        start="dense-80-on",
+        options=chance,
+        iterations=2000,
+        at=["own", 0.55],
+        series="random",
+    )
+)
+pairs += [("random-80", "routed-80"), ("random-80@0.55", "routed-80@0.55")]
+# Of a dense network that has learned more: what routing it, and training it, for as long again gives.
+for name, config, evaluated in (("dense", dense[128], {}), ("routed", routed.format(128, "in-place"), dict(at=at))):
+    run = dict(
+        name=f"{name}-128-long", config=config, start="dense-128-more", iterations=4000, options=amp, **evaluated
+    )
+    runs.append(dict(**run, series="dense" if name == "dense" else "routed"))
+pairs += [(f"routed-128-long{budget}", "dense-128-long") for budget in ("", "@0.45", "@0.55", "@1.0")]
 # What was tried with 80 channels: without everything kept in the same step, at a tenth of the rate, too.
 alone = dict(config=routed.format(80, "finetune"), iterations=2000, at=at)
 runs += [

@@ -163,13 +163,15 @@ class Evaluator:
 
 
 def part_configs(cfg: Config, model: nn.Module) -> dict[str, Any]:
-    """What a config says of each dynamic part, where its keep ratios are."""
+    """What a config says of each dynamic part, where its keep ratios are; an encoder's are at what holds it."""
     found = {}
     for part in find_routers(model):
-        node: Any = cfg.model
+        nodes: list[Any] = [cfg.model]
         for name in part.split(".") if part else ():
-            node = node.get(name) if isinstance(node, Mapping) else None
-        if not isinstance(node, Mapping) or not isinstance(node.get("sparsity"), Mapping):
+            nodes.append(nodes[-1].get(name) if isinstance(nodes[-1], Mapping) else None)
+        holders = nodes[-2:] if part.rpartition(".")[2] == "encoder" else nodes[-1:]
+        given = (h for h in reversed(holders) if isinstance(h, Mapping) and isinstance(h.get("sparsity"), Mapping))
+        if (node := next(given, None)) is None:
             raise ValueError(
                 f"Argument `config`: {part or 'the model'} has keep ratios, but no `sparsity` in the config to write "
                 "them to. Calibrate networks whose dynamic parts are mmsparse's backbones, necks and heads"
@@ -183,8 +185,11 @@ def write_ratios(cfg: Config, model: nn.Module, ratios: Ratios) -> None:
     configs = part_configs(cfg, model)
     for dial, ratio in dials_at(model, ratios).items():
         dial.keep_ratio = round(ratio, DIGITS)
+    written: dict[int, list[float]] = {}  # of each config: what of a part goes before the part itself
     for part, router in find_routers(model).items():
-        configs[part].sparsity.keep_ratio = list(router.keep_ratio)
+        ratios = written.setdefault(id(configs[part]), [])
+        ratios += router.keep_ratio
+        configs[part].sparsity.keep_ratio = list(ratios)
 
 
 def say_groups(groups: Sequence[Group], ratios: Ratios, metric: str) -> str:

@@ -25,6 +25,7 @@ def outcome(model: nn.Module, x: torch.Tensor) -> tuple[list, dict]:
     return [m.detach() for m in maps], {name: p.grad for name, p in model.named_parameters()}
 
 
+@pytest.mark.supports("eager")
 @pytest.mark.parametrize("network", KIN, ids=ids)
 def test_laws(network):
     stock, dynamic = pair(network, dict(keep_ratio=1.0))
@@ -50,6 +51,7 @@ def test_laws(network):
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(first, maps, strict=True))  # it routes
 
 
+@pytest.mark.supports("eager")
 @pytest.mark.parametrize("network", KIN, ids=ids)
 def test_training_is_evaluation_and_teaches_everything(network):
     _, dynamic = pair(network, dict(**network.everywhere, learn="gate"))

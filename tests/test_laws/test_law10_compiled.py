@@ -44,6 +44,7 @@ def neck() -> nn.Module:
     return DynamicFPN([8], 8, 1, sparsity=dict(keep_ratio=0.5, tile=2)).eval()
 
 
+@pytest.mark.supports("compile")
 @pytest.mark.parametrize("network", PARTS)
 def test_compiled_is_eager(network):
     assert Compiled(Watched(dynamic(network))).agrees(torch.randn(1, 3, *SIZE))

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from networks import LIGHT, Network, ids
+from networks import KIN, LIGHT, Network, ids
 from torch import Tensor, nn
 
 from mmsparse.apis import record_selections
 from mmsparse.deploy.check import check_exportable
 from mmsparse.deploy.formats import FORMATS
+from mmsparse.deploy.integers import quantise
 from mmsparse.sparsity import selection, selectors
 
 SIZE = (64, 96)
@@ -20,9 +21,10 @@ REFUSED = {  # what must be in the sentence
     "sam-windows": "window_size=0",
     "sparsifiner": "connectivity=None",
     "encoder": "Use it in PyTorch",
+    "pixel-decoder": "Use it in PyTorch",
     "adavit": "policy=None",
 }
-EXPORTED = [network for network in LIGHT if network.name not in REFUSED]
+EXPORTED = [network for network in [*LIGHT, *KIN] if network.name not in REFUSED]
 OFTEN = {  # an export takes 10 seconds; the others are behind the marker
     "convnext-atto": ["openvino", "onnx"],
     "swin-micro-mmseg": ["openvino"],
@@ -69,6 +71,7 @@ def dynamic(network: Network) -> nn.Module:
 DYNAMIC = ("mmsparse", "nonzero", "scatter", "index_copy", "index_put", "masked_select", "sym_size", "local_scalar")
 
 
+@pytest.mark.supports
 @pytest.mark.parametrize("network, runtimes", runs())
 def test_exported_is_eager(network, runtimes, tmp_path):
     model, x = Watched(dynamic(network)), torch.randn(1, 3, *SIZE)
@@ -90,7 +93,31 @@ def test_exported_is_eager(network, runtimes, tmp_path):
                 torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
-@pytest.mark.parametrize("network", [n for n in LIGHT if n.name in REFUSED], ids=ids)
+@pytest.mark.slow
+@pytest.mark.supports("int8")
+@pytest.mark.parametrize("network", EXPORTED, ids=ids)
+def test_quantised(network, tmp_path, record_property):
+    """How many decisions are those of float32, and how far results are from these, is told on the page."""
+    model, path = Watched(dynamic(network)), tmp_path / "program.xml"
+    pictures = [torch.randn(1, 3, *SIZE) for _ in range(3)]
+    with torch.no_grad():
+        expected = model(pictures[0])
+        program = torch.export.export(model, (pictures[0],), strict=False)
+    kind = FORMATS["openvino"]
+    kind.write(program, path, ["x"], [f"y{i}" for i in range(len(expected))])
+    quantise(path, program, model, [dict(x=x) for x in pictures])
+    assert "FakeQuantize" in path.read_text()
+    masks, errors = [], []
+    for result, wanted in zip(kind.load(path, "f32", 1)([pictures[0]]), expected, strict=True):
+        if wanted.dtype == torch.bool:
+            masks.append((result.bool() == wanted).double().mean())
+        else:
+            errors.append((result - wanted).norm() / wanted.norm())
+    assert torch.stack(errors).isfinite().all()
+    record_property("int8", [round(float(torch.stack(masks).mean()), 3), round(float(torch.stack(errors).median()), 3)])
+
+
+@pytest.mark.parametrize("network", [n for n in [*LIGHT, *KIN] if n.name in REFUSED], ids=ids)
 def test_what_cannot_be_exported_says_what_to_do(network):
     with pytest.raises(ValueError, match=f"cannot be exported: .*{REFUSED[network.name]}"):
         check_exportable(dynamic(network))

@@ -42,6 +42,7 @@ def _frozen(value: Any, seen: set[int]) -> Any:
     return _frozen(vars(value), seen) if hasattr(value, "__dict__") else repr(value)
 
 
+@pytest.mark.supports("eager")
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_an_evaluation_leaves_every_module_as_it_was(network):
     model = network.dynamic(sparsity=network.everywhere).eval()

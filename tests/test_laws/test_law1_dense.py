@@ -13,6 +13,7 @@ def assert_close(actual, expected, what):
     torch.testing.assert_close(actual, expected, rtol=0, atol=share * scale, msg=lambda m: f"{what}: {m}")
 
 
+@pytest.mark.supports("eager")
 @pytest.mark.parametrize(
     "network, size",
     [*product(ALL, [(224, 224), (200, 333)]), *product(LIGHT, [(512, 512)])],

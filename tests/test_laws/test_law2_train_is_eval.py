@@ -9,6 +9,7 @@ from mmsparse.apis import find_deciders
 from mmsparse.sparsity import Selection
 
 
+@pytest.mark.supports("eager")
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize(
     "network, explore", [pytest.param(n, explore, id=f"{ids(n)}-{explore}") for n in LIGHT for explore in n.explore]

@@ -7,6 +7,7 @@ from networks import SELECTORS, with_scorers
 from mmsparse.apis import record_selections
 
 
+@pytest.mark.supports("eager")
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize(
     "network, scorer", with_scorers("LocalGlobalScorer", "FeatureNormScorer", "RandomScorer", "AttentionScorer")

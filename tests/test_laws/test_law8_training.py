@@ -9,6 +9,7 @@ from mmsparse.apis import find_deciders
 from mmsparse.sparsity import ratio_loss
 
 
+@pytest.mark.supports("eager")
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])  # all-dense start, on the way, at the budget
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("network", LIGHT, ids=ids)

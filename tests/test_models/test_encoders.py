@@ -7,8 +7,9 @@ from torch import nn
 
 from mmsparse import set_keep_ratio
 from mmsparse.analysis import count_macs
-from mmsparse.apis import record_selections
+from mmsparse.apis import find_deciders, record_selections
 from mmsparse.cli.building import build_model
+from mmsparse.cli.calibrating import write_ratios
 from mmsparse.configs import read_config, without_pretrained
 from mmsparse.models.encoders.deformable import DeformableEncoder
 from mmsparse.rewriting import sparsify
@@ -137,3 +138,22 @@ def test_mistakes(given, error, sentence):
     layer = dict(self_attn_cfg=dict(embed_dims=8, num_heads=2), ffn_cfg=dict(embed_dims=8))
     with pytest.raises(error, match=sentence):
         DeformableEncoder(num_layers=1, layer_cfg=layer, sparsity=given, owner="DynamicDINO")
+
+
+@pytest.mark.parametrize(
+    "name, holder",
+    [
+        ("mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py", ""),
+        ("mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py", "panoptic_head.pixel_decoder"),
+    ],
+)
+def test_ratios_found_are_written_to_what_holds_the_encoder(name, holder):
+    cfg = sparsify(read_config(name), {"head": 0.3}, head=True)
+    without_pretrained(cfg.model)
+    model, part = build_model(cfg), cfg.model
+    for key in holder.split(".") if holder else ():
+        part = part[key]
+    ratios = {decider.name: round(0.1 * number, 1) for number, decider in enumerate(find_deciders(model), 2)}
+    write_ratios(cfg, model, ratios)
+    assert part.sparsity.keep_ratio == list(ratios.values()) and len(ratios) == (3 if not holder else 4)
+    assert {decider.name: decider.keep_ratio for decider in find_deciders(build_model(cfg))} == ratios
