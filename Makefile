@@ -1,4 +1,4 @@
-# make test   the suite            make demo   the demo            make lint   style
+# make test   the suite            make demo   the demo            make lint   style            make docs   the pages
 # Each does all its own set-up on a machine with only Python 3.11+ and pip, into an environment of its own name.
 # STACK=upstream takes the original OpenMMLab packages instead of the maintained forks (onedl).
 # OPS=compiled compiles mmcv's operators; without, mmsparse serves those that it needs (mmsparse/mmcv_ops).
@@ -18,7 +18,7 @@ PYTHON ?= python3
 # OpenMP threads that spin at barriers starve each other when anything else runs; no cost on an idle machine.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: setup space hub test demo lint clean
+.PHONY: setup space hub test demo lint docs clean
 
 setup: $(ENV)/.ready
 
@@ -69,5 +69,15 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# Sphinx is beside the environment, too. Warnings, such as links that lead nowhere, are errors.
+docs: .docs/.ready
+	PYTHONPATH=.docs $(PY) -m sphinx --builder html --conf-dir docs --doctree-dir build/doctrees --fresh-env \
+	  --fail-on-warning --keep-going --quiet . build/docs
+	@echo "The pages are in build/docs/index.html."
+.docs/.ready: docs/requirements.txt | setup
+	@install=".uv/bin/uv pip install --quiet --python $(PY) --target .docs --requirements docs/requirements.txt"; \
+	$$install --offline 2>/dev/null || $$install
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-* .uv .hub build mmsparse.egg-info mmsparse/.mim
+	rm -rf .venv .venv-* .uv .hub .docs build mmsparse.egg-info mmsparse/.mim

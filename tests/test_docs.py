@@ -1,15 +1,22 @@
-"""Every contract page's example runs as it stands there."""
+"""Every contract page's example runs as it stands there, commands on all pages are ones that exist."""
 
 import re
+import shlex
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
+from mmsparse.cli.main import FOLDER, command_parser
 from mmsparse.deploy.rivals import Results, table
 from mmsparse.ops import OPERATORS
+from mmsparse.registry import MODELS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("add_*.md"))
+EXTRAS = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
 def blocks_of(page: Path) -> list[str]:
@@ -55,6 +62,17 @@ def test_a_back_ends_example_is_what_runs():
     assert operator._choose("cpu", calls) is operator.kernels[-1].run is left["attend"]
 
 
+def test_the_first_configs_are_what_is_said_of_them(tmp_path):
+    first, second = blocks_of(DOCS / "get_started.md")
+    (tmp_path / "first.py").write_text(first)
+    backbone = MODELS.build(Config.fromfile(tmp_path / "first.py").model.backbone)
+    assert type(backbone).__name__ == "DynamicConvNeXt" and backbone.router.keep_ratio == pytest.approx((0.7, 0.5, 0.3))
+    namespace: dict[str, dict] = {}
+    exec(second, namespace)
+    for part, told in namespace["model"].items():
+        assert MODELS.get(told["type"]).__name__ == {"neck": "DynamicFPN", "bbox_head": "DynamicRetinaHead"}[part]
+
+
 ROWS = {  # of the README, by their results
     "UPerNet, ConvNeXt-T, 512x512": "upernet",
     "RetinaNet, ConvNeXt-T, 800x1344": "retinanet",
@@ -80,3 +98,49 @@ def test_tables_are_of_the_results_beside_them():
     assert {name for name, *_ in found} == {f"results/{path.name}" for path in (DOCS / "results").iterdir()}
     for name, part, batch, threads, told in found:
         assert told.strip() == table(Results.read(DOCS / name).of(part, int(batch), int(threads)))
+
+
+def shell_of(page: Path) -> str:
+    """Its fenced shell, and of its indented lines those that are commands or name what commands say."""
+    text = re.sub(r"\\\n", " ", page.read_text())  # one line a command
+    fenced = re.findall(r"^```shell\n(.*?)^```", text, re.M | re.S)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    indented = re.findall(r"^    ((?:mmsparse|python|make|pip|pytest) .*|[A-Z]+=.*)$", text, re.M)
+    return "\n".join([*fenced, *indented])
+
+
+def said(page: Path) -> list[list[str]]:
+    """Words of each command, as the shell hands them over; nothing is run."""
+    commands = {line.split()[0] for line in shell_of(page).splitlines() if line[:1].islower()}
+    tell = "".join(f"{name}() {{ printf '%s\\x1f' {name} \"$@\"; echo; }}\n" for name in commands)
+    script = f"PATH= \n{tell}{shell_of(page)}"
+    told = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    return [line.split("\x1f")[:-1] for line in told.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_commands_are_ones_that_exist(page):
+    for name, *words in said(page):
+        if name == "mmsparse":
+            command_parser(words[0]).parse_args(words[1:])  # raises what the command would say
+        elif name == "make":
+            assert re.search(rf"^\.PHONY:.*\b{words[0]}\b", (DOCS.parent / "Makefile").read_text(), re.M), words
+        elif name == "pip":
+            assert set(re.findall(r"\[(\w+)\]", shlex.join(words))) <= EXTRAS.keys(), words
+        else:
+            assert name in ("python", "pytest"), f"{name}: say here how it is checked"
+        paths = [word for word in words if re.match(r"(configs|tests|tools|projects)/", word)]
+        assert [path for path in paths if not (DOCS.parent / path).exists()] == []
+
+
+def test_there_is_an_example_of_every_command():
+    examples = {words[1] for words in said(DOCS / "cli.md")}
+    assert examples == {path.stem.replace("_", "-") for path in FOLDER.glob("[!_]*.py")}
+
+
+def test_commands_of_pages_are_understood(tmp_path):
+    page = tmp_path / "page.md"
+    indented = "    C=configs A='--x 1'\n    mmsparse flops $C/a.py \\\n        $A 'b c'\n"
+    page.write_text(f"# One\n\n{indented}\n```shell\nmake docs  # so\n```\n")
+    assert said(page) == [["make", "docs"], ["mmsparse", "flops", "configs/a.py", "--x", "1", "b c"]]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from mmsparse import __version__, env
 from mmsparse.cli.mistakes import Parser, say_mistakes
@@ -48,7 +49,7 @@ def run_command(name: str, prog: str | None = None, argv: Sequence[str] | None =
     """A sub-command; a script of ``tools/`` leaves its own name and arguments to the command line."""
     with say_mistakes(prog):
         try:
-            command = import_module(f"mmsparse.cli.commands.{name.replace('-', '_')}")
+            command = _module(name)
         except ModuleNotFoundError as error:
             env.require(*{str(error.name).partition(".")[0]} & env.STACK.keys())
             raise
@@ -64,6 +65,22 @@ def run_script(
 ) -> int:
     """From a command line to its exit status; a mistake of the user is told in one sentence."""
     with say_mistakes(prog):
-        parser = Parser(prog=prog, description=description)
-        add_arguments(parser)
-        return run(parser.parse_args(argv)) or 0
+        return run(_parser(description, add_arguments, prog).parse_args(argv)) or 0
+
+
+def command_parser(name: str) -> Parser:
+    """What ``mmsparse NAME`` takes."""
+    command = _module(name)
+    return _parser(command.__doc__, command.add_arguments, f"mmsparse {name}")
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"mmsparse.cli.commands.{name.replace('-', '_')}")
+
+
+def _parser(
+    description: str | None, add_arguments: Callable[[argparse.ArgumentParser], None], prog: str | None
+) -> Parser:
+    parser = Parser(prog=prog, description=description)
+    add_arguments(parser)
+    return parser
