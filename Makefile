@@ -73,7 +73,7 @@ test: setup hub
 # The browser is Debian's, which is installed where that is allowed; without one, tests say that they are skipped.
 test-browser: setup app
 	@command -v chromium >/dev/null || [ $$(id -u) -ne 0 ] || ! command -v apt-get >/dev/null || \
-	{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	{ apt-get update -qq && timeout 600 apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
 	echo "Chromium could not be installed."
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs tests/test_browser.py
 

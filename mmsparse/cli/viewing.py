@@ -16,7 +16,7 @@ from mmengine.visualization import Visualizer
 from PIL import Image
 from torch import nn
 
-from mmsparse.apis import find_routers
+from mmsparse.apis import find_deciders, find_routers
 from mmsparse.cli.inferring import drawing_meta
 from mmsparse.visualization.looking import Look, look
 
@@ -35,7 +35,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
+            if not 0 < value < math.inf:
                 raise ValueError(f"Expected argument `{name}` to be positive, but got {value}")
 
     def check(self, path: str | Path) -> None:
@@ -81,6 +81,17 @@ class Viewer:
             budget = {part: [keep_ratio] * len(router.dials) for part, router in find_routers(self.model).items()}
         with self._turn:
             return look(self.model, self.visualizer, self.read(path), name, budget, self.score_thr, self.rounds)
+
+
+def check_lookable(model: nn.Module, config: str) -> None:
+    """Refuse a model whose keep maps nobody could see."""
+    if not find_deciders(model):
+        raise ValueError(f"{config} has no dynamic part: it looks everywhere, there is no keep map to draw")
+    if (getattr(model, "test_cfg", None) or {}).get("mode") == "slide":
+        raise ValueError(
+            f"{config} cuts pictures into windows, and keep maps are of whole ones: "
+            "--cfg-options model.test_cfg.mode=whole"
+        )
 
 
 def visualizer_of(cfg: Config, meta: dict[str, Any]) -> Visualizer:

@@ -63,7 +63,8 @@ def draw_found(visualizer: Visualizer, image: np.ndarray, sample: Any, score_thr
     """Predictions on the picture (H, W, 3) that the network saw."""
     sample, classes = sample.cpu().clone(), visualizer.dataset_meta.get("classes") or ()
     if "pred_score" in sample:
-        return Found(image, "classes", _best(sample.pred_score, classes), None)
+        names = _best(sample.pred_score, classes)
+        return Found(image, f"most likely {names[0]}", names, None)
     if "pred_instances" in sample:
         scale = max(1, round(SMALL / min(image.shape[:2])))
         sample.pred_instances.bboxes = sample.pred_instances.bboxes * scale * _input_scale(sample)

@@ -70,6 +70,8 @@ def test_it_is_told_what_to_write(untrained, scenes, tmp_path):
     code, _, err = run_tool("analysis_tools/keep_maps", DETECTOR, untrained(DETECTOR))
     told = "Give a folder for pictures (--out), a file for a page (--html), or both"
     assert code == 2 and err.splitlines()[-1].endswith(told)
+    code, _, err = run_tool("analysis_tools/keep_maps", DETECTOR, "none.pth", "--html", tmp_path)
+    assert code == 2 and err.splitlines()[-1].endswith(f"`html` to be a file, but {str(tmp_path)!r} is a folder")
 
 
 def test_a_network_that_decides_nothing_has_no_keep_map(untrained, scenes, tmp_path):
@@ -79,6 +81,15 @@ def test_a_network_that_decides_nothing_has_no_keep_map(untrained, scenes, tmp_p
     assert err.splitlines()[-1].endswith(
         f"{dense} has no dynamic part: it looks everywhere, there is no keep map to draw"
     )
+
+
+def test_windows_have_no_keep_map_of_a_picture(untrained, scenes, tmp_path):
+    options = [f"{key}={value}" for key, value in at(scenes).items() if "test_dataloader" in key]
+    slide = ["model.test_cfg.mode=slide", "model.test_cfg.crop_size=(32,32)", "model.test_cfg.stride=(32,32)"]
+    args = [SEGMENTER, untrained(SEGMENTER), "--out", tmp_path / "maps", "--cfg-options", *options, *slide]
+    code, _, err = run_tool("analysis_tools/keep_maps", *args)
+    told = f"{SEGMENTER} cuts pictures into windows, and keep maps are of whole ones: "
+    assert code == 2 and err.splitlines()[-1].endswith(f"{told}--cfg-options model.test_cfg.mode=whole")
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_what_was_found_is_named():
     sample = copy.deepcopy(picture["data_samples"]).set_pred_score(torch.tensor([0.1, 0.2, 0.7]))
     found = draw_found(visualizer, np.zeros((64, 96, 3), np.uint8), sample, 0.3)
     assert found.names == ["sky 0.70", "dog 0.20", "cat 0.10"] and not found.drawn.any()
+    assert found.caption == "most likely sky 0.70"
     visualizer.dataset_meta = dict(classes=None)  # of a test set that names none
     assert draw_found(visualizer, found.drawn, sample, 0.3).names == ["class 2 0.70", "class 1 0.20", "class 0 0.10"]
 

@@ -7,14 +7,13 @@ says otherwise.
 import argparse
 from pathlib import Path
 
-from mmsparse.apis import find_deciders
 from mmsparse.cli.app import check_gradio, listen, make_page, serve
 from mmsparse.cli.arguments import add_config_options
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model
 from mmsparse.cli.inferring import check_predictable
 from mmsparse.cli.picture_files import find_pictures
-from mmsparse.cli.viewing import Limits, Viewer
+from mmsparse.cli.viewing import Limits, Viewer, check_lookable
 from mmsparse.trust import add_trust, trust_checkpoints
 
 
@@ -43,8 +42,7 @@ def run(args: argparse.Namespace) -> None:
         cfg = open_config(args.config, args.cfg_options)
         check_predictable(cfg)
         model = build_model(cfg, args.checkpoint)
-        if not find_deciders(model):
-            raise ValueError(f"{args.config} has no dynamic part: it looks everywhere, there is no keep map to see")
+        check_lookable(model, args.config)
         viewer = Viewer(model, cfg, limits, args.score_thr, args.rounds)
         title = f"{Path(args.config).stem}, {Path(args.checkpoint).name}"
         serve(make_page(viewer, title, pictures), door, args.max_mb)

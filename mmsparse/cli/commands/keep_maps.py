@@ -9,13 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmsparse.apis import find_deciders
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_test_set
 from mmsparse.cli.checkpoint_files import write_whole
 from mmsparse.cli.launch import check_writable
-from mmsparse.cli.viewing import visualizer_of
+from mmsparse.cli.viewing import check_lookable, visualizer_of
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.looking import look
 from mmsparse.visualization.page import document
@@ -42,10 +41,11 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_writable(args.out, "out")
     if args.html is not None:
+        if args.html.is_dir():
+            raise ValueError(f"Expected argument `html` to be a file, but {str(args.html)!r} is a folder")
         check_writable(args.html.parent, "html")
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
-    if not find_deciders(model):
-        raise ValueError(f"{args.config} has no dynamic part: it looks everywhere, there is no keep map to draw")
+    check_lookable(model, args.config)
     dataset = read_test_set(cfg)
     count = min(args.num_images, len(dataset))
     visualizer = visualizer_of(cfg, dataset.metainfo)
