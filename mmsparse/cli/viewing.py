@@ -97,7 +97,7 @@ def check_lookable(model: nn.Module, config: str) -> None:
 def visualizer_of(cfg: Config, meta: dict[str, Any]) -> Visualizer:
     """The config's visualizer, which writes nowhere, and the classes it draws."""
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    visualizer = VISUALIZERS.build({**cfg.visualizer, "vis_backends": None, "save_dir": None})
+    visualizer = VISUALIZERS.build({"name": "visualizer", **cfg.visualizer, "vis_backends": None, "save_dir": None})
     visualizer.dataset_meta = meta
     return visualizer
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 from PIL import Image
 from scenes import ROOT, at
 
-from mmsparse.apis import get_keep_ratio
+from mmsparse.apis import budget, get_keep_ratio
 from mmsparse.cli import app
 from mmsparse.cli.building import build_model, read_test_set
 from mmsparse.cli.commands import app as commands_app
@@ -22,6 +23,7 @@ from mmsparse.configs import read_config
 
 DETECTOR = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 SEGMENTER = "configs/demo/dynamic-convnext-atto_k50_fpn_scenes.py"
+CLASSIFIER = "configs/imagenet/dynamic-deit-s_k70_8xb128-30e_in1k.py"
 DENSE = "configs/demo/atss_convnext-mini_scenes.py"
 
 
@@ -52,6 +54,26 @@ def test_visitors_do_not_disturb_each_other(scenes):
         assert np.array_equal(one.routed.found.drawn, other.routed.found.drawn)
     assert get_keep_ratio(model) == before
     assert len({seen.routed.macs.total for seen in alone[:4]}) == 4
+
+
+def test_a_classifier_names_what_is_likeliest(tmp_path):
+    """Its config's visualizer has no name."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)).save(tmp_path / "a.png")
+    cfg = read_config(CLASSIFIER)
+    model = build_model(cfg)
+    for parameter in model.head.parameters():
+        torch.nn.init.normal_(parameter)
+    viewer = Viewer(model, cfg, Limits(1, 10**6))
+    seen = viewer(tmp_path / "a.png", keep_ratio=0.5)
+    assert list(seen.places) == ["backbone.b3", "backbone.b6", "backbone.b9"]
+    assert {round(float(share.mean()), 2) for share in seen.places.values()} == {0.5}
+    with torch.no_grad():
+        scores = model.test_step(pseudo_collate([viewer.read(tmp_path / "a.png")]))[0].pred_score
+    with budget({"backbone": [0.5] * 3}, model), torch.no_grad():
+        routed = model.test_step(pseudo_collate([viewer.read(tmp_path / "a.png")]))[0].pred_score
+    assert not torch.equal(scores, routed)
+    best = int(routed.argmax())
+    assert seen.routed.found.names[0] == f"{viewer.visualizer.dataset_meta['classes'][best]} {routed[best]:.2f}"
 
 
 def bomb(path: Path) -> Path:
