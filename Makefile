@@ -1,4 +1,5 @@
 # make test   the suite            make demo   the demo            make lint   style            make docs   the pages
+# make test-browser   headless Chromium on the pages of keep-maps and app
 # Each does all its own set-up on a machine with only Python 3.11+ and pip, into an environment of its own name.
 # STACK=upstream takes the original OpenMMLab packages instead of the maintained forks (onedl).
 # OPS=compiled compiles mmcv's operators; without, mmsparse serves those that it needs (mmsparse/mmcv_ops).
@@ -18,7 +19,7 @@ PYTHON ?= python3
 # OpenMP threads that spin at barriers starve each other when anything else runs; no cost on an idle machine.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: setup space hub test demo lint docs clean
+.PHONY: setup space hub app test test-browser demo lint docs clean
 
 setup: $(ENV)/.ready
 
@@ -58,9 +59,23 @@ hub: .hub/.ready
 	if $$install --offline 2>/dev/null || $$install; then touch $@; \
 	else echo "Tests of converters against timm and transformers are skipped: they could not be installed."; fi
 
+# Gradio and what drives a browser: the same way, for Gradio asks for an older Pillow than it needs.
+app: .app/.ready
+.app/.ready: tests/app.txt | setup
+	@install=".uv/bin/uv pip install --quiet --python $(PY) --target .app --no-deps --requirements tests/app.txt"; \
+	if $$install --offline 2>/dev/null || $$install; then touch $@; \
+	else echo "Tests in a browser are skipped: Gradio and Playwright could not be installed."; fi
+
 # A process a core, of one thread each: most of the time goes to starting the tools as a user would.
 test: setup hub
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# The browser is Debian's, which is installed where that is allowed; without one, tests say that they are skipped.
+test-browser: setup app
+	@command -v chromium >/dev/null || [ $$(id -u) -ne 0 ] || ! command -v apt-get >/dev/null || \
+	{ apt-get update -qq && timeout 600 apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	echo "Chromium could not be installed."
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs tests/test_browser.py
 
 demo: setup
 	$(PY) tools/demo.py
@@ -80,4 +95,4 @@ docs: .docs/.ready
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-* .uv .hub .docs build mmsparse.egg-info mmsparse/.mim
+	rm -rf .venv .venv-* .uv .hub .app .docs build mmsparse.egg-info mmsparse/.mim

@@ -44,6 +44,11 @@ def build_model(
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
+def machine() -> str:
+    """Where models run."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
 def _init_weights(model: nn.Module) -> None:
     """As for a training: a detector that believes in nothing leaves its post-processing as little to sort as ever."""
     logger = MMLogger.get_current_instance()

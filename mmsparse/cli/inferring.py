@@ -47,11 +47,25 @@ def inferencer_of(model: nn.Module, cfg: Config, score_thr: float) -> Infer:
     return kinds[cfg.default_scope](model, cfg, score_thr)
 
 
+def drawing_meta(cfg: Config) -> dict[str, Any]:
+    """The classes of a config's test set and their colours."""
+    meta = meta_of(cfg)
+    classes, palette = meta.get("classes"), meta.get("palette")
+    if cfg.default_scope != "mmseg":
+        return dict(classes=classes, palette=palette or "random")
+    if not classes:
+        raise ValueError(
+            "Argument `config`: its test set names no classes. Set test_dataloader.dataset.metainfo.classes"
+        )
+    if palette is None or len(palette) != len(classes):
+        palette = np.random.default_rng(0).integers(0, 256, (len(classes), 3)).tolist()
+    return dict(classes=classes, palette=palette)
+
+
 def _detecting(model: nn.Module, cfg: Config, score_thr: float) -> Infer:
     from mmdet.apis import DetInferencer
 
-    meta = meta_of(cfg)
-    model.dataset_meta = dict(classes=meta.get("classes"), palette=meta.get("palette", "random"))
+    model.dataset_meta = drawing_meta(cfg)
     inferencer = _of_built(DetInferencer, model, cfg)
 
     def infer(pictures: Sequence[str], draw: bool) -> list[Found]:
@@ -65,15 +79,7 @@ def _detecting(model: nn.Module, cfg: Config, score_thr: float) -> Infer:
 def _segmenting(model: nn.Module, cfg: Config, score_thr: float) -> Infer:
     from mmseg.apis import MMSegInferencer
 
-    meta = meta_of(cfg)
-    classes, palette = meta.get("classes"), meta.get("palette")
-    if not classes:
-        raise ValueError(
-            "Argument `config`: its test set names no classes. Set test_dataloader.dataset.metainfo.classes"
-        )
-    if palette is None or len(palette) != len(classes):
-        palette = np.random.default_rng(0).integers(0, 256, (len(classes), 3)).tolist()
-    model.dataset_meta = dict(classes=classes, palette=palette)
+    model.dataset_meta = drawing_meta(cfg)
     inferencer = _of_built(MMSegInferencer, model, cfg)
 
     def infer(pictures: Sequence[str], draw: bool) -> list[Found]:

@@ -7,7 +7,7 @@ from pathlib import Path
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def find_pictures(given: Sequence[str], beside: Path) -> dict[str, Path]:
+def find_pictures(given: Sequence[str], beside: Path | None = None) -> dict[str, Path]:
     """Pictures by what they are called: their path in the folder that was given, or their name, without a suffix.
 
     Args:
@@ -18,7 +18,7 @@ def find_pictures(given: Sequence[str], beside: Path) -> dict[str, Path]:
     for argument in given:
         before = len(found)
         for name, path in _of_argument(argument):
-            if beside.resolve() in path.resolve().parents:
+            if beside is not None and beside.resolve() in path.resolve().parents:
                 continue
             if (other := found.setdefault(name, path)).resolve() != path.resolve():
                 raise ValueError(

@@ -15,6 +15,7 @@ from mmsparse.cli.main import FOLDER, main
 
 DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
 TOOLS = {
+    "app": "app",
     "benchmark": "analysis_tools/benchmark",
     "boards": "dataset_converters/make_boards",
     "calibrate": "analysis_tools/calibrate",

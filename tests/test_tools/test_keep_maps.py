@@ -1,5 +1,7 @@
 """Pictures of where a network looked, as a user makes them."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from commands import run_tool
 from mmengine.registry import VISUALIZERS
 from scenes import at
 
+from mmsparse.analysis.report import describe_macs
+from mmsparse.apis import find_deciders
 from mmsparse.cli.building import build_model, read_pictures, read_test_set
 from mmsparse.configs import read_config
 from mmsparse.visualization import panels
@@ -44,6 +48,32 @@ def test_three_panels_a_picture(config, untrained, scenes, tmp_path):
     assert len(list((tmp_path / "maps").iterdir())) == 2
 
 
+@pytest.mark.parametrize("config", [DETECTOR, SEGMENTER])
+def test_one_page_of_all_pictures(config, untrained, scenes, tmp_path):
+    code, out, err = keep_maps(
+        config, untrained(config), scenes, tmp_path / "maps", "--html", tmp_path / "new/page.html", "--num-images", "2"
+    )
+    assert code == 0 and f"2 pictures in {tmp_path / 'new/page.html'}" in out, err[-3000:]
+    assert len(list((tmp_path / "maps").iterdir())) == 2
+    page, cfg = (tmp_path / "new/page.html").read_text(), read_config(config, at(scenes))
+    model, data = build_model(cfg), read_test_set(cfg)
+    tabs = 1 + len(find_deciders(model))
+    assert page.count("<section>") == 2 and page.count('type="radio"') == tabs
+    assert page.count('<img class="keep ') == 2 * tabs
+    assert all(f"<h2>{Path(data[n]['data_samples'].img_path).name}</h2>" in page for n in (0, 1))
+    macs = describe_macs(model, data, 2)
+    (total,) = [line.split() for line in macs.splitlines() if line.startswith("total")]
+    assert f"<td>total</td><td>{total[1]}</td><td>{total[2]}</td>" in page
+
+
+def test_it_is_told_what_to_write(untrained, scenes, tmp_path):
+    code, _, err = run_tool("analysis_tools/keep_maps", DETECTOR, untrained(DETECTOR))
+    told = "Give a folder for pictures (--out), a file for a page (--html), or both"
+    assert code == 2 and err.splitlines()[-1].endswith(told)
+    code, _, err = run_tool("analysis_tools/keep_maps", DETECTOR, "none.pth", "--html", tmp_path)
+    assert code == 2 and err.splitlines()[-1].endswith(f"`html` to be a file, but {str(tmp_path)!r} is a folder")
+
+
 def test_a_network_that_decides_nothing_has_no_keep_map(untrained, scenes, tmp_path):
     dense = "configs/demo/atss_convnext-mini_scenes.py"
     code, _, err = keep_maps(dense, untrained(dense), scenes, tmp_path / "maps")
@@ -51,6 +81,15 @@ def test_a_network_that_decides_nothing_has_no_keep_map(untrained, scenes, tmp_p
     assert err.splitlines()[-1].endswith(
         f"{dense} has no dynamic part: it looks everywhere, there is no keep map to draw"
     )
+
+
+def test_windows_have_no_keep_map_of_a_picture(untrained, scenes, tmp_path):
+    options = [f"{key}={value}" for key, value in at(scenes).items() if "test_dataloader" in key]
+    slide = ["model.test_cfg.mode=slide", "model.test_cfg.crop_size=(32,32)", "model.test_cfg.stride=(32,32)"]
+    args = [SEGMENTER, untrained(SEGMENTER), "--out", tmp_path / "maps", "--cfg-options", *options, *slide]
+    code, _, err = run_tool("analysis_tools/keep_maps", *args)
+    told = f"{SEGMENTER} cuts pictures into windows, and keep maps are of whole ones: "
+    assert code == 2 and err.splitlines()[-1].endswith(f"{told}--cfg-options model.test_cfg.mode=whole")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from torch import nn
 import mmsparse
 from mmsparse.checkpoints import load_weights, read_checkpoint
 from mmsparse.cli.building import build_plain
+from mmsparse.cli.commands import app
+from mmsparse.cli.main import main
 from mmsparse.configs import read_config
 from mmsparse.engine import TeacherHook
 from mmsparse.models import DynamicSwin
@@ -119,6 +121,15 @@ def test_nothing_runs_it_from_python(by, poisoned):
         said = str(error)
     assert not Path(marker).exists()
     assert f"{file} holds more than weights (posix.mkdir)" in said
+
+
+def test_nor_does_the_page(poisoned, monkeypatch, capsys):
+    file, marker = poisoned
+    monkeypatch.setattr(app, "check_gradio", lambda: None)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        main(["app", DEMO, str(file), "--port", "0"])
+    assert f"{file} holds more than weights (posix.mkdir)" in capsys.readouterr().err and not marker.exists()
 
 
 def test_nor_from_a_server(poisoned, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
 from mmsparse.cli.budgets import open_config
-from mmsparse.cli.building import build_model, random_pictures, read_pictures
+from mmsparse.cli.building import build_model, machine, random_pictures, read_pictures
 from mmsparse.cli.rivals import run_rivals
 from mmsparse.deploy.program import PARTS
 from mmsparse.deploy.rivals import RUNTIMES
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     for number in threads:
         torch.set_num_threads(number)
         print(
-            f"{_machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn, {args.warmup} of warm-up"
+            f"{machine()}, torch {torch.__version__}, float32, {args.rounds} rounds in turn, {args.warmup} of warm-up"
         )
         print(f"{'':<10}{'batch':>6}{'size':>11}{'dense is':>15}{'dense ms':>10} (p10 - p90){'':9}"
               f"{'routed ms':>10} (p10 - p90){'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
@@ -94,7 +94,3 @@ def _print_row(head: tuple[str, int, str, str], dense: Latency, routed: Latency,
     for latency in (dense, routed):
         row += f"{latency.median:10.1f} {f'({latency.p10:.1f} - {latency.p90:.1f})':<20}"
     print(f"{row}{routed.speedup:8.2f}x{by_macs:8.2f}x")
-
-
-def _machine() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
