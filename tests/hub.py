@@ -13,16 +13,25 @@ import mmsparse  # noqa: F401  serves mmcv's operators
 # They look for transformers when they are imported, and some versions of them fail where they find a newer one.
 for library in ("mmdet.datasets", "mmdet.models", "mmpretrain.models", "mmseg.models"):
     importlib.import_module(library)
-sys.path.append(str(Path(__file__).parents[1] / ".hub"))
+FOLDER = str(Path(__file__).parents[1] / ".hub")
+sys.path.append(FOLDER)
 ABSENT = "it is not in .hub, where `make hub` puts it"
 timm = pytest.importorskip("timm", reason=ABSENT)
 transformers = pytest.importorskip("transformers", reason=ABSENT)
 safetensors = pytest.importorskip("safetensors.torch", reason=ABSENT)
+sys.path.remove(FOLDER)  # processes of later tests import the libraries anew, and must not find it
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 DEPTHS, CHANNELS = [1, 2, 1, 1], [8, 16, 32, 64]
 OUT = ["stage1", "stage2", "stage3", "stage4"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is imported late is found while a test runs; for the modules that import it."""
+    monkeypatch.syspath_prepend(FOLDER)
+    sys.path.append(sys.path.pop(0))  # behind the environment's own
 
 
 @torch.no_grad()

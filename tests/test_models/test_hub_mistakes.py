@@ -3,7 +3,7 @@
 import hub
 import pytest
 import torch
-from hub import transformers
+from hub import in_the_hub, transformers  # noqa: F401
 
 from mmsparse.models.convert import check_fit, convert_dense, convert_outward
 

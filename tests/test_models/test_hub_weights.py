@@ -6,7 +6,7 @@ import hub
 import pytest
 import torch
 import torch.nn.functional as F
-from hub import transformers
+from hub import in_the_hub, transformers  # noqa: F401
 from mmpretrain.models import ConvNeXt
 from mmseg.models import EncoderDecoder, SwinTransformer
 
