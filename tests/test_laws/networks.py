@@ -561,7 +561,7 @@ BACKBONES = [*CHANNEL_MIXERS, *RESNETS, *VITS]
 LIGHT = [*BACKBONES, *OF_CONVS, *ENCODERS, *NECKS, *HEADS]
 FAMILIES = [convnext("atto"), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit_windows(), NECKS[0], HEADS[0]]
 # scorers that obey the laws, too
-OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer", "ValueAttentionScorer", "LinearScorer"]
+OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer", "ValueAttentionScorer"]
 READING = ["AttentionScorer", "TokenImportanceScorer", "ValueAttentionScorer"]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
 
