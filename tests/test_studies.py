@@ -17,7 +17,12 @@ TOLD = {  # run@budget, what its page says
     ("camvid", "camvid/README.md"): {"dense-32-on": "60.2", "routed-32": "60.0", "random-32": "58.1"},
     ("deeppcb", "deeppcb/README.md"): {"dense-40": "0.395", "dense-40-on": "0.392", "small-64": "0.354"},
     ("scenes", "demo/README.md"): {"routed-det-more": "0.524", "dense-det-more": "0.536", "random-det": "0.353"},
-    ("boards", "boards/README.md"): {"routed-128": "0.635", "dense-128-more": "0.666", "routed-80": "0.574"},
+    ("boards", "boards/README.md"): {
+        "routed-128": "0.635",
+        "dense-128-more": "0.666",
+        "routed-80": "0.574",
+        "dense-64-more": "0.607",
+    },
 }
 
 
