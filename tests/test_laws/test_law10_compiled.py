@@ -2,7 +2,8 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 
 import pytest
 import torch
@@ -88,22 +89,18 @@ def test_each_call_has_its_own_budget_and_sizes():
 
 
 def test_threads_share_what_is_compiled():
-    """Seen once in many runs, a thread of PyTorch compiled what was there already; not so twice in a row."""
-    assert 3 in (times_in_threads(), times_in_threads())
+    """In turn: PyTorch 2.11 steps over what it has compiled, rarely, where another thread looks at the same moment."""
+    compiled, x, turn = Compiled(neck()), [torch.randn(1, 8, 16, 24)], Lock()
 
-
-def times_in_threads() -> int:
-    """How often a network is compiled for three budgets that threads take in turn."""
-    compiled, x = Compiled(neck()), [torch.randn(1, 8, 16, 24)]
-
-    def agrees(keep_ratio: float) -> bool:
-        with mmsparse.budget(keep_ratio):
+    def agrees(keep_ratio: float, at: AbstractContextManager) -> bool:
+        with mmsparse.budget(keep_ratio), at:
             return compiled.agrees(x)
 
-    assert all(map(agrees, [0.25, 0.5, 0.75]))
+    assert all(agrees(ratio, turn) for ratio in (0.25, 0.5, 0.75))
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(agrees, [0.25, 0.5, 0.75] * 8))
-    return compiled.times
+        assert all(pool.map(agrees, [0.25, 0.5, 0.75] * 8, [turn] * 24))
+        assert compiled.times == 3
+        assert all(pool.map(agrees, [0.25, 0.5, 0.75] * 8, [nullcontext()] * 24))
 
 
 def test_a_backbone_in_a_model_that_knows_padding():
