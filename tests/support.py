@@ -45,7 +45,8 @@ def collect(found: Found, report: pytest.TestReport) -> None:
 
 def write(found: Found, file: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent / "test_laws"))  # workers ran the tests there
-    from networks import ALL, KIN
+    from networks import ALL
+    from part_networks import KIN
 
     kept = json.loads(file.read_text()) if file.is_file() else {}
     names = [network.name for network in [*ALL, *KIN]]
@@ -55,7 +56,8 @@ def write(found: Found, file: Path) -> None:
 
 
 def page(found: Found) -> str:
-    from networks import ALL, KIN
+    from networks import ALL
+    from part_networks import KIN
     from test_law10_exports import REFUSED, dynamic
 
     from mmsparse import models

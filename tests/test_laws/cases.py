@@ -14,7 +14,9 @@ from mmdet.models.backbones import SwinTransformer as DetSwin
 from mmpretrain.models import BEiTViT, ConvNeXt, VisionTransformer, ViTEVA02, ViTSAM
 from mmseg.models import decode_heads
 from mmseg.models.backbones import SwinTransformer as SegSwin
-from networks import OnPyramid, _flat_positions, enliven
+from network import enliven
+from part_networks import OnPyramid
+from plain_networks import _flat_positions
 from torch import Tensor, nn
 
 from mmsparse import models as ours

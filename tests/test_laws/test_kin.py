@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from networks import KIN, Network, ids
+from network import Network, ids
+from part_networks import KIN
 from torch import nn
 
 from mmsparse.apis import find_deciders, record_selections, set_keep_ratio

@@ -7,7 +7,7 @@ from threading import Lock
 
 import pytest
 import torch
-from networks import ids
+from network import ids
 from small_networks import DETECTOR, SEGMENTER, pictures
 from test_law10_exports import EXPORTED, SIZE, Watched, dynamic, flat
 from torch import Tensor, nn

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from networks import KIN, LIGHT, Network, ids
+from network import Network, ids
+from networks import LIGHT
+from part_networks import KIN
 from torch import Tensor, nn
 
 from mmsparse.apis import record_selections

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from networks import LIGHT, ids
+from network import ids
+from networks import LIGHT
 from small_networks import DETECTOR, SEGMENTER, pictures
 from torch import Tensor, nn
 

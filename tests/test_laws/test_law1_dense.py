@@ -4,7 +4,8 @@ from itertools import product
 
 import pytest
 import torch
-from networks import ALL, LIGHT, ids, precise
+from network import ids, precise
+from networks import ALL, LIGHT
 
 
 def assert_close(actual, expected, what):

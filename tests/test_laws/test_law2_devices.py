@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from mmengine.structures import InstanceData
-from networks import FAMILIES, enliven, ids
+from network import enliven, ids
+from networks import FAMILIES
 from replay import replay
 from scenes import ROOT
 from torch import Tensor, nn

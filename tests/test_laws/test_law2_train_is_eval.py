@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from networks import LIGHT, SELECTORS, ids
+from network import ids
+from networks import LIGHT, SELECTORS
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_deciders

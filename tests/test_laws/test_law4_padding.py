@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from networks import HEADS, LIGHT, NECKS, ids, with_scorers
+from network import ids
+from networks import LIGHT, with_scorers
+from part_networks import HEADS, NECKS
 from torch import nn
 
 from mmsparse.apis import record_selections

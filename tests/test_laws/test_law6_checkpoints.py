@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from networks import ALL, ids
+from network import ids
+from networks import ALL
 
 
 @pytest.mark.parametrize("network", ALL, ids=ids)

@@ -7,21 +7,10 @@ import pytest
 import torch
 from counting import macs_of
 from mmengine.analysis import FlopAnalyzer
-from networks import (
-    CUMULATIVE,
-    ENTERING,
-    HEADS,
-    NECKS,
-    VIT_EVERYWHERE,
-    beit,
-    convnext,
-    deit,
-    eva02,
-    ids,
-    sam,
-    swin,
-    vit,
-)
+from network import ids
+from networks import convnext, swin
+from part_networks import HEADS, NECKS
+from plain_networks import CUMULATIVE, ENTERING, VIT_EVERYWHERE, beit, deit, eva02, sam, vit
 
 from mmsparse.analysis import count_macs
 from mmsparse.apis import dense_twin

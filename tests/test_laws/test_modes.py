@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from networks import BACKBONES, LIGHT, ids
+from network import ids
+from networks import BACKBONES, LIGHT
 from replay import replay
 
 from mmsparse import pop_aux

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import support
-from networks import ALL, KIN, LIGHT
+from networks import ALL, LIGHT
+from part_networks import KIN
 
 PAGE = Path(__file__).parents[2] / "docs/support.md"
 

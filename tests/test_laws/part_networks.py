@@ -1,0 +1,209 @@
+"""Necks, heads, encoders and backbones of convolutions beside the stock classes they must equal."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from mmdet.models import backbones, dense_heads, necks
+from mmdet.models.layers import DeformableDetrTransformerEncoder, MSDeformAttnPixelDecoder
+from mmengine.config import ConfigDict
+from mmseg.models import backbones as seg_backbones
+from mmseg.models import decode_heads
+from mmseg.models import necks as seg_necks
+from network import Network
+from torch import Tensor, nn
+
+from mmsparse import models as ours
+from mmsparse.models.encoders.deformable import DeformableEncoder
+
+
+class OnPyramid(nn.Module):
+    """A neck or head behind a plain stem that makes maps of strides 4, 8, 16, ... from a picture."""
+
+    def __init__(self, part: nn.Module, levels: int, channels: int) -> None:
+        super().__init__()
+        convs = [nn.Conv2d(3, channels, 5, stride=4, padding=2)]
+        convs += [nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(levels - 1)]
+        self.stem = nn.ModuleList(convs)
+        self.part = part
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = []
+        for conv in self.stem:
+            x = conv(x).tanh()
+            maps.append(x)
+        return tuple(_tensors(self.part(tuple(maps))))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [tree] if isinstance(tree, Tensor) else [t for part in tree for t in _tensors(part)]
+
+
+def on_pyramid(
+    part: str, room: Any, levels: int, decisions: int, tile: int = 2, coarse: bool = False, **kwargs: Any
+) -> Network:
+    """A stock neck or head of ``room`` beside ours; it takes so many levels and takes so many decisions."""
+
+    def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
+        return OnPyramid(getattr(ours, f"Dynamic{part}")(**kwargs, sparsity=sparsity), levels, 8)
+
+    def stock() -> nn.Module:
+        return OnPyramid(getattr(room, part)(**kwargs), levels, 8)
+
+    ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5][:decisions]
+    quick = dict(type="MLPScorer", hidden=64)  # the default of so few channels would learn too slowly for a test
+    some = dict(keep_ratio=ratios, tile=1, scorer=quick)
+    everywhere = dict(keep_ratio=ratios, tile=tile)
+    if coarse:
+        everywhere, some = {**everywhere, "coarse": True}, {**some, "tile": tile, "coarse": True}
+    return Network(f"{part}-coarse" if coarse else part, stock, dynamic, everywhere, some)
+
+
+class OnTokens(nn.Module):
+    """The encoder of a detector, given the levels of a pyramid as one row of tokens."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        shapes = torch.tensor([m.shape[2:] for m in maps])
+        counts = shapes.prod(1)
+        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+        refined = self.encoder(
+            query=tokens,
+            query_pos=tokens.roll(1, dims=2),
+            key_padding_mask=None,
+            spatial_shapes=shapes,
+            level_start_index=counts.cumsum(0) - counts,
+            valid_ratios=tokens.new_ones(len(tokens), len(maps), 2),
+        )
+        parts = refined.split(counts.tolist(), dim=1)
+        return [part.transpose(1, 2).unflatten(2, tuple(m.shape[2:])) for part, m in zip(parts, maps, strict=True)]
+
+
+def _layers() -> dict[str, Any]:
+    """Arguments of a small deformable encoder of three levels; the stock classes write into them."""
+    attention = dict(embed_dims=8, num_heads=2, num_levels=3, num_points=2, dropout=0.0)
+    return dict(num_layers=2, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=dict(embed_dims=8, ffn_drop=0.0)))
+
+
+def encoder(pixels: bool = False) -> Network:
+    """A detector's, or in a decoder of ``pixels``. The coarsest level is not routed; one decides for both layers."""
+    decoder = dict(in_channels=[8] * 4, feat_channels=8, out_channels=8, norm_cfg=_norm, strides=[4, 8, 16, 32])
+    decoder.update(positional_encoding=dict(num_feats=4, normalize=True))
+
+    def stock() -> nn.Module:
+        if pixels:
+            return OnPyramid(MSDeformAttnPixelDecoder(**decoder, encoder=ConfigDict(_layers())), 4, 8)
+        return OnPyramid(OnTokens(DeformableDetrTransformerEncoder(**_layers())), 3, 8)
+
+    def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
+        own = sparsity and {"levels": 2, **sparsity}
+        if pixels:
+            made = ours.DynamicMSDeformAttnPixelDecoder(**decoder, encoder=_layers(), sparsity=own)
+            return OnPyramid(made, 4, 8)
+        if own is None:
+            return stock()
+        return OnPyramid(OnTokens(DeformableEncoder(**_layers(), sparsity=own, owner="DynamicDINO")), 3, 8)
+
+    ratios = dict(keep_ratio=[0.6, 0.3, 0.5] if pixels else [0.6, 0.3])
+    everywhere = dict(**ratios, fast_path=dict(type="LinearFastPath"))
+    some = dict(**ratios, scorer=dict(type="MLPScorer", hidden=64))
+    return Network("pixel-decoder" if pixels else "encoder", stock, dynamic, everywhere, some)
+
+
+ANCHORS = dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0], strides=[4, 8, 16, 32])
+_neck = dict(in_channels=[8, 8, 8, 8], out_channels=12)
+_dense = dict(num_classes=3, in_channels=8, feat_channels=8)
+_norm = dict(type="GN", num_groups=2)
+_decode: dict[str, Any] = dict(in_index=[0, 1, 2, 3], dropout_ratio=0.0, num_classes=3, norm_cfg=_norm)
+NECKS = [
+    on_pyramid("FPN", necks, 4, 3, **_neck, num_outs=6, add_extra_convs="on_input"),
+    on_pyramid("PAFPN", necks, 4, 5, **_neck, num_outs=5, norm_cfg=_norm),
+    on_pyramid("ChannelMapper", necks, 4, 3, tile=1, **_neck, num_outs=5),
+]
+HEADS = [
+    on_pyramid("RPNHead", dense_heads, 4, 3, in_channels=8, feat_channels=8, anchor_generator=ANCHORS),
+    on_pyramid("RetinaHead", dense_heads, 4, 3, **_dense, stacked_convs=2, anchor_generator=ANCHORS),
+    on_pyramid("RetinaHead", dense_heads, 4, 3, 4, True, **_dense, stacked_convs=2, anchor_generator=ANCHORS),
+    on_pyramid("FCOSHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, strides=[4, 8, 16, 32]),
+    on_pyramid("ATSSHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS),
+    on_pyramid(
+        *("ATSSHead", dense_heads, 4, 3, 4, True), **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS
+    ),
+    on_pyramid("GFLHead", dense_heads, 4, 3, **_dense, stacked_convs=2, norm_cfg=_norm, anchor_generator=ANCHORS),
+    on_pyramid("UPerHead", decode_heads, 4, 4, **_decode, in_channels=[8] * 4, channels=8, pool_scales=(1, 2)),
+    on_pyramid(
+        "FPNHead", decode_heads, 4, 6, **_decode, in_channels=[8] * 4, channels=8, feature_strides=[4, 8, 16, 32]
+    ),
+]
+
+
+def of_convs(kind: str, room: Any, decisions: int, tile: int = 2, **kwargs: Any) -> Network:
+    """A backbone of convolutions of ``room`` beside ours; its batch norms have statistics."""
+    own = f"Dynamic{'Seg' if (room, kind) == (seg_backbones, 'HRNet') else ''}{kind}"
+    ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5, 0.4, 0.6, 0.7, 0.5][:decisions]
+
+    def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
+        return getattr(ours, own)(**kwargs, sparsity=sparsity)
+
+    some = dict(keep_ratio=ratios, tile=1, scorer=dict(type="MLPScorer", hidden=64))
+    everywhere = dict(keep_ratio=ratios, tile=tile)
+    return Network(own.removeprefix("Dynamic"), partial(getattr(room, kind), **kwargs), dynamic, everywhere, some)
+
+
+def _branches(modules: int, block: str, blocks: int, *widths: int) -> dict[str, Any]:
+    count = len(widths)
+    return dict(num_modules=modules, num_branches=count, block=block, num_blocks=(blocks,) * count, num_channels=widths)
+
+
+_hr = dict(
+    extra=dict(
+        stage1=_branches(1, "BOTTLENECK", 1, 8),
+        stage2=_branches(1, "BASIC", 1, 8, 8),
+        stage3=_branches(1, "BASIC", 1, 8, 8, 8),
+        stage4=_branches(1, "BASIC", 1, 8, 8, 8, 8),
+    )
+)
+_levels = dict(num_classes=3, in_channels=8, feat_channels=8)
+_points = dict(type="MlvlPointGenerator", offset=0, strides=[4, 8, 16])
+_rtmdet = dict(**_levels, stacked_convs=2, anchor_generator=_points, bbox_coder=dict(type="DistancePointBBoxCoder"))
+_one_map = {**_decode, "in_index": 0, "in_channels": 8, "channels": 8}
+HEADS += [
+    on_pyramid("ASPPHead", decode_heads, 1, 4, **_one_map, dilations=(1, 2, 6, 3)),
+    on_pyramid("RTMDetSepBNHead", dense_heads, 3, 3, **_rtmdet, norm_cfg=_norm),
+]
+ENCODERS = [encoder()]
+OF_CONVS = [of_convs("HRNet", seg_backbones, 11, **_hr, norm_eval=True)]
+# Of the same mechanisms as others, and some of them for pictures of whole strides alone: see test_kin.py
+_unet = dict(num_stages=3, base_channels=8, strides=(1, 1, 1), enc_num_convs=(2, 2, 1), dec_num_convs=(1, 2))
+_unet.update(downsamples=(True, True), enc_dilations=(1, 1, 1), dec_dilations=(1, 1), norm_eval=True)
+_unet["upsample_cfg"] = dict(type="mmseg.InterpConv")
+_csp = dict(deepen_factor=0.34, widen_factor=0.125, norm_eval=True)
+_anchors = dict(anchor_generator=ANCHORS)
+_tower = dict(**_dense, stacked_convs=2)
+_sides = dict(type="TBLRBBoxCoder", normalizer=4.0)
+_distill = dict(type="KnowledgeDistillationKLDivLoss")
+_fovea = dict(base_edge_list=(16, 32, 64, 128), scale_ranges=((8, 32),) * 4)
+KIN = [
+    encoder(pixels=True),
+    of_convs("HRNet", backbones, 11, **_hr),
+    of_convs("UNet", seg_backbones, 5, **_unet),
+    of_convs("CSPNeXt", backbones, 4, **_csp),
+    of_convs("CSPDarknet", backbones, 4, **_csp),
+    on_pyramid("CSPNeXtPAFPN", necks, 3, 7, in_channels=[8] * 3, out_channels=8, num_csp_blocks=2, norm_cfg=_norm),
+    on_pyramid("YOLOXPAFPN", necks, 3, 4, in_channels=[8] * 3, out_channels=8, num_csp_blocks=2, norm_cfg=_norm),
+    on_pyramid("HRFPN", necks, 4, 3, **_neck, num_outs=5),
+    on_pyramid("MultiLevelNeck", seg_necks, 4, 4, **_neck, scales=[0.5, 1, 2, 4]),
+    on_pyramid("YOLOXHead", dense_heads, 3, 3, **_levels, stacked_convs=2, strides=(4, 8, 16), norm_cfg=_norm),
+    on_pyramid("RetinaSepBNHead", dense_heads, 4, 3, **_tower, num_ins=4, **_anchors, norm_cfg=_norm),
+    on_pyramid("FSAFHead", dense_heads, 4, 3, **_tower, **_anchors, bbox_coder=_sides),
+    on_pyramid("FoveaHead", dense_heads, 4, 3, **_tower, strides=[4, 8, 16, 32], **_fovea),
+    on_pyramid("CenterNetUpdateHead", dense_heads, 4, 3, **_tower, strides=[1] * 4, norm_cfg=_norm),
+    *(on_pyramid(name, dense_heads, 4, 3, **_tower, **_anchors) for name in ("FreeAnchorRetinaHead", "PISARetinaHead")),
+    *(on_pyramid(name, dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm) for name in ("LADHead", "PAAHead")),
+    on_pyramid("LDHead", dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm, loss_ld=_distill),
+    *(on_pyramid(name, decode_heads, 1, 3, **_one_map) for name in ("FCNHead", "GCHead", "NLHead", "DNLHead")),
+]
