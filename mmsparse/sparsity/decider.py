@@ -22,6 +22,8 @@ from .selectors import BURIED, Selector
 from .units import unit_features
 from .valid import Valid, valid_units
 
+DEEP, ENOUGH = 2, 32  # convolutions of a PeakScorer whose choice serves several layers, if there are such channels
+
 
 @dataclass(frozen=True, eq=False)
 class Aux:
@@ -217,10 +219,21 @@ class Router(Tunable):
         self.decisions = ModuleDict()  # mmengine's: torch's would keep `init_weights` from its modules
 
     def add(
-        self, key: str, name: str, channels: int, scorer: dict[str, Any], selector: dict[str, Any] | None, where: str
+        self,
+        key: str,
+        name: str,
+        channels: int,
+        scorer: dict[str, Any] | None,
+        selector: dict[str, Any] | None,
+        where: str,
+        several: bool,
     ) -> Decider:
-        """A new place, from configs of its parts, ``where`` there is no attention for a scorer to read."""
-        part = build(scorer, Scorer, "scorer", channels=channels)
+        """A new place, ``where`` there is no attention for a scorer to read, from configs of its parts.
+
+        Unless one is given, its scorer is a PeakScorer, which looks further where the choice serves ``several`` layers.
+        """
+        default = dict(type="PeakScorer", deep=DEEP if several and channels >= ENOUGH else 0)
+        part = build(scorer or default, Scorer, "scorer", channels=channels)
         if part.reads_attention:
             raise ValueError(
                 f"{type(part).__name__} reads attention, which {where} lacks. "

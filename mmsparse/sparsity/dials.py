@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 
 from mmsparse.ops import OfThread
 
+from .budget import check_keep_ratio, given_ratios
 from .new_parts import NewPart
 
 
@@ -64,7 +65,9 @@ class Tunable(NewPart, BaseModule):
         return dict(zip(self.dials, self.expand(keep_ratio), strict=True))
 
     def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
-        raise NotImplementedError
+        """The rule: one number is that of each dial."""
+        given = given_ratios(keep_ratio, [dial.name for dial in self.dials])
+        return [check_keep_ratio(keep_ratio)] * len(self.dials) if given is None else given
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,13 +19,9 @@ from mmsparse.sparsity import (
     PeakScorer,
     Router,
     Selection,
-    check_keep_ratio,
 )
-from mmsparse.sparsity.budget import given_ratios
 
 from .layer import ConvFastPath, RoutedConv2d
-
-DEEP, ENOUGH = 2, 32  # convolutions of the scorers whose choice serves a tower, if that has so many channels
 
 
 class ConvRouter(Router):
@@ -100,9 +96,8 @@ class ConvRouter(Router):
                 names.setdefault(decision, stock[name].in_channels)  # the first one decides
         self._serves = Counter(self._decision.values())
         for name, channels in names.items():
-            serves = self.shared or self._serves[name] > 1
-            default = dict(type="PeakScorer", deep=DEEP if serves and channels >= ENOUGH else 0)
-            decider = self.add(_key(name), f"{prefix}.{name}", channels, scorer or default, selector, "a convolution")
+            several = self.shared or self._serves[name] > 1
+            decider = self.add(*(_key(name), f"{prefix}.{name}", channels, scorer, selector, "a convolution", several))
             decider.of_regions = of_regions
         for name, conv in stock.items():
             self.fast_paths[_key(name)] = ConvFastPath(conv.in_channels, conv.out_channels)
@@ -117,10 +112,6 @@ class ConvRouter(Router):
                 new, index = next(decider.scorer.parameters()), decider.scorer.index
                 decider.scorer = LocalGlobalScorer(first.shape[1], hidden=first.shape[0]).to(new)
                 decider.scorer.index = index
-
-    def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
-        given = given_ratios(keep_ratio, [decider.name for decider in self.decisions.values()])
-        return [check_keep_ratio(keep_ratio)] * len(self.decisions) if given is None else given
 
     def fast_path(self, name: str) -> ConvFastPath:
         return self.fast_paths[_key(name)]

@@ -8,11 +8,9 @@ from mmengine.model import ModuleDict
 from torch import Tensor
 
 from mmsparse.registry import build
-from mmsparse.sparsity import FastPath, Geometry, Paths, Router, Selection, check_keep_ratio
-from mmsparse.sparsity.budget import given_ratios
+from mmsparse.sparsity import FastPath, Geometry, Paths, Router, Selection
 
 Size = tuple[int, int]
-DEEP, ENOUGH = 2, 32  # convolutions of the default scorers, whose choice serves all layers, if there are such channels
 
 
 class EncoderRouter(Router):
@@ -55,18 +53,13 @@ class EncoderRouter(Router):
         if type(levels) is not int or levels < 1:
             raise ValueError(f"Expected argument `levels` to be a positive whole number, but got {levels!r}")
         self.finest_last = finest_last
-        default = dict(type="PeakScorer", deep=DEEP if channels >= ENOUGH else 0)
         for level in range(min(levels, levels_given)):
             where = "a deformable encoder"
-            self.add(f"level{level}", f"encoder.level{level}", channels, scorer or default, selector, where)
+            self.add(f"level{level}", f"encoder.level{level}", channels, scorer, selector, where, several=layers > 1)
         stays = dict(type="IdentityFastPath")
         made = (build(fast_path or stays, FastPath, "fast_path", channels=channels) for _ in range(layers))
         self.fast_paths = ModuleDict({str(layer): fast for layer, fast in enumerate(made)})
         self.set_keep_ratio(keep_ratio)
-
-    def expand(self, keep_ratio: float | Sequence[float]) -> Sequence[float]:
-        given = given_ratios(keep_ratio, [decider.name for decider in self.decisions.values()])
-        return [check_keep_ratio(keep_ratio)] * len(self.decisions) if given is None else given
 
     def decide(self, tokens: Tensor, sizes: Sequence[Size]) -> Selection | None:
         """Which tokens (B, N, C) of levels of some sizes are refined; None: all."""
