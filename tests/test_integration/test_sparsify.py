@@ -175,14 +175,17 @@ def test_mmsegs_vit_and_its_translation_compute_the_same(more):
     result = dynamic.load_state_dict(dense.state_dict(), strict=False)
     assert all(key.startswith("router.") for key in result.missing_keys)
     assert set(result.unexpected_keys) <= {"cls_token"}  # without class tokens mmseg's class has one all the same
+    assert_same_maps(dynamic, dense, torch.randn(2, 3, 72, 104), rtol=1e-4)
+
+
+def assert_same_maps(dynamic, dense, picture, rtol):
     mmsparse.set_keep_ratio(dynamic, 1.0)
-    picture = torch.randn(2, 3, 72, 104)
     dense.train(False)  # returns nothing
     with torch.no_grad():
         ours, theirs = dynamic.train(False)(picture), dense(picture)
     assert len(ours) == len(theirs) == 2
     for a, b in zip(ours, theirs):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=rtol, atol=1e-5)
 
 
 BEIT_CASES = [("BEiT", {}), ("BEiT", dict(qv_bias=False, final_norm=True)), ("MAE", dict(patch_norm=True))]
@@ -201,14 +204,7 @@ def test_mmsegs_beit_and_its_translation_compute_the_same(kind, more):
     dynamic = MODELS.build(mmsparse.sparsify(of(dict(type=kind, **small), "mmseg")).model.backbone)
     result = dynamic.load_state_dict(dense.state_dict(), strict=False)
     assert result.unexpected_keys == [] and all(key.startswith("router.") for key in result.missing_keys)
-    mmsparse.set_keep_ratio(dynamic, 1.0)
-    picture = torch.randn(2, 3, 64, 96)
-    dense.train(False)  # returns nothing
-    with torch.no_grad():
-        ours, theirs = dynamic.train(False)(picture), dense(picture)
-    assert len(ours) == len(theirs) == 2
-    for a, b in zip(ours, theirs):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert_same_maps(dynamic, dense, torch.randn(2, 3, 64, 96), rtol=1e-5)
 
 
 def test_a_detector_inside_a_wrapper():
