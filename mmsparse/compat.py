@@ -2,12 +2,12 @@
 
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
+from .packaged import local_path
 from .trust import guard_loaders
 
 ONEDL_NAMES = {
@@ -35,12 +35,9 @@ def load_config(path: str) -> Config:
 
     mmengine finds the second kind, too, but not in folders such as ``gn+ws`` and ``legacy_1.x``.
     """
-    library, _, inside = path.rpartition("::")
-    if not library:
+    if "::" not in path:
         return Config.fromfile(path)
-    package = find_spec(library)
-    file = Path(package.origin).parent / ".mim" / "configs" / inside if package and package.origin else None
-    if file and file.is_file():
+    if (file := local_path(path)).is_file():
         return Config.fromfile(file)
     return Config.fromstring(f"_base_ = {path!r}", ".py")  # by its name in a metafile, or an error
 

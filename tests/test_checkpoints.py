@@ -47,3 +47,18 @@ def test_a_folder_is_no_checkpoint(tmp_path):
 )
 def test_installed_configs_are_found_in_every_folder(name):
     assert compat.load_config(f"mmdet::{name}").model.type == "FasterRCNN"
+
+
+def test_a_library_brings_weights_beside_its_configs(tmp_path, monkeypatch):
+    folder = tmp_path / "brings" / ".mim" / "configs" / "boards"
+    folder.mkdir(parents=True)
+    (tmp_path / "brings" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    trained, model = nn.Linear(2, 3), nn.Linear(2, 3)
+    torch.save(dict(state_dict=trained.state_dict()), folder / "half.pth")
+    load_weights(model, "brings::boards/half.pth")
+    assert torch.equal(model.weight, trained.weight)
+    with pytest.raises(FileNotFoundError, match="`checkpoint` to be a file, but got 'brings::boards/other.pth'$"):
+        read_checkpoint("brings::boards/other.pth")
+    with pytest.raises(FileNotFoundError, match="but got 'absent::half.pth'$"):
+        read_checkpoint("absent::half.pth")

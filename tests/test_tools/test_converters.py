@@ -224,6 +224,18 @@ def test_publishing_keeps_weights_and_meta(trained, monkeypatch, capsys, options
     assert "published already" in again and not list(trained.glob("twice*"))
 
 
+def test_publishing_in_half_precision(tmp_path, monkeypatch, capsys):
+    state = {"w": torch.tensor([0.1, -3.0]), "steps": torch.tensor(70000)}
+    torch.save(dict(state_dict=state), tmp_path / "net.pth")
+    convert(monkeypatch, capsys, PUBLISH, tmp_path / "net.pth", tmp_path / "public" / "net.pth", "--half")
+    (path,) = (tmp_path / "public").iterdir()
+    found = torch.load(path, weights_only=True)["state_dict"]
+    assert torch.equal(found["w"], state["w"].half()) and torch.equal(found["steps"], state["steps"])
+    torch.save(dict(state_dict={"w": torch.tensor([1.0, 70000.0])}), tmp_path / "large.pth")
+    error = convert(monkeypatch, capsys, PUBLISH, tmp_path / "large.pth", tmp_path / "large", "--half", code=2)
+    assert "--half: w holds numbers" in error and not list(tmp_path.glob("large-*"))
+
+
 def test_publishing_is_reproducible_and_names_a_missing_average(trained, monkeypatch, capsys):
     for name in ("one", "two"):
         convert(monkeypatch, capsys, PUBLISH, trained / "epoch_1.pth", trained / name / "net.pth")

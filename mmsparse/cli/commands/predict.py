@@ -33,6 +33,7 @@ from mmsparse.cli.picture_files import find_pictures
 from mmsparse.deploy import serve
 from mmsparse.deploy.artifact import PAGE, checksum
 from mmsparse.mistakes import mistakes_in
+from mmsparse.packaged import local_path
 from mmsparse.trust import add_trust, trust_checkpoints
 
 MADE_BY = "made_by.json"
@@ -113,7 +114,7 @@ def _predict(infer: Infer, jobs: Sequence[Job], size: int) -> list[Path]:
 def _made_by(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
     """What results depend on beside their pictures."""
     content = json.dumps(cfg.to_dict(), default=str, sort_keys=True)
-    checkpoint = Path(args.checkpoint)
+    checkpoint = local_path(args.checkpoint)
     return {
         "config": f"{Path(args.config).name} {hashlib.sha256(content.encode()).hexdigest()}",
         "checkpoint": f"{checkpoint.name} {checksum(checkpoint, ())}" if checkpoint.is_file() else args.checkpoint,

@@ -9,6 +9,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mmsparse.checkpoints import read_checkpoint
 from mmsparse.cli.checkpoint_files import to_bytes, write_whole
 from mmsparse.cli.launch import check_writable
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", help="checkpoint of a training run")
     parser.add_argument("dst", type=Path, help="name of the result; becomes <name>-<first 8 digits of its sha256>.pth")
     parser.add_argument("--no-ema", action="store_true", help="publish the trained weights, not their average")
+    parser.add_argument("--half", action="store_true", help="in half precision: half of the bytes, three digits")
     add_trust(parser)
 
 
@@ -30,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     content = read_checkpoint(args.src, "src")
     if _is_published(Path(args.src)):
         raise ValueError(f"Argument `src`: {args.src} is published already: its name holds the hash of its content")
-    data = to_bytes(published(content, args.src, not args.no_ema))
+    data = to_bytes(published(content, args.src, not args.no_ema, args.half))
     path = args.dst.with_name(f"{args.dst.name.removesuffix('.pth')}-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     write_whole(data, path)
     dropped = [key for key in content if key not in KEPT]
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def published(content: dict[str, Any], src: str, ema: bool) -> dict[str, Any]:
+def published(content: dict[str, Any], src: str, ema: bool, half: bool) -> dict[str, Any]:
     """The part of a training checkpoint that users of the model need."""
     if not isinstance(content.get("state_dict"), dict) or not content["state_dict"]:
         holds = f"{len(content)} keys, such as {sorted(map(str, content))[:3]}"
@@ -53,7 +56,17 @@ def published(content: dict[str, Any], src: str, ema: bool) -> dict[str, Any]:
         # mmengine swaps the two on saving: the trained weights wait under the name of the averaged ones
         trained = content["ema_state_dict"]
         state.update({k.removeprefix("module."): v for k, v in trained.items() if k.startswith("module.")})
+    if half:
+        state = {key: _halved(key, value) for key, value in state.items()}
     return {"meta": content.get("meta", {}), "state_dict": state}
+
+
+def _halved(key: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    if not value.half().isfinite().all():
+        raise ValueError(f"--half: {key} holds numbers that half precision does not have; leave the option out")
+    return value.half()
 
 
 def _is_published(path: Path) -> bool:
