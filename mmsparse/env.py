@@ -1,10 +1,13 @@
 """The OpenMMLab packages this one stands on: ``python -m mmsparse.env`` says what is there and what is in the way."""
 
 import importlib
+import json
 import re
 import sys
 import textwrap
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from mmsparse import mmcv_ops
 
@@ -77,19 +80,15 @@ def operator_problems() -> list[str]:
     return problems
 
 
-def operators() -> str:
-    """Where mmcv's operators come from."""
+def operators() -> dict[str, list[str]] | None:
+    """mmcv's operators that mmsparse serves and those that are not there; None: mmcv's own are compiled."""
     module = importlib.import_module("mmcv._ext")
     if module.__file__ != mmcv_ops.FILE:
-        return "compiled"
-    served, refused = (
-        {_operator(name) for name in names if not name.startswith("get_compil")}
-        for names in (module.__all__, module.refused)
-    )
-    return (
-        f"not compiled; {len(served)} served by mmsparse from torchvision and PyTorch: {', '.join(sorted(served))}; "
-        f"{len(refused)} not there (OPS=compiled make setup): {', '.join(sorted(refused))}"
-    )
+        return None
+    return {
+        kind: sorted({_operator(name) for name in names if not name.startswith("get_compil")})
+        for kind, names in (("served", module.__all__), ("absent", module.refused))
+    }
 
 
 def _operator(name: str) -> str:
@@ -97,26 +96,53 @@ def _operator(name: str) -> str:
     return re.sub("_(forward|backward)(_.*)?$", "", name)
 
 
-def main() -> int:
+def look() -> dict[str, Any]:
+    """What is installed, on what it runs, and what is in the way."""
     from mmsparse import __version__
 
-    print(f"mmsparse     {__version__}\npython       {sys.version.split()[0]}")
-    for dist in ("torch", "torchvision", "numpy"):
-        print(f"{dist:<12} {installed(dist) or 'missing'}")
+    found: dict[str, Any] = {"mmsparse": __version__, "python": sys.version.split()[0]}
+    found |= {dist: installed(dist) or "missing" for dist in ("torch", "torchvision", "numpy")}
     for name, dists in STACK.items():
-        print(f"{name:<12} {', '.join(f'{d} {installed(d)}' for d in dists if installed(d)) or 'missing'}")
+        found[name] = {dist: installed(dist) for dist in dists if installed(dist)} or "missing"
     problems = stack_problems()
     if installed("torch"):
         import torch
 
-        print(f"device       {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}")
+        found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         problems += operator_problems()
         if "mmcv.ops" in sys.modules:
-            print(textwrap.fill(f"mmcv ops     {operators()}", 118, subsequent_indent=" " * 13))
-    for problem in problems:
+            found["mmcv ops"] = operators()
+    return {**found, "problems": problems}
+
+
+def say(found: Mapping[str, Any]) -> None:
+    for name, value in found.items():
+        if name != "problems":
+            print(textwrap.fill(f"{name:<12} {_words(name, value)}", 118, subsequent_indent=" " * 13))
+    for problem in found["problems"]:
         print(f"problem: {problem}")
-    print(f"{len(problems)} known conflict(s)")
-    return 1 if problems else 0
+    print(f"{len(found['problems'])} known conflict(s)")
+
+
+def _words(name: str, value: Any) -> str:
+    if name == "mmcv ops" and value:
+        return (
+            f"not compiled; {len(value['served'])} served by mmsparse from torchvision and PyTorch: "
+            f"{', '.join(value['served'])}; {len(value['absent'])} not there (OPS=compiled make setup): "
+            f"{', '.join(value['absent'])}"
+        )
+    if name == "mmcv ops":
+        return "compiled"
+    return ", ".join(f"{dist} {version}" for dist, version in value.items()) if isinstance(value, dict) else value
+
+
+def main() -> int:
+    found = look()
+    if "--json" in sys.argv[1:]:
+        print(json.dumps(found))
+    else:
+        say(found)
+    return 1 if found["problems"] else 0
 
 
 if __name__ == "__main__":

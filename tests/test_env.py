@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -47,6 +48,15 @@ def test_command_line_says_what_is_there():
         assert " not there (OPS=compiled make setup): active_rotated_filter," in " ".join(ops.split())
     else:
         assert ops.startswith("compiled\n")
+
+
+def test_what_is_there_for_programs():
+    """In a process that lacks OpenMMLab's mmengine."""
+    hidden = "import sys; sys.modules['mmengine'] = None; from mmsparse.cli.main import main; sys.exit(main({!r}))"
+    done = subprocess.run([sys.executable, "-c", hidden.format(["env", "--json"])], capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["python"] == sys.version.split()[0] and found["mmengine"].keys() <= {*env.STACK["mmengine"]}
+    assert done.returncode == 1 and "mmcv's operators do not load" in found["problems"][0]
 
 
 def test_operators_that_do_not_load_are_a_problem(monkeypatch):

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ["version", "mmcv_ops", "mistakes", "trust", "env", "compat", "registry", "configs", "stock", "ops"]
+GROUND = [
+    "version",
+    "mmcv_ops",
+    "mistakes",
+    "packaged",
+    "trust",
+    "env",
+    "compat",
+    "registry",
+    "configs",
+    "stock",
+    "ops",
+]
 ROOMS = [
     *GROUND,
     "sparsity",

@@ -36,6 +36,10 @@ class PictureMacs:
         """What one picture in twenty exceeds: where budgets follow the picture, that is what a deadline needs."""
         return float(np.percentile([getattr(macs, part) for macs in getattr(self, kind)], 95))
 
+    def means(self) -> dict[str, dict[str, float]]:
+        """Of each part: dense and executed."""
+        return {part: {kind: self.mean(kind, part) for kind in ("dense", "executed")} for part in PARTS}
+
 
 def picture_macs(model: nn.Module, pictures: Sequence[dict[str, Any]]) -> PictureMacs:
     """Count each picture alone, once with everything kept and once at the model's budget."""
@@ -61,12 +65,6 @@ def macs_table(macs: PictureMacs) -> str:
         spread, p95 = macs.std("executed", part) / 1e9, macs.p95("executed", part) / 1e9
         lines.append(f"{part:<10}{dense / 1e9:10.3f}{executed / 1e9:10.3f}{spread:8.3f}{p95:9.3f}{left}")
     return "\n".join(lines)
-
-
-def describe_macs(model: nn.Module, dataset: Any, count: int) -> str:
-    """The table for the first pictures of a data set."""
-    pictures = [dataset[i] for i in range(min(count, len(dataset)))]
-    return f"executed arithmetic, mean over {len(pictures)} pictures\n{macs_table(picture_macs(model, pictures))}"
 
 
 @dataclass(frozen=True)

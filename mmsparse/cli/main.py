@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from mmsparse import __version__, env
 from mmsparse.cli.mistakes import Parser, say_mistakes
+from mmsparse.cli.numbers import aside, told
 
 FOLDER = Path(__file__).parent / "commands"
 
@@ -59,13 +61,19 @@ def run_command(name: str, prog: str | None = None, argv: Sequence[str] | None =
 def run_script(
     description: str | None,
     add_arguments: Callable[[argparse.ArgumentParser], None],
-    run: Callable[[argparse.Namespace], int | None],
+    run: Callable[[argparse.Namespace], int | dict[str, Any] | None],
     prog: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """From a command line to its exit status; a mistake of the user is told in one sentence."""
+    """From a command line to its exit status; a mistake of the user is told in one sentence.
+
+    A command whose numbers can be asked for (``numbers.add_json``) returns them in place of a status.
+    """
     with say_mistakes(prog):
-        return run(_parser(description, add_arguments, prog).parse_args(argv)) or 0
+        args = _parser(description, add_arguments, prog).parse_args(argv)
+        with aside(args):
+            done = run(args)
+        return told(args, done)
 
 
 def command_parser(name: str) -> Parser:

@@ -1,6 +1,7 @@
 """How every command ends when its user made a mistake: one sentence, exit status 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ def say_mistakes(prog: str | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # who reads, such as `head`, has seen enough; what is left must not fail at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         if is_mistake(error):
             sentence = str(error)

@@ -4,6 +4,7 @@ import argparse
 import platform
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ from mmsparse.deploy.rivals import Form, Results, Row, networks_of, table, time_
 VERSIONS = ("mmsparse", "torch", "onnxruntime", "openvino")
 
 
-def run_rivals(model: nn.Module, args: argparse.Namespace, threads: Sequence[int]) -> None:
+def run_rivals(model: nn.Module, args: argparse.Namespace, threads: Sequence[int]) -> dict[str, Any]:
     if not args.shape:
         raise ValueError("--rivals needs --shape H W: an exported network has one size")
     forms = list(map(Form.read, args.forms))
@@ -45,6 +46,7 @@ def run_rivals(model: nn.Module, args: argparse.Namespace, threads: Sequence[int
                     rows = results.of(part, batch, number)
                     print("\n".join(map(_line, rows)), table(rows), sep="\n\n")
     print(f"\n{out}")
+    return asdict(results)
 
 
 def _setup(model: nn.Module, args: argparse.Namespace) -> dict[str, Any]:

@@ -27,15 +27,16 @@ curve = partial(run_untrained, "analysis_tools/curve")
 
 def test_a_dense_detector_without_training(scenes, tmp_path):
     code, out, err = curve(
-        DENSE, scenes, tmp_path, "--macs", "0.2", "0.7", "0.05", options=["model.test_cfg.score_thr=0.0"]
+        DENSE, scenes, tmp_path, "--macs", "0.2", "0.7", "0.05", "--json", options=["model.test_cfg.score_thr=0.0"]
     )
     assert code == 0, err[-3000:]
-    whole, most, _, floor = json.loads((tmp_path / "out" / "curve.json").read_text())
+    whole, most, _, floor = found = json.loads((tmp_path / "out" / "curve.json").read_text())
+    assert json.loads(out) == {"curve": found}
     assert whole["wanted"] == 1.0 and whole["keep_ratio"] == {} and "coco/bbox_mAP" in whole["metrics"]
     assert most["macs"] / whole["macs"] == pytest.approx(0.7, abs=0.01)
     assert {place.split(".")[0] for place in most["keep_ratio"]} == {"neck", "head"}
     assert "cannot be reached" in floor["why"] and "metrics" not in floor
-    assert "routed without training" in out and "cannot be reached" in out
+    assert "routed without training" in err and "cannot be reached" in err
     assert cv2.imread(str(tmp_path / "out" / "curve.png")).std() > 10
 
 

@@ -13,7 +13,7 @@ from statistics import mean
 
 import pytest
 import torch
-from commands import tool
+from commands import run_tool, tool
 from scenes import ROOT, options
 
 DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
@@ -60,11 +60,14 @@ def test_resumed_run_has_the_same_losses(trained, scenes, tmp_path):
 def test_keep_ratio_at_test_time_moves_the_macs(trained, scenes, tmp_path):
     executed = {}
     for ratio in ("0.25", "1.0"):
-        text = tool("test", DEMO, str(trained / "iter_4.pth"), "--work-dir", str(tmp_path), "--keep-ratio", ratio,
-                    "--macs-pictures", "1", *options(scenes))  # fmt: skip
-        assert "bbox_mAP" in text
+        _, out, text = run_tool("test", DEMO, trained / "iter_4.pth", "--work-dir", tmp_path, "--keep-ratio", ratio,
+                                "--macs-pictures", "1", "--json", *options(scenes))  # fmt: skip
         row = re.search(r"backbone +([\d.]+) +([\d.]+)", text)
         executed[ratio] = [float(n) for n in row.groups()]
+        found = json.loads(out)
+        assert found["metrics"]["coco/bbox_mAP"] >= 0.0 and set(found["keep_ratio"].values()) == {float(ratio)}
+        told = [round(found["macs"]["backbone"][kind] / 1e9, 3) for kind in ("dense", "executed")]
+        assert told == executed[ratio]
     assert executed["1.0"][0] == executed["1.0"][1] == executed["0.25"][0]
     assert executed["0.25"][1] < 0.6 * executed["0.25"][0]
 
@@ -108,12 +111,20 @@ def test_two_processes(scenes, tmp_path, monkeypatch):
 def test_get_flops_and_benchmark(scenes):
     text = tool("analysis_tools/get_flops", DEMO, "--num-images", "2", *options(scenes))
     assert "2 pictures of the test set" in text and re.search(r"total .* \d+\.\d%", text)
-    text = tool("analysis_tools/get_flops", DEMO, "--shape", "96", "96", "--macs", "0.8")
-    assert "leave 80% of the first picture's dense arithmetic" in text
-    assert float(re.search(r"total .* (\d+\.\d)%", text)[1]) == pytest.approx(80, abs=0.4)
-    text = tool("analysis_tools/benchmark", DEMO, "--shape", "96", "96", "--rounds", "2", "--warmup", "1",
-                "--batch-sizes", "1", "2")  # fmt: skip
-    assert len(re.findall(r"^(backbone|whole) .*\d+\.\d\dx +\d+\.\d\dx$", text, re.M)) == 4
+    code, out, err = run_tool("analysis_tools/get_flops", DEMO, "--shape", "96", "96", "--macs", "0.8", "--json")
+    assert code == 0 and "leave 80% of the first picture's dense arithmetic" in err
+    share, total = float(re.search(r"total .* (\d+\.\d)%", err)[1]), json.loads(out)["macs"]["total"]
+    assert share == pytest.approx(80, abs=0.4) and 100 * total["executed"] / total["dense"] == pytest.approx(
+        share, abs=0.06
+    )
+    code, out, err = run_tool("analysis_tools/benchmark", DEMO, "--shape", "96", "96", "--rounds", "2", "--warmup", "1",
+                              "--batch-sizes", "1", "2", "--json")  # fmt: skip
+    told = re.findall(r"^(backbone|whole) +(\d) .*?(\d+\.\d\d)x +(\d+\.\d\d)x$", err, re.M)
+    rows = json.loads(out)["rows"]
+    assert code == 0 and len(rows) == 4
+    assert [
+        (row["part"], str(row["batch"]), f"{row['routed']['speedup']:.2f}", f"{row['by_macs']:.2f}") for row in rows
+    ] == told
 
 
 @pytest.mark.parametrize(

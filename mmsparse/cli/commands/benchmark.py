@@ -6,6 +6,7 @@ post-processing, for each number of threads. The figures are written to --out; w
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, machine, random_pictures, read_pictures
+from mmsparse.cli.numbers import add_json
 from mmsparse.cli.rivals import run_rivals
 from mmsparse.deploy.program import PARTS
 from mmsparse.deploy.rivals import RUNTIMES
@@ -42,11 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["model"], help="of --rivals")
     parser.add_argument("--out", type=Path, help="of --rivals; default ./work_dirs/<config name>/rivals.json")
+    add_json(parser)
     add_trust(parser)
     add_config_options(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     trust_checkpoints(args.trust_checkpoint)
     threads = args.threads or [torch.get_num_threads()]
     cfg = open_config(args.config, args.cfg_options)
@@ -63,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
         pictures = read_pictures(cfg, count, instead=", or take random pictures with --shape H W")
     if len(pictures) < count:
         raise ValueError(f"--batch-sizes asks for {count} pictures, but the test set has {len(pictures)}")
+    rows: list[dict[str, Any]] = []
     for number in threads:
         torch.set_num_threads(number)
         print(
@@ -71,10 +75,11 @@ def run(args: argparse.Namespace) -> None:
         print(f"{'':<10}{'batch':>6}{'size':>11}{'dense is':>15}{'dense ms':>10} (p10 - p90){'':9}"
               f"{'routed ms':>10} (p10 - p90){'':9}{'speed-up':>9}{'by MACs':>9}")  # fmt: skip
         for size in args.batch_sizes:
-            _rows(model, prepare_batch(model, pictures[:size]), size, args)
+            rows += _rows(model, prepare_batch(model, pictures[:size]), size, args)
+    return {"rows": rows}
 
 
-def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Namespace) -> None:
+def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     def progress(rounds: range) -> tqdm:
         return tqdm(rounds, desc=f"batch {size}", leave=False)
 
@@ -86,6 +91,8 @@ def _rows(model: nn.Module, batch: dict[str, Any], size: int, args: argparse.Nam
     shape = "x".join(str(n) for n in batch["inputs"].shape[-2:])
     for part, beside in times.items():
         _print_row((part, size, shape, beside.layout), beside.dense, beside.routed, by_macs[part])
+    where = dict(threads=torch.get_num_threads(), batch=size, size=shape)
+    return [dict(where, part=part, **asdict(beside), by_macs=by_macs[part]) for part, beside in times.items()]
 
 
 def _print_row(head: tuple[str, int, str, str], dense: Latency, routed: Latency, by_macs: float) -> None:

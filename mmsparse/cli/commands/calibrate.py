@@ -36,6 +36,7 @@ from mmsparse.cli.calibrating import (
     write_ratios,
 )
 from mmsparse.cli.launch import check_writable, prepare_work_dir
+from mmsparse.cli.numbers import add_json
 from mmsparse.cli.preflight import check_testing
 from mmsparse.cli.rivals import processor
 from mmsparse.deploy import FORMATS, Wish, export
@@ -70,11 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; each times everything once")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--out", type=Path, help="the folder; default ./work_dirs/<config name>/calibrated")
+    add_json(parser)
     add_trust(parser)
     add_config_options(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     trust_checkpoints(args.trust_checkpoint)
     kind = _kind(args)
     form, threads = Form.read(args.runtime), args.threads or torch.get_num_threads()
@@ -117,13 +119,15 @@ def run(args: argparse.Namespace) -> None:
     if better(configured, chosen):
         chosen = dict(configured, predicted_loss=None)
     out = out / _name(args)
-    write_json(out / "calibration.json", dict(dense=page.dense, chosen=chosen, tried=tried, as_configured=configured))
+    found = dict(dense=page.dense, chosen=chosen, tried=tried, as_configured=configured)
+    write_json(out / "calibration.json", found)
     draw_calibration(out / "calibration.png", page.groups, kind or "time", page.dense, chosen)
     write_ratios(cfg, model, chosen["ratios"])
     cfg.dump(out / f"{Path(args.config).stem}_calibrated.py")
     if form.runtime in FORMATS:
         _export(cfg, model, args, form, out / form.runtime)
     print(out)
+    return found
 
 
 def _kind(args: argparse.Namespace) -> str | None:

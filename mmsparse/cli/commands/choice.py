@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from mmsparse.cli.choosing import (
     with_labels,
 )
 from mmsparse.cli.launch import check_writable, prepare_work_dir
+from mmsparse.cli.numbers import add_json
 from mmsparse.cli.preflight import check_testing
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.choice import draw_shares
@@ -40,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-metrics", action="store_true", help="only look, in a tenth of the time")
     parser.add_argument("--out", help="folder for choice.json and choice.png; default ./work_dirs/<config name>/choice")
     add_keep_ratio(parser)
+    add_json(parser)
     add_trust(parser)
     add_config_options(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     trust_checkpoints(args.trust_checkpoint)
     cfg = open_config(args.config, args.cfg_options)
     out = Path(args.out or Path("work_dirs") / Path(args.config).stem / "choice")
@@ -76,3 +79,4 @@ def run(args: argparse.Namespace) -> None:
     budgets = {decider.name: decider.keep_ratio for decider in find_deciders(model)}
     draw_shares(out / "choice.png", found["shares"], budgets, found.get("metrics"))
     print(f"{out / 'choice.json'}\n{out / 'choice.png'}")
+    return found

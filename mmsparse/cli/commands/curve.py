@@ -20,6 +20,7 @@ from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_plain, read_pictures
 from mmsparse.cli.choosing import METRICS, numbers_of
 from mmsparse.cli.launch import build_runner, check_writable, prepare_work_dir, quiet
+from mmsparse.cli.numbers import add_json
 from mmsparse.cli.preflight import check_testing
 from mmsparse.rewriting import parts_that_fit, sparsify
 from mmsparse.trust import add_trust, trust_checkpoints
@@ -35,11 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--macs", type=float, nargs="+", default=[0.9, 0.8, 0.7, 0.6, 0.5], help="shares of the dense arithmetic"
     )
     parser.add_argument("--out", help="folder for curve.json and curve.png; default ./work_dirs/<config name>/curve")
+    add_json(parser)
     add_trust(parser)
     add_config_options(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     trust_checkpoints(args.trust_checkpoint)
     wrong = [share for share in args.macs if not 0.0 < share < 1.0]
     if wrong:
@@ -58,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     (out / "curve.json").write_text(json.dumps(found, indent=1))
     draw_curve(out / "curve.png", found)
     print(f"{out / 'curve.json'}\n{out / 'curve.png'}")
+    return {"curve": found}
 
 
 def routed_without_training(cfg: Config) -> Config:

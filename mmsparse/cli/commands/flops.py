@@ -1,6 +1,7 @@
 """Multiply-accumulates of a config's model: dense and executed, by backbone, neck and head, over real pictures."""
 
 import argparse
+from typing import Any
 
 from tqdm import tqdm
 
@@ -11,6 +12,7 @@ from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, random_pictures, read_pictures
+from mmsparse.cli.numbers import add_json
 from mmsparse.trust import add_trust, trust_checkpoints
 
 
@@ -23,11 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones"
     )
+    add_json(parser)
     add_trust(parser)
     add_config_options(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     trust_checkpoints(args.trust_checkpoint)
     cfg = open_config(args.config, args.cfg_options)
     model = build_model(cfg, args.checkpoint, read_keep_ratio(args))
@@ -47,4 +50,6 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.config}\nmean over {kind}, batch 1; 1 MAC = 1 FLOP as papers and OpenMMLab count")
     ratios = {place: round(ratio, 4) for place, ratio in get_keep_ratio(model).items()}
     print(f"keep ratio: {ratios or 'no dynamic part'}")
-    print(macs_table(picture_macs(model, tqdm(pictures, desc="counting", leave=False))))
+    macs = picture_macs(model, tqdm(pictures, desc="counting", leave=False))
+    print(macs_table(macs))
+    return {"pictures": len(pictures), "keep_ratio": ratios, "macs": macs.means()}

@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.registry import MODELS
 
-from mmsparse.analysis.report import describe_macs
+from mmsparse.analysis.report import macs_table, picture_macs
 from mmsparse.apis import find_dials, get_keep_ratio
 from mmsparse.cli.arguments import (
     add_config_options,
@@ -20,6 +21,7 @@ from mmsparse.cli.arguments import (
 )
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.launch import build_runner, check_writable, close_process_group, prepare_work_dir
+from mmsparse.cli.numbers import add_json
 from mmsparse.cli.preflight import check_testing
 from mmsparse.deploy import serve
 from mmsparse.trust import add_trust, trust_checkpoints
@@ -36,18 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-dir", help="write pictures of predictions to this folder (inside the work dir)")
     add_runtime(parser)
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
+    add_json(parser)
     add_trust(parser)
     add_config_options(parser)
     add_launcher(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     set_local_rank(args)
-    test(args)
+    found = test(args)
     close_process_group()  # no runner is held any more
+    return found
 
 
-def test(args: argparse.Namespace) -> None:
+def test(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Numbers; None in all processes but the first one."""
     trust_checkpoints(args.trust_checkpoint)
     check_runtime(args)
     cfg = open_config(args.config, args.cfg_options, args.launcher)
@@ -75,7 +80,14 @@ def test(args: argparse.Namespace) -> None:
         cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=args.out)]
 
     runner = build_runner(cfg, built)
-    runner.test()
-    if is_main_process() and args.macs_pictures and find_dials(model) and not args.runtime and not args.tta:
-        runner.logger.info(f"keep ratio of each place: {get_keep_ratio(model)}")
-        runner.logger.info(describe_macs(model, runner.test_dataloader.dataset, args.macs_pictures))
+    found = {"metrics": runner.test()}
+    if not is_main_process():
+        return None
+    if args.macs_pictures and find_dials(model) and not args.runtime and not args.tta:
+        dataset = runner.test_dataloader.dataset
+        pictures = [dataset[i] for i in range(min(args.macs_pictures, len(dataset)))]
+        macs = picture_macs(model, pictures)
+        found |= {"keep_ratio": get_keep_ratio(model), "macs": macs.means()}
+        runner.logger.info(f"keep ratio of each place: {found['keep_ratio']}")
+        runner.logger.info(f"executed arithmetic, mean over {len(pictures)} pictures\n{macs_table(macs)}")
+    return found
