@@ -128,6 +128,9 @@ def test_commands_are_ones_that_exist(page):
             assert re.search(rf"^\.PHONY:.*\b{words[0]}\b", (DOCS.parent / "Makefile").read_text(), re.M), words
         elif name == "pip":
             assert set(re.findall(r"\[(\w+)\]", shlex.join(words))) <= EXTRAS.keys(), words
+        elif name == "srun":
+            at = words.index("mmsparse") + 1
+            command_parser(words[at]).parse_args(words[at + 1 :])
         else:
             assert name in ("python", "pytest"), f"{name}: say here how it is checked"
         paths = [word for word in words if re.match(r"(configs|tests|tools|projects)/", word)]

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -126,6 +127,23 @@ def _of_built(kind: type[Any], model: nn.Module, cfg: Config) -> Any:
         return Ready(cfg, scope=cfg.default_scope, show_progress=False)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def coco_of(results: Mapping[str, Path], classes: Sequence[str]) -> bytes:
+    """Boxes of all pictures as COCO has them, with scores; pictures and classes are counted from 1."""
+    images, annotations, largest = [], [], len(classes)
+    for number, (name, file) in enumerate(results.items(), 1):
+        found = json.loads(file.read_text())
+        images.append({"id": number, "file_name": name})
+        masks = found.get("masks") or [None] * len(found["labels"])
+        for label, score, box, mask in zip(found["labels"], found["scores"], found["bboxes"], masks, strict=True):
+            corner = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            one = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "bbox": corner}
+            annotations.append({**one, "score": score, **({"segmentation": mask} if mask else {})})
+            largest = max(largest, label + 1)
+    names = [*classes, *(f"class {label}" for label in range(len(classes), largest))]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    return (json.dumps({"images": images, "annotations": annotations, "categories": categories}) + "\n").encode()
 
 
 def _json(result: dict[str, Any]) -> bytes:

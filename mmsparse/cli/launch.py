@@ -44,6 +44,24 @@ def choose_start(cfg: Config, resume: str | None, load_from: str | None) -> None
         cfg.load_from = resume
 
 
+def share_of(shard: str | None) -> tuple[int, int]:
+    """Which share of the work is this process's, of how many: as it was told, or by what started it.
+
+    Each process of torchrun or Slurm on a machine takes another of its GPUs.
+    """
+    names = [("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")]
+    told = next((found for found in ([os.environ.get(name) for name in each] for each in names) if found[0]), None)
+    if told and torch.cuda.is_available():
+        torch.cuda.set_device(int(told[2] or 0) % torch.cuda.device_count())
+    given = shard or ("/".join(told[:2]) if told else "0/1")
+    number, _, total = given.partition("/")
+    if not (number.isdecimal() and total.isdecimal() and int(number) < int(total)):
+        raise ValueError(
+            f"Expected argument `--shard` to be I/N with I from 0 to N - 1, such as 0/4, but got {given!r}"
+        )
+    return int(number), int(total)
+
+
 def use_amp(cfg: Config) -> None:
     """Mixed precision on this machine's best device."""
     if torch.cuda.is_available():

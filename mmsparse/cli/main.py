@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "commands"
 def main(argv: Sequence[str] | None = None) -> int:
     """``mmsparse COMMAND ...``; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    files = {path.stem.replace("_", "-"): path for path in sorted(FOLDER.glob("[!_]*.py"))}
+    files = command_files()
     with say_mistakes("mmsparse"):
         parser = Parser(
             prog="mmsparse",
@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             (nearest,) = difflib.get_close_matches(name, files, n=1, cutoff=0.0)
             parser.error(f"there is no command {name!r}; the nearest is `mmsparse {nearest}`")
     return run_command(name, f"mmsparse {name}", argv[1:])
+
+
+def command_files() -> dict[str, Path]:
+    return {path.stem.replace("_", "-"): path for path in sorted(FOLDER.glob("[!_]*.py"))}
 
 
 def summaries(files: dict[str, Path]) -> str:

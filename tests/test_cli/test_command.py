@@ -43,7 +43,7 @@ STUDIES |= {"analysis_tools/device_report", "demo", "misc/stock_pictures"}
 def test_every_tool_is_a_sub_command_or_a_study():
     tools = {str(path.relative_to(ROOT / "tools").with_suffix("")) for path in (ROOT / "tools").rglob("*.py")}
     assert tools == {*TOOLS.values(), *STUDIES}
-    assert {path.stem.replace("_", "-") for path in FOLDER.glob("[!_]*.py")} == {*TOOLS, "env"}
+    assert {path.stem.replace("_", "-") for path in FOLDER.glob("[!_]*.py")} == {*TOOLS, "completion", "env"}
 
 
 def test_the_installed_command_is_this_one():

@@ -88,8 +88,16 @@ def test_a_detector(runtime, weights, exported, scenes, tmp_path, capsys):
         np.testing.assert_allclose(found["bboxes"], wanted.pred_instances.bboxes, rtol=1e-4, atol=1e-3)
         before, drawn = cv2.imread(str(path)), cv2.imread(str(tmp_path / "out" / "vis" / f"{path.stem}.png"))
         assert drawn.shape == before.shape and 0 < (drawn != before).mean() < 1
+    page = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["file_name"] for image in page["images"]] == [path.stem for path in pictures]
+    assert [category["name"] for category in page["categories"]] == list(CLASSES) and len(page["annotations"]) == 21
+    x1, y1, x2, y2 = found["bboxes"][0]
+    second = page["annotations"][7]  # of the second picture, which was looked at last
+    assert second["image_id"] == 2 and second["bbox"] == [x1, y1, x2 - x1, y2 - y1]
+    assert (second["category_id"] - 1, second["score"]) == (found["labels"][0], found["scores"][0])
     assert {path.name for path in (tmp_path / "out").rglob("*.*")} == {
-        "made_by.json", *(f"{path.stem}{suffix}" for path in pictures for suffix in (".json", ".png")),
+        "made_by.json", "predictions.json",
+        *(f"{path.stem}{suffix}" for path in pictures for suffix in (".json", ".png")),
     }  # fmt: skip
 
 
@@ -119,9 +127,10 @@ def test_what_is_there_is_not_made_again(weights, scenes, tmp_path, capsys):
     assert run(DETECTOR, checkpoint, pictures[0], "--no-save-vis", "--out", tmp_path) == 0
     assert not (tmp_path / "vis").exists()
     (result,) = (tmp_path / "preds").iterdir()
-    result.write_text("kept")
+    kept = json.dumps(dict(labels=[], scores=[], bboxes=[]))
+    result.write_text(kept)
     assert run(DETECTOR, checkpoint, *pictures, "--no-save-vis", "--out", tmp_path) == 0
-    assert result.read_text() == "kept" and len(list((tmp_path / "preds").iterdir())) == 2
+    assert result.read_text() == kept and len(list((tmp_path / "preds").iterdir())) == 2
     args = (DETECTOR, checkpoint, *pictures, "--out", tmp_path, "--keep-ratio", "0.75")
     assert f"`out`: '{tmp_path}' holds predictions of another keep_ratio. Choose another" in refused(capsys, *args)
 
@@ -134,6 +143,54 @@ def test_a_picture_that_cannot_be_read_stops_no_other(weights, scenes, tmp_path,
     line = refused(capsys, *args)
     assert line.endswith(f"1 of 2 cannot be read as pictures, such as {tmp_path / 'in' / '0.png'}")
     assert [path.name for path in (tmp_path / "out" / "preds").iterdir()] == ["1.json"]
+
+
+def test_each_process_takes_its_share(weights, scenes, tmp_path, capsys, monkeypatch):
+    args = (DETECTOR, weights(DETECTOR), scenes / "val" / "images", "--no-save-vis", "--out", tmp_path)
+    names = [path.stem for path in sorted((scenes / "val" / "images").iterdir())]
+
+    def there():
+        return sorted(path.stem for path in (tmp_path / "preds").iterdir())
+
+    assert run(*args, "--shard", "1/3") == 0 and there() == names[1::3]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert run(*args) == 0 and there() == sorted([*names[0::3], *names[1::3]])
+    assert not (tmp_path / "predictions.json").exists()
+    assert run(*args, "--shard", "2/3") == 0 and there() == names
+    assert len(json.loads((tmp_path / "predictions.json").read_text())["images"]) == 4
+    assert "`--shard` to be I/N with I from 0 to N - 1, such as 0/4, but got '3/3'" in refused(
+        capsys, *args, "--shard", "3/3"
+    )
+
+
+def test_frames_of_a_video_are_pictures(weights, scenes, tmp_path, capsys):
+    images = [cv2.imread(str(path)) for path in sorted((scenes / "val" / "images").iterdir())[:3]]
+    size = images[0].shape[1::-1]
+    writer = cv2.VideoWriter(str(tmp_path / "walk.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, size)
+    for image in images:
+        writer.write(image)
+    writer.release()
+    checkpoint, out = weights(SEGMENTER), tmp_path / "out"
+    assert (
+        run(SEGMENTER, checkpoint, tmp_path / "walk.avi", "--out", out, "--shard", "1/2") == 0
+    )  # not from its beginning
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.png")) == [
+        "preds/walk/000001.png",
+        "vis/walk/000001.png",
+    ]
+    capture = cv2.VideoCapture(str(tmp_path / "walk.avi"))
+    frame = [capture.read()[1] for _ in range(3)][1]
+    cv2.imwrite(str(tmp_path / "frame.png"), frame)
+    assert run(SEGMENTER, checkpoint, tmp_path / "frame.png", "--out", tmp_path / "alone") == 0
+    maps = [
+        cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        for path in (out / "preds/walk/000001.png", tmp_path / "alone/preds/frame.png")
+    ]
+    np.testing.assert_array_equal(*maps)
+    (tmp_path / "none.mp4").write_text("no video")
+    line = refused(capsys, SEGMENTER, checkpoint, tmp_path / "none.mp4", "--out", tmp_path / "none")
+    assert line.endswith(f"Argument `pictures`: {tmp_path / 'none.mp4'} cannot be read as a video")
 
 
 def test_what_is_refused(weights, exported, scenes, tmp_path, capsys, monkeypatch):

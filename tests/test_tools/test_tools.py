@@ -65,7 +65,7 @@ def test_keep_ratio_at_test_time_moves_the_macs(trained, scenes, tmp_path):
         row = re.search(r"backbone +([\d.]+) +([\d.]+)", text)
         executed[ratio] = [float(n) for n in row.groups()]
         found = json.loads(out)
-        assert found["metrics"]["coco/bbox_mAP"] >= 0.0 and set(found["keep_ratio"].values()) == {float(ratio)}
+        assert found["metrics"]["coco/bbox_mAP"] >= 0.0 and max(found["keep_ratio"].values()) == float(ratio)
         told = [round(found["macs"]["backbone"][kind] / 1e9, 3) for kind in ("dense", "executed")]
         assert told == executed[ratio]
     assert executed["1.0"][0] == executed["1.0"][1] == executed["0.25"][0]

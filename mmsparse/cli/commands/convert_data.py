@@ -8,7 +8,7 @@ from mmsparse.datasets.public import LAYOUTS, convert_data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=LAYOUTS, help="which data set it is")
+    parser.add_argument("kind", choices=list(LAYOUTS), help="which data set it is")
     homes = "; ".join(f"{layout.folder} of {layout.home}" for layout in LAYOUTS.values())
     parser.add_argument("source", type=Path, help=f"the folder as it is published: {homes}")
     parser.add_argument("out", type=Path, help="folder to write, data/KIND for the configs; nothing may be in it yet")

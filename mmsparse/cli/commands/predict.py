@@ -1,13 +1,15 @@
 """Run pictures through a network, in PyTorch or exported, and write what it finds.
 
 Results go to preds/ in the folder of --out: boxes as JSON (labels, scores, bboxes), a class as JSON (pred_label,
-pred_score, pred_class), a segmentation as a PNG of class numbers; pictures with results drawn on them go to vis/. What
-is there already is not made again.
+pred_score, pred_class), a segmentation as a PNG of class numbers; pictures with results drawn on them go to vis/, and
+all boxes in COCO's layout to predictions.json. What is there already is not made again. Several processes share the
+pictures under torchrun and Slurm, or by --shard.
 """
 
 import argparse
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +27,11 @@ from mmsparse.cli.arguments import (
     read_keep_ratio,
 )
 from mmsparse.cli.budgets import open_config
-from mmsparse.cli.building import build_model
+from mmsparse.cli.building import build_model, meta_of
 from mmsparse.cli.checkpoint_files import write_whole
-from mmsparse.cli.inferring import RESULTS, Found, Infer, check_predictable, inferencer_of
-from mmsparse.cli.launch import check_writable
-from mmsparse.cli.picture_files import find_pictures
+from mmsparse.cli.inferring import RESULTS, Found, Infer, check_predictable, coco_of, inferencer_of
+from mmsparse.cli.launch import check_writable, share_of
+from mmsparse.cli.picture_files import Frame, Reader, find_pictures, with_frames
 from mmsparse.deploy import serve
 from mmsparse.deploy.artifact import PAGE, checksum
 from mmsparse.mistakes import mistakes_in
@@ -42,7 +44,7 @@ MADE_BY = "made_by.json"
 class Job(NamedTuple):
     """A picture and the files to be made of it."""
 
-    picture: Path
+    picture: Path | Frame
     result: Path
     drawing: Path | None
 
@@ -58,10 +60,11 @@ class Job(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config")
     parser.add_argument("checkpoint", help="a checkpoint of this config or of its dense twin")
-    parser.add_argument("pictures", nargs="+", help="files, folders or patterns")
+    parser.add_argument("pictures", nargs="+", help="files, folders or patterns; of a video each frame is a picture")
     parser.add_argument("--out", type=Path, help="the folder; default ./work_dirs/<config name>/predictions")
     parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are not drawn")
     parser.add_argument("--no-save-vis", dest="draw", action="store_false", help="draw nothing, which is quicker")
+    parser.add_argument("--shard", metavar="I/N", help="the I-th of N shares of the pictures, counted from 0")
     add_runtime(parser)
     add_keep_ratio(parser)
     add_trust(parser)
@@ -73,7 +76,8 @@ def run(args: argparse.Namespace) -> None:
     check_runtime(args)
     out = args.out or Path("work_dirs") / Path(args.config).stem / "predictions"
     check_writable(out, "out")
-    pictures = find_pictures(args.pictures, out)
+    share, shares = share_of(args.shard)
+    pictures = with_frames(find_pictures(args.pictures, out, videos=True))
     cfg = open_config(args.config, args.cfg_options)
     check_predictable(cfg)
     model, batch = build_model(cfg, args.checkpoint, read_keep_ratio(args)), 1
@@ -85,30 +89,44 @@ def run(args: argparse.Namespace) -> None:
         Job(path, out / "preds" / f"{name}{suffix}", out / "vis" / f"{name}.png" if args.draw else None)
         for name, path in pictures.items()
     ]
-    unreadable = _predict(inferencer_of(model, cfg, args.score_thr), jobs, batch)
-    print(f"{len(jobs) - len(unreadable)} pictures in {out}")
+    mine = jobs[share::shares]
+    unreadable = _predict(inferencer_of(model, cfg, args.score_thr), mine, batch)
+    print(f"{len(mine) - len(unreadable)} pictures in {out}")
+    if cfg.default_scope == "mmdet" and all(job.result.is_file() for job in jobs):  # the last of several processes
+        results = {name: job.result for name, job in zip(pictures, jobs, strict=True)}
+        write_whole(coco_of(results, meta_of(cfg).get("classes") or ()), out / "predictions.json")
     if unreadable:
         raise ValueError(
-            f"Argument `pictures`: {len(unreadable)} of {len(jobs)} cannot be read as pictures, such as {unreadable[0]}"
+            f"Argument `pictures`: {len(unreadable)} of {len(mine)} cannot be read as pictures, such as {unreadable[0]}"
         )
 
 
-def _predict(infer: Infer, jobs: Sequence[Job], size: int) -> list[Path]:
+def _predict(infer: Infer, jobs: Sequence[Job], size: int) -> list[Path | Frame]:
     """Do what is not done; returns the pictures that cannot be read."""
-    left, unreadable = [job for job in jobs if not job.done()], []
-    with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="predicting") as bar:
+    left, unreadable, reader = [job for job in jobs if not job.done()], [], Reader()
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=len(jobs), desc="predicting") as bar:
+        bar.update(len(jobs) - len(left))
         for start in range(0, len(left), size):
             batch = left[start : start + size]
-            given = [job for job in batch if cv2.imread(str(job.picture), cv2.IMREAD_UNCHANGED) is not None]
-            unreadable += [job.picture for job in batch if job not in given]
+            files = [_file_of(job.picture, reader, Path(folder) / f"{n}.png") for n, job in enumerate(batch)]
+            given = [(job, file) for job, file in zip(batch, files, strict=True) if file is not None]
+            unreadable += [job.picture for job, file in zip(batch, files, strict=True) if file is None]
             if given:
                 filled = given + given[-1:] * (size - len(given))  # an exported network has one batch
-                with mistakes_in(f"Argument `pictures`: {given[0].picture}"):
-                    results = infer([str(job.picture) for job in filled], given[0].drawing is not None)
-                for job, found in zip(given, results, strict=False):
+                with mistakes_in(f"Argument `pictures`: {given[0][0].picture}"):
+                    results = infer([str(file) for _, file in filled], given[0][0].drawing is not None)
+                for (job, _), found in zip(given, results, strict=False):
                     job.write(found)
             bar.update(len(batch))
     return unreadable
+
+
+def _file_of(picture: Path | Frame, reader: Reader, aside: Path) -> Path | None:
+    """A picture's file, which for a frame is written; None if it cannot be read."""
+    if isinstance(picture, Path):
+        return None if cv2.imread(str(picture), cv2.IMREAD_UNCHANGED) is None else picture
+    image = reader.frame(picture)
+    return None if image is None or not cv2.imwrite(str(aside), image) else aside
 
 
 def _made_by(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
