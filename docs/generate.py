@@ -48,7 +48,7 @@ def model_zoo() -> str:
 def collection(found: dict[str, Any], models: Sequence[dict[str, Any]]) -> str:
     paper = f" Paper: [{found['Paper']['Title']}]({found['Paper']['URL']})." if "Paper" in found else ""
     cells = ((f"[{model['Name']}](../{model['Config']})", *facts(model)) for model in models)
-    head = ("config", "data", "training", "keep ratio", "results")
+    head = ("config", "data", "training", "keep ratio", "weights", "results")
     return f"## {found['Name']}\n\n[What they are](../{found['README']}).{paper}\n\n{rows(head, cells)}"
 
 
@@ -56,10 +56,13 @@ def facts(model: dict[str, Any]) -> tuple[str, ...]:
     data = model["Metadata"]
     length = f"{data['Epochs']} epochs" if "Epochs" in data else f"{data['Iterations']} iterations"
     keep = data.get("Keep Ratio", "dense")
+    weights = (
+        f"[{Path(found).name}](../configs/{found.rpartition('::')[2]})" if (found := model.get("Weights")) else "none"
+    )
     results = "; ".join(
         f"{name} {value}" for result in model.get("Results", ()) for name, value in result["Metrics"].items()
     )
-    return data["Training Data"], f"{length}, batch {data['Batch Size']}", str(keep), results or "not measured"
+    return data["Training Data"], f"{length}, batch {data['Batch Size']}", str(keep), weights, results or "not measured"
 
 
 # benchmarks.md

@@ -14,6 +14,7 @@ HOMES = {
     "budget": "mmsparse.apis",
     "ignore_padding": "mmsparse.calls",
     "pop_aux": "mmsparse.apis",
+    "published": "mmsparse.packaged",
     "set_keep_ratio": "mmsparse.apis",
     "sparsify": "mmsparse.rewriting",
     "trust_checkpoints": "mmsparse.trust",

@@ -11,7 +11,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from mmsparse import compat
-from mmsparse.packaged import local_path
+from mmsparse.packaged import weights_path
 from mmsparse.sparsity import adopt, new_prefixes
 from mmsparse.trust import UntrustedError, trusting
 
@@ -25,7 +25,7 @@ def require_safetensors(argument: str, path: str | Path) -> None:
 
 
 def check_checkpoint(path: str, argument: str = "checkpoint") -> str:
-    if "://" not in path and not local_path(path).is_file():
+    if "://" not in path and not weights_path(path).is_file():
         folder = ", a folder" * Path(path).is_dir()
         raise FileNotFoundError(f"Expected argument `{argument}` to be a file, but got {path!r}{folder}")
     return path

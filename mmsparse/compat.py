@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
-from .packaged import local_path
+from .packaged import config_path
 from .trust import guard_loaders
 
 ONEDL_NAMES = {
@@ -37,7 +37,7 @@ def load_config(path: str) -> Config:
     """
     if "::" not in path:
         return Config.fromfile(path)
-    if (file := local_path(path)).is_file():
+    if (file := config_path(path)).is_file():
         return Config.fromfile(file)
     return Config.fromstring(f"_base_ = {path!r}", ".py")  # by its name in a metafile, or an error
 

@@ -20,7 +20,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 
-from mmsparse.packaged import local_path
+from mmsparse.packaged import weights_path
 
 WEIGHTS, ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # PyTorch's own switches
 ON = ("1", "y", "yes", "true")
@@ -103,7 +103,7 @@ def _guarded(loader: Callable[..., Any]) -> Callable[..., Any]:
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """mmengine's own passes PyTorch's default, or loads anything where weights alone do not do."""
-    path = local_path(filename)
+    path = weights_path(filename)
     if not path.is_file():
         raise FileNotFoundError(f"{filename} can not be found.")
     if path.suffix == ".safetensors":  # holds no code
@@ -120,7 +120,7 @@ def _refused(filename: str, error: Exception) -> str | None:
     """What PyTorch would not load; None if the file is broken or no checkpoint."""
     if name := re.search(r"GLOBAL (\S+)", str(error)):
         return f"more than weights ({name[1]})"
-    path = local_path(filename)
+    path = weights_path(filename)
     if not path.is_file() or "eights" not in str(error):
         return None
     with path.open("rb") as file:

@@ -58,6 +58,8 @@ def test_a_library_brings_weights_beside_its_configs(tmp_path, monkeypatch):
     torch.save(dict(state_dict=trained.state_dict()), folder / "half.pth")
     load_weights(model, "brings::boards/half.pth")
     assert torch.equal(model.weight, trained.weight)
+    (folder / "half.pth").rename(folder / "net-0123abcd.pth")
+    assert read_checkpoint("brings::boards/net").keys() == {"state_dict"}
     with pytest.raises(FileNotFoundError, match="`checkpoint` to be a file, but got 'brings::boards/other.pth'$"):
         read_checkpoint("brings::boards/other.pth")
     with pytest.raises(FileNotFoundError, match="but got 'absent::half.pth'$"):

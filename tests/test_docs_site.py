@@ -48,18 +48,21 @@ def test_the_zoo_has_every_config_and_no_result_of_its_own():
     models = {model["Config"]: model for content in files for model in content["Models"]}
     rows = [row for table in tables_of(generate.model_zoo()) for row in table]
     assert len(rows) == len(models)
-    for config, data, training, keep, results in rows:
+    for config, data, training, keep, weights, results in rows:
         model = models[re.search(r"\(\.\./(.*)\)", config)[1]]
         facts = model["Metadata"]
         assert data == facts["Training Data"] and f"{facts.get('Epochs') or facts['Iterations']} " in training
         assert keep == str(facts.get("Keep Ratio", "dense"))
         assert (results == "not measured") == ("Results" not in model)
+        assert (weights == "none") == ("Weights" not in model)
 
 
 def test_results_of_a_metafile_are_told():
     model = dict(Metadata={"Training Data": "COCO", "Epochs": 36, "Batch Size": 16, "Keep Ratio": 0.7})
     model["Results"] = [dict(Task="Object Detection", Metrics={"box AP": 1.5, "AP50": 2.5})]
-    assert generate.facts(model) == ("COCO", "36 epochs, batch 16", "0.7", "box AP 1.5; AP50 2.5")
+    assert generate.facts(model) == ("COCO", "36 epochs, batch 16", "0.7", "none", "box AP 1.5; AP50 2.5")
+    model["Weights"] = "mmsparse::boards/net.pth"
+    assert generate.facts(model)[3] == "[net.pth](../configs/boards/net.pth)"
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "results").iterdir()), ids=lambda path: path.stem)

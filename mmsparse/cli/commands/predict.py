@@ -35,7 +35,7 @@ from mmsparse.cli.picture_files import Frame, Reader, find_pictures, with_frames
 from mmsparse.deploy import serve
 from mmsparse.deploy.artifact import PAGE, checksum
 from mmsparse.mistakes import mistakes_in
-from mmsparse.packaged import local_path
+from mmsparse.packaged import weights_path
 from mmsparse.trust import add_trust, trust_checkpoints
 
 MADE_BY = "made_by.json"
@@ -132,7 +132,7 @@ def _file_of(picture: Path | Frame, reader: Reader, aside: Path) -> Path | None:
 def _made_by(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
     """What results depend on beside their pictures."""
     content = json.dumps(cfg.to_dict(), default=str, sort_keys=True)
-    checkpoint = local_path(args.checkpoint)
+    checkpoint = weights_path(args.checkpoint)
     return {
         "config": f"{Path(args.config).name} {hashlib.sha256(content.encode()).hexdigest()}",
         "checkpoint": f"{checkpoint.name} {checksum(checkpoint, ())}" if checkpoint.is_file() else args.checkpoint,
