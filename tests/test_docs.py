@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
+from mmsparse import compat
+from mmsparse.apis import find_routers
 from mmsparse.cli.main import FOLDER, command_parser
+from mmsparse.configs import without_pretrained
 from mmsparse.deploy.rivals import Results, table
 from mmsparse.ops import OPERATORS
 from mmsparse.registry import MODELS
@@ -71,6 +75,20 @@ def test_the_first_configs_are_what_is_said_of_them(tmp_path):
     exec(second, namespace)
     for part, told in namespace["model"].items():
         assert MODELS.get(told["type"]).__name__ == {"neck": "DynamicFPN", "bbox_head": "DynamicRetinaHead"}[part]
+
+
+def test_whole_configs_route_what_is_said(tmp_path):
+    compat.prepare()
+    routed = {"backbone", "neck", "bbox_head"}, {"backbone", "decode_head"}, {"backbone"}
+    for block, parts in zip(blocks_of(DOCS / "parts.md"), routed, strict=False):
+        (tmp_path / "config.py").write_text(block)
+        cfg = Config.fromfile(tmp_path / "config.py")
+        without_pretrained(cfg.model)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = MODELS.build(cfg.model)
+        assert find_routers(model).keys() == parts
+        for word, known in re.findall(r'type="(mmsparse\.\w+)".*# was (?:\w+\.)?(\w+)', block):
+            assert known in {cls.__name__ for cls in MODELS.get(word).__mro__}
 
 
 ROWS = {  # of docs/speed.md, by their results
