@@ -151,6 +151,22 @@ def study_times(path: Path) -> str:
     return "\n\n".join([titled(path), fenced(command, "shell"), f"{said}Machine and versions: {UNKNOWN}.", shown])
 
 
+# reliability.md
+
+
+def reliability() -> str:
+    groups = json.loads((ROOT / "tests/bad_input.json").read_text())
+    return "\n\n".join(
+        f"### {group}\n\n{rows(('mmsparse ...', 'says'), ((code(c), code(f'... {told} ...')) for c, told in cases))}"
+        for group, cases in groups.items()
+    )
+
+
+def code(text: str) -> str:
+    """In a table's cell, with backticks in it."""
+    return f"`` {text} ``".replace("|", "\\|")
+
+
 # cli.md
 
 
@@ -193,4 +209,6 @@ def directives(names: Iterable[str]) -> str:
     return f"```{{eval-rst}}\n{chr(10).join(lines)}```"
 
 
-PAGES: dict[str, Callable[[], str]] = {f"docs/{make.__name__}": make for make in (model_zoo, benchmarks, cli, api)}
+PAGES: dict[str, Callable[[], str]] = {
+    f"docs/{make.__name__}": make for make in (model_zoo, benchmarks, reliability, cli, api)
+}

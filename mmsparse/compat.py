@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config
@@ -37,8 +38,13 @@ def load_config(path: str) -> Config:
     """
     if "::" not in path:
         return Config.fromfile(path)
+    library, _, inside = path.partition("::")
+    if find_spec(library) is None:
+        raise FileNotFoundError(f"the package {library!r} is not installed")
     if (file := config_path(path)).is_file():
         return Config.fromfile(file)
+    if "/" in inside or inside.endswith(".py"):
+        raise FileNotFoundError(f"{library} brings no such file: {str(file)!r}")
     return Config.fromstring(f"_base_ = {path!r}", ".py")  # by its name in a metafile, or an error
 
 

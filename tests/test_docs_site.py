@@ -57,6 +57,14 @@ def test_the_zoo_has_every_config_and_no_result_of_its_own():
         assert (weights == "none") == ("Weights" not in model)
 
 
+def test_what_mistakes_say_is_told():
+    cases = json.loads((ROOT / "tests/bad_input.json").read_text())
+    tables = tables_of(generate.reliability())
+    assert [len(table) for table in tables] == [len(group) for group in cases.values()]
+    command, told = next(iter(cases.values()))[0]
+    assert tables[0][0] == [f"`` {command} ``", f"`` ... {told} ... ``"]
+
+
 def test_results_of_a_metafile_are_told():
     model = dict(Metadata={"Training Data": "COCO", "Epochs": 36, "Batch Size": 16, "Keep Ratio": 0.7})
     model["Results"] = [dict(Task="Object Detection", Metrics={"box AP": 1.5, "AP50": 2.5})]

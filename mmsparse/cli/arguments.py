@@ -20,7 +20,18 @@ class Pairs(DictAction):
         for value in values:
             if "=" not in value:
                 raise argparse.ArgumentError(self, f"expected key=value, but got {value!r}")
-        super().__call__(parser, namespace, values, *option)
+        try:
+            super().__call__(parser, namespace, values, *option)
+        except RecursionError as error:  # of mmengine's parser
+            told = "lists and tuples of numbers and words can be read; for a dict give each key as a.b.c=value"
+            raise argparse.ArgumentError(self, f"{told}, but got {' '.join(values)!r}") from error
+
+
+def positive(text: str) -> int:
+    """The type of an argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, but got {text!r}")
+    return int(text)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -48,8 +48,9 @@ def share_budgets(cfg: Config) -> None:
 
 
 def _wish(part: Any) -> Mapping[str, Any] | None:
-    ratio = (part.get("sparsity") or {}).get("keep_ratio") if isinstance(part, Mapping) else None
-    return ratio if isinstance(ratio, Mapping) else None
+    for key in ("sparsity", "keep_ratio"):
+        part = part.get(key) if isinstance(part, Mapping) else None
+    return part if isinstance(part, Mapping) else None
 
 
 def _checked(part: str, wish: Mapping[str, Any]) -> tuple[float, tuple[int, int]]:

@@ -1,6 +1,7 @@
 """From a config to its model, and to the pictures that it is given."""
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from mmsparse.apis import find_deciders, set_keep_ratio
 from mmsparse.calls import ignore_padding, prepare_batch
 from mmsparse.checkpoints import load_weights
-from mmsparse.cli.data_files import check_dataset
+from mmsparse.cli.data_files import check_dataset, reading
 from mmsparse.configs import without_pretrained
 
 
@@ -74,7 +75,16 @@ def build_plain(cfg: Config, pretrained: bool = False) -> nn.Module:
         model_cfg.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
     if not pretrained:
         without_pretrained(model_cfg)
-    return MODELS.build(model_cfg)
+    try:
+        return MODELS.build(model_cfg)
+    except KeyError as error:  # what the registries say of a name that they lack
+        if not (unknown := re.search(r"(\S+) is not in the (\S+) registry", str(error))):
+            raise
+        name, registry = unknown[1].strip("'\""), unknown[2]
+        raise ValueError(
+            f"Argument `config`: there is no {name} in the registry {registry}. Is it spelled so, and is "
+            f"default_scope={cfg.get('default_scope')!r} the library that has it?"
+        ) from error
 
 
 def read_pictures(cfg: Config, count: int, instead: str = "") -> list[dict[str, Any]]:
@@ -108,7 +118,8 @@ def calibration_pictures(cfg: Config, model: nn.Module, count: int, raw: bool = 
 def read_test_set(cfg: Config, instead: str = "") -> BaseDataset:
     check_dataset(cfg, "test", instead)
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    return DATASETS.build(cfg.test_dataloader.dataset)
+    with reading(cfg.test_dataloader.dataset):
+        return DATASETS.build(cfg.test_dataloader.dataset)
 
 
 def meta_of(cfg: Config) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """Are the files and folders there that a config's data sets name?"""
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+COCO_KEYS = ("images", "annotations", "categories")
 DOWNLOADING = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")  # data sets that fetch themselves
 
 
@@ -30,6 +34,24 @@ def check_dataset(cfg: Config, split: str, instead: str = "") -> None:
                 f"The data of `{owner}` is not there: no file in {folder!r} ends in {ending!r}. Name their ending with "
                 f"--cfg-options {owner}.dataset.{option}=..."
             )
+
+
+@contextmanager
+def reading(dataset: Any) -> Iterator[None]:
+    """Around the building of a data set: annotations that are none are named."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        said, paths = str(error), ", ".join(paths_of(dataset))
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            what = f"its annotations are not JSON ({said})"
+        elif isinstance(error, KeyError) and said.strip("'") in COCO_KEYS:
+            what = f"its annotations have no {said}; those of COCO have {', '.join(COCO_KEYS)}"
+        elif "need at least one array" in said:  # mmengine packs what is left
+            what = "no picture is left in it; are there annotations, and of the classes that `metainfo` names?"
+        else:
+            raise
+        raise ValueError(f"The data set of {paths} cannot be used: {what}") from error
 
 
 def _check(path: str, owner: str, option: str, instead: str = "") -> None:

@@ -16,6 +16,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
 from mmsparse.cli.building import Built
+from mmsparse.cli.data_files import reading
 
 
 def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
@@ -91,6 +92,11 @@ def _runner_of(kind: type[Runner], built: Built) -> type[Runner]:
         def build_model(self, model: Any) -> nn.Module:
             torch.set_rng_state(built.random)  # what is drawn next is what follows a build
             return built.model
+
+        @staticmethod
+        def build_dataloader(dataloader: Any, *args: Any, **more: Any) -> Any:
+            with reading(dataloader.get("dataset") if isinstance(dataloader, dict) else None):
+                return kind.build_dataloader(dataloader, *args, **more)
 
         def set_randomness(self, seed: int | None, **more: Any) -> None:
             drawn = [built.seed]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
@@ -15,6 +16,7 @@ from mmsparse.calls import ignore_padding
 from mmsparse.checkpoints import COMPUTED, check_weights, read_checkpoint, weights_of
 from mmsparse.cli.building import Built, build_seeded
 from mmsparse.cli.data_files import check_data
+from mmsparse.engine import SparsityHook
 from mmsparse.engine.optim_constructor import check_groups
 from mmsparse.registry import build_hooks
 from mmsparse.sparsity import adopt, new_prefixes
@@ -25,11 +27,29 @@ FITTING = 0.1  # share of the backbone's weights; chance hits between architectu
 def check_training(cfg: Config) -> Built:
     """The config's model, for the runner: it and what else the config names are fine."""
     built = build_seeded(cfg, pretrained=True)
-    build_hooks(cfg.get("custom_hooks") or [])
+    check_hooks(built.model, cfg.get("custom_hooks") or [])
     check_groups(cfg)
     check_data(cfg, "train", "val")
     check_start(built.model, cfg)  # may fetch a checkpoint
     return built
+
+
+def check_hooks(model: nn.Module, cfgs: Sequence[Any]) -> None:
+    """Do the hooks fit the model, and does one take what its decisions leave in each step?"""
+    for cfg in cfgs:
+        if not isinstance(cfg, dict | Hook):
+            raise TypeError(f"Argument `custom_hooks`: expected dicts with a `type`, but got {cfg!r}")
+    hooks = build_hooks(cfgs)
+    for hook in hooks:
+        if hasattr(hook, "check"):
+            hook.check(model)
+    names = [str(cfg.get("type")) if isinstance(cfg, dict) else "" for cfg in cfgs]
+    others = [name for name in names if not name.startswith(("mmsparse.", "EMAHook"))]  # of a project, or the user's
+    if find_deciders(model) and not others and not any(isinstance(hook, SparsityHook) for hook in hooks):
+        raise ValueError(
+            "Argument `custom_hooks`: nothing teaches the scores of the model's dynamic parts. Add "
+            "dict(type='mmsparse.SparsityHook'); a config that sets custom_hooks replaces its parent's list"
+        )
 
 
 def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[float] | None) -> Built:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 
 from mmsparse.apis import find_routers, set_keep_ratio
 from mmsparse.calls import unwrapped
@@ -49,10 +50,15 @@ class ElasticHook(Hook):
                 "ElasticHook: argument `by_epoch`: this training counts iterations. Set by_epoch=False, and interval "
                 "to the iterations of a turn"
             )
-        model = unwrapped(runner.model)
-        self._own = {name: router.keep_ratio for name, router in find_routers(model).items()}
-        for budget in self.keep_ratios:  # what does not fit is told before the training
+        self._own = self.check(unwrapped(runner.model))
+
+    def check(self, model: nn.Module) -> dict[str, tuple[float, ...]]:
+        """Refuse budgets that do not fit; the model's own."""
+        own = {name: router.keep_ratio for name, router in find_routers(model).items()}
+        for budget in self.keep_ratios:
             set_keep_ratio(model, budget)
+        set_keep_ratio(model, own)
+        return own
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         done = runner.epoch if self.by_epoch else runner.iter

@@ -69,6 +69,11 @@ class LossHook(Hook):
         self._handles = self.watch(model)
         self._handles.append(model.register_forward_hook(self._add_losses, with_kwargs=True))
 
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that does not fit, before there is a training; nothing stays on it."""
+        self.attach(model)
+        self.detach()
+
     def detach(self) -> None:
         while self._handles:
             self._handles.pop().remove()

@@ -106,6 +106,9 @@ class TeacherHook(LossHook):
         if resumed:
             self.parts.load_state_dict(weights)
 
+    def check(self, model: nn.Module) -> None:
+        self._names(model)  # a teacher is built once
+
     def watch(self, model: nn.Module) -> list[Any]:
         names = self._names(model)
         student = parts_of(model, names, "the model")

@@ -141,8 +141,21 @@ def test_a_picture_that_cannot_be_read_stops_no_other(weights, scenes, tmp_path,
     (tmp_path / "in" / "1.png").write_bytes(first_two(scenes)[0].read_bytes())
     args = (DETECTOR, weights(DETECTOR), tmp_path / "in", "--out", tmp_path / "out")
     line = refused(capsys, *args)
-    assert line.endswith(f"1 of 2 cannot be read as pictures, such as {tmp_path / 'in' / '0.png'}")
+    assert line.endswith(f"1 of 2 cannot be used, such as {tmp_path / 'in' / '0.png'} (it cannot be decoded)")
     assert [path.name for path in (tmp_path / "out" / "preds").iterdir()] == ["1.json"]
+
+
+def test_a_picture_that_cannot_be_prepared_stops_no_other(weights, exported, scenes, tmp_path, capsys):
+    """Of a batch of two the other one is done."""
+    good, wide = first_two(scenes)[0], tmp_path / "wide.png"
+    cv2.imwrite(str(wide), np.zeros((8, 20000, 3), np.uint8))
+    line = refused(capsys, DETECTOR, weights(DETECTOR), wide, good, "--runtime", exported, "--out", tmp_path / "out")
+    assert f"1 of 2 cannot be used, such as {wide} (error: OpenCV" in line and "resize" in line
+    assert [path.name for path in (tmp_path / "out" / "preds").iterdir()] == [f"{good.stem}.json"]
+    cv2.imwrite(str(tmp_path / "one.png"), np.zeros((1, 1, 3), np.uint8))
+    args = (SEGMENTER, weights(SEGMENTER), tmp_path / "one.png", "--out", tmp_path / "seg")
+    assert "(IndexError: " in refused(capsys, *args)  # mmseg's visualizer
+    assert run(*args, "--no-save-vis") == 0
 
 
 def test_each_process_takes_its_share(weights, scenes, tmp_path, capsys, monkeypatch):

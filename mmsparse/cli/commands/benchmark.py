@@ -18,7 +18,7 @@ from mmsparse.analysis import Latency, count_macs
 from mmsparse.analysis.report import time_beside_dense
 from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
-from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.arguments import add_config_options, add_keep_ratio, positive, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, machine, random_pictures, read_pictures
 from mmsparse.cli.numbers import add_json
@@ -32,11 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config")
     parser.add_argument("--checkpoint", help="weights; per-image budgets need them to be meaningful")
     add_keep_ratio(parser)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds; each times every network once")
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=positive, default=20, help="timed rounds; each times every network once")
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--threads", type=int, nargs="+", help="CPU threads, one or several; default: all of torch's")
-    parser.add_argument("--shape", type=int, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones")
+    parser.add_argument(
+        "--threads", type=positive, nargs="+", help="CPU threads, one or several; default: all of torch's"
+    )
+    parser.add_argument(
+        "--shape", type=positive, nargs=2, metavar=("H", "W"), help="random pictures instead of real ones"
+    )
     parser.add_argument("--rivals", nargs="*", metavar="CONFIG", help="further networks; none: those made of this one")
     parser.add_argument(
         "--forms", nargs="+", default=["eager", "onnx", "openvino"],

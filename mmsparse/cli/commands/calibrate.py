@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mmsparse.apis import find_dials, get_keep_ratio
-from mmsparse.cli.arguments import add_config_options
+from mmsparse.cli.arguments import add_config_options, positive
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, calibration_pictures, meta_of
 from mmsparse.cli.calibrating import (
@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--latency", type=float, metavar="SHARE", help="of the dense network's time, such as 0.5")
     target.add_argument("--ms", type=float, help="milliseconds of a call")
     target.add_argument("--macs", type=float, metavar="SHARE", help="of the dense network's arithmetic")
-    parser.add_argument("--shape", type=int, nargs=2, required=True, metavar=("H", "W"), help="of a picture, padded")
+    parser.add_argument(
+        "--shape", type=positive, nargs=2, required=True, metavar=("H", "W"), help="of a picture, padded"
+    )
     parser.add_argument(
         "--runtime", default="openvino", help=f"{', '.join(RUNTIMES)}; each also with -bf16 or -f16, or openvino-int8"
     )

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from mmsparse.analysis.choice import shares
 from mmsparse.apis import find_deciders
-from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.arguments import add_config_options, add_keep_ratio, positive, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import read_test_set
 from mmsparse.cli.choosing import (
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--narrower", nargs=2, metavar=("CONFIG", "CHECKPOINT"),
         help="a trained narrower network, to tell what width is worth and how much of it routing keeps",
     )  # fmt: skip
-    parser.add_argument("--num-images", type=int, default=100, help="pictures of the test set to look at")
+    parser.add_argument("--num-images", type=positive, default=100, help="pictures of the test set to look at")
     parser.add_argument("--no-metrics", action="store_true", help="only look, in a tenth of the time")
     parser.add_argument("--out", help="folder for choice.json and choice.png; default ./work_dirs/<config name>/choice")
     add_keep_ratio(parser)

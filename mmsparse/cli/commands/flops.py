@@ -9,7 +9,7 @@ from mmsparse.analysis import fit_keep_ratio
 from mmsparse.analysis.report import macs_table, picture_macs
 from mmsparse.apis import get_keep_ratio
 from mmsparse.calls import predict, prepare_batch
-from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.arguments import add_config_options, add_keep_ratio, positive, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, random_pictures, read_pictures
 from mmsparse.cli.numbers import add_json
@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="weights; per-image budgets and RoI heads need them to be meaningful")
     add_keep_ratio(parser)
     parser.add_argument("--macs", type=float, help="scale the keep ratios to this share of the dense")
-    parser.add_argument("--num-images", type=int, default=20, help="pictures of the test set to average over")
+    parser.add_argument("--num-images", type=positive, default=20, help="pictures of the test set to average over")
     parser.add_argument(
-        "--shape", type=int, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones"
+        "--shape", type=positive, nargs=2, metavar=("H", "W"), help="one random picture instead of real ones"
     )
     add_json(parser)
     add_trust(parser)

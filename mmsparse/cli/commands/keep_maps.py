@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmsparse.cli.arguments import add_config_options, add_keep_ratio, read_keep_ratio
+from mmsparse.cli.arguments import add_config_options, add_keep_ratio, positive, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_test_set
 from mmsparse.cli.checkpoint_files import write_whole
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--out", type=Path, help="folder for a PNG of each picture")
     parser.add_argument("--html", type=Path, help="file for one page of them all")
-    parser.add_argument("--num-images", type=int, default=8)
+    parser.add_argument("--num-images", type=positive, default=8)
     parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are not drawn")
     add_keep_ratio(parser)
     add_trust(parser)

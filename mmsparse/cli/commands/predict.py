@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,11 +35,12 @@ from mmsparse.cli.launch import check_writable, share_of
 from mmsparse.cli.picture_files import Frame, Reader, find_pictures, with_frames
 from mmsparse.deploy import serve
 from mmsparse.deploy.artifact import PAGE, checksum
-from mmsparse.mistakes import mistakes_in
+from mmsparse.mistakes import is_mistake, mistakes_in
 from mmsparse.packaged import weights_path
 from mmsparse.trust import add_trust, trust_checkpoints
 
 MADE_BY = "made_by.json"
+PREPARING = ("mmcv.transforms", ".datasets.transforms", ".visualization")  # of the libraries
 
 
 class Job(NamedTuple):
@@ -90,35 +92,59 @@ def run(args: argparse.Namespace) -> None:
         for name, path in pictures.items()
     ]
     mine = jobs[share::shares]
-    unreadable = _predict(inferencer_of(model, cfg, args.score_thr), mine, batch)
-    print(f"{len(mine) - len(unreadable)} pictures in {out}")
+    unusable = _predict(inferencer_of(model, cfg, args.score_thr), mine, batch)
+    print(f"{len(mine) - len(unusable)} pictures in {out}")
     if cfg.default_scope == "mmdet" and all(job.result.is_file() for job in jobs):  # the last of several processes
         results = {name: job.result for name, job in zip(pictures, jobs, strict=True)}
         write_whole(coco_of(results, meta_of(cfg).get("classes") or ()), out / "predictions.json")
-    if unreadable:
+    if unusable:
+        picture, reason = next(iter(unusable.items()))
         raise ValueError(
-            f"Argument `pictures`: {len(unreadable)} of {len(mine)} cannot be read as pictures, such as {unreadable[0]}"
+            f"Argument `pictures`: {len(unusable)} of {len(mine)} cannot be used, such as {picture} ({reason})"
         )
 
 
-def _predict(infer: Infer, jobs: Sequence[Job], size: int) -> list[Path | Frame]:
-    """Do what is not done; returns the pictures that cannot be read."""
-    left, unreadable, reader = [job for job in jobs if not job.done()], [], Reader()
+def _predict(infer: Infer, jobs: Sequence[Job], size: int) -> dict[Path | Frame, str]:
+    """Do what is not done; returns the pictures that cannot be used, with the reason."""
+    left, unusable, reader = [job for job in jobs if not job.done()], {}, Reader()
     with tempfile.TemporaryDirectory() as folder, tqdm(total=len(jobs), desc="predicting") as bar:
         bar.update(len(jobs) - len(left))
         for start in range(0, len(left), size):
             batch = left[start : start + size]
             files = [_file_of(job.picture, reader, Path(folder) / f"{n}.png") for n, job in enumerate(batch)]
-            given = [(job, file) for job, file in zip(batch, files, strict=True) if file is not None]
-            unreadable += [job.picture for job, file in zip(batch, files, strict=True) if file is None]
-            if given:
-                filled = given + given[-1:] * (size - len(given))  # an exported network has one batch
-                with mistakes_in(f"Argument `pictures`: {given[0][0].picture}"):
-                    results = infer([str(file) for _, file in filled], given[0][0].drawing is not None)
-                for (job, _), found in zip(given, results, strict=False):
-                    job.write(found)
+            unusable |= {job.picture: "it cannot be decoded" for job, file in zip(batch, files) if file is None}
+            groups = [[pair for pair in zip(batch, files, strict=True) if pair[1] is not None]]
+            while groups:
+                group = groups.pop()
+                try:
+                    _do(infer, group, size)
+                except Exception as error:
+                    if not _of_a_picture(error):
+                        raise
+                    if len(group) == 1:
+                        unusable[group[0][0].picture] = f"{type(error).__name__}: {error}".strip()
+                    else:  # which one is it?
+                        groups += [[pair] for pair in group]
             bar.update(len(batch))
-    return unreadable
+    return unusable
+
+
+def _do(infer: Infer, group: Sequence[tuple[Job, Path]], size: int) -> None:
+    if group:
+        (first, _), *_ = group
+        files = [str(file) for _, file in group]
+        files += files[-1:] * (size - len(files))  # an exported network has one batch
+        with mistakes_in(f"Argument `pictures`: {first.picture}"):
+            results = infer(files, first.drawing is not None)
+        for (job, _), found in zip(group, results, strict=False):
+            job.write(found)
+
+
+def _of_a_picture(error: Exception) -> bool:
+    """Whether a library failed to prepare it or to draw on it; what fails in a network is a bug."""
+    frames = traceback.walk_tb(error.__traceback__)
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
+    return not is_mistake(error) and any(part in module for module in modules for part in PREPARING)
 
 
 def _file_of(picture: Path | Frame, reader: Reader, aside: Path) -> Path | None:

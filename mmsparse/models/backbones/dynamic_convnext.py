@@ -38,6 +38,10 @@ class DynamicConvNeXt(RoutedBackbone, ConvNeXt):
             raise ValueError(
                 f"DynamicConvNeXt: a dict `arch` needs the keys depths and channels, but got {sorted(arch)}"
             )
+        stages = len((ConvNeXt.arch_settings[arch] if isinstance(arch, str) else arch)["depths"])
+        outs = arguments.get("out_indices", -1)
+        if not all(-stages <= out < stages for out in ([outs] if isinstance(outs, int) else outs)):
+            raise ValueError(f"DynamicConvNeXt: `out_indices` must name stages < {stages}, but got {outs}")
         norm = arguments.get("norm_cfg", dict(type="LN2d"))["type"]
         if norm != "LN2d":
             raise ValueError(f"DynamicConvNeXt: expected argument `norm_cfg` to have the type 'LN2d', but got {norm!r}")

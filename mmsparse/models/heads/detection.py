@@ -9,6 +9,7 @@ from torch import nn
 
 from mmsparse.models.convs import RoutedLevels, RoutedTowers, routable, routed
 from mmsparse.registry import MODELS
+from mmsparse.sparsity.decider import check_flags
 from mmsparse.stock import LEVELS, TOWERS
 
 
@@ -33,6 +34,7 @@ class DynamicRetinaHead(RoutedTowers, RetinaHead):
     """
 
     def __init__(self, *args: Any, route_predictors: bool = False, **kwargs: Any) -> None:
+        check_flags(route_predictors=route_predictors)
         self.route_predictors = route_predictors
         super().__init__(*args, **kwargs)
 
