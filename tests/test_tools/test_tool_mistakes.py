@@ -1,4 +1,7 @@
-"""What users get wrong ends in one sentence, before anything long has begun."""
+"""What users get wrong ends in one sentence, before anything long has begun: of scripts, as processes.
+
+Most of what can be wrong is in test_bad_input.py.
+"""
 
 import pytest
 import torch
@@ -28,42 +31,16 @@ TRAIN, TEST, FLOPS, BENCHMARK, MAPS = (
 )
 COCO = "configs/dynamic_convnext/retinanet_dynamic-convnext-t_k70_fpn_amp-ms-crop-3x_coco.py"
 IMAGENET = "configs/imagenet/dynamic-deit-s_k70_8xb128-30e_in1k.py"
-FREEZE = [
-    "optim_wrapper.constructor=mmsparse.SparsityOptimWrapperConstructor",
-    "optim_wrapper.paramwise_cfg.freeze_iters=1200",
-]
-SEVERAL = ["--keep-ratio", "0.5", "0.5"]
 
 
 @pytest.mark.parametrize(
     "name, args, message",
     [
-        (TRAIN, ["none.py"], "`config` to be a config file or lib::path, but got 'none.py'"),
-        (TRAIN, ["mmdet::none.py"], "Argument `config`: cannot read 'mmdet::none.py'"),
-        (TRAIN, ["README.md"], "Argument `config`: cannot read 'README.md'"),
-        (TRAIN, [DEMO, "--cfg-options", "model.type.new=1"], "--cfg-options do not fit"),
         (TRAIN, [DEMO, "--cfg-options", "model.backbone.sparsity.keep_ratio=1.5"], "in (0, 1], but got 1.5"),
-        (TRAIN, [DEMO, "--cfg-options", "custom_hooks.0.loss_weight=-1"], "`loss_weight`"),
-        (TRAIN, [DEMO, "--cfg-options", "custom_hooks.0.los_weight=1"], "the unknown key 'los_weight'; SparsityHook k"),
-        (TRAIN, [DEMO, "--cfg-options", *FREEZE], "`freeze_iters`: 1200 would freeze the backbone for the whole"),
         (TRAIN, [DEMO, "--auto-scale-lr"], "--auto-scale-lr needs"),
-        (TRAIN, [DEMO, "--load-from", "none.pth"], "`load_from` to be a file, but got 'none.pth'"),
-        (TRAIN, [DEMO, "--load-from", "README.md"], "`load_from`: README.md is not a checkpoint that PyTorch can read"),
-        (TRAIN, [DEMO, "--resume", "none.pth"], "`resume` to be a file, but got 'none.pth'"),
-        (
-            TRAIN,
-            [DEMO, "--resume", "OTHER"],
-            "not a training's checkpoint, it has no meta and no message_hub. To",
-        ),
-        (TEST, ["none.py", "none.pth"], "`config` to be a config file"),
-        (TEST, [DEMO, "none.pth"], "`checkpoint` to be a file, but got 'none.pth'"),
-        (TEST, [DEMO, "README.md"], "Argument `checkpoint`: README.md is not a checkpoint that PyTorch can read"),
         (TEST, [DEMO, "OTHER"], "does not fit this model: "),
-        (FLOPS, ["none.py"], "`config` to be a config file"),
-        (FLOPS, [DEMO, "--checkpoint", "OTHER"], "does not fit this model: "),
-        (FLOPS, [DEMO, *SEVERAL], "keep_ratio"),
-        (BENCHMARK, ["configs/demo/atss_convnext-mini_scenes.py"], "has no dynamic part"),
         (TEST, [DEMO, "OTHER", "--out", "OTHER/below/out.pkl"], "Argument `out`: cannot write to the folder"),
+        (FLOPS, [DEMO, "--checkpoint", "OTHER"], "does not fit this model: "),
         (MAPS, [DEMO, "OTHER", "--out", "OTHER/below"], "Argument `out`: cannot write to the folder"),
         (MAPS, [DEMO, "none.pth", "--out", "OTHER.maps"], "`checkpoint` to be a file, but got 'none.pth'"),
     ],
