@@ -71,8 +71,8 @@ class LossHook(Hook):
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model that does not fit, before there is a training; nothing stays on it."""
-        self.attach(model)
-        self.detach()
+        for handle in self.watch(model):
+            handle.remove()
 
     def detach(self) -> None:
         while self._handles:
