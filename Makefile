@@ -1,5 +1,6 @@
 # make test   the suite            make demo   the demo            make lint   style            make docs   the pages
 # make test-browser   headless Chromium on the pages of keep-maps and app
+# make walk   every command of README and pages, as far as it needs nothing that is not here; some ten minutes
 # Each does all its own set-up on a machine with only Python 3.11+ and pip, into an environment of its own name.
 # STACK=upstream takes the original OpenMMLab packages instead of the maintained forks (onedl).
 # OPS=compiled compiles mmcv's operators; without, mmsparse serves those that it needs (mmsparse/mmcv_ops).
@@ -19,7 +20,7 @@ PYTHON ?= python3
 # OpenMP threads that spin at barriers starve each other when anything else runs; no cost on an idle machine.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: setup space hub app test test-browser demo lint docs clean
+.PHONY: setup space hub app test test-browser walk demo lint docs clean
 
 setup: $(ENV)/.ready
 
@@ -73,9 +74,12 @@ test: setup hub
 # The browser is Debian's, which is installed where that is allowed; without one, tests say that they are skipped.
 test-browser: setup app
 	@command -v chromium >/dev/null || [ $$(id -u) -ne 0 ] || ! command -v apt-get >/dev/null || \
-	{ apt-get update -qq && timeout 600 apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	{ timeout 120 apt-get update -qq && timeout 600 apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
 	echo "Chromium could not be installed."
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs tests/test_browser.py
+
+walk: setup
+	$(PY) -m pytest -m slow tests/test_walk.py
 
 demo: setup
 	$(PY) tools/demo.py

@@ -16,7 +16,7 @@ from torch import nn
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in (ROOT / "configs").glob("*/metafile.yml"))
-PATHS = [path for folder in FOLDERS for path in sorted(folder.glob("*.py"))]
+PATHS = [path for folder in FOLDERS if folder.name != "published" for path in sorted(folder.glob("*.py"))]
 DYNAMIC = [path for path in PATHS if "dynamic-" in path.stem]
 DENSE = [path for path in PATHS if "dynamic-" not in path.stem]
 RIVALS = [path for path in PATHS if path.parent.name == "rivals"]  # narrower networks, without weights to begin from

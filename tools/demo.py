@@ -1,39 +1,48 @@
-"""A detector that learns where to look, in minutes on two CPU cores, beside its dense twin and a random selection."""
+"""Detectors that look where it matters, on circuit boards: a short training, and published networks side by side."""
 
 import argparse
-import io
-import logging
+import copy
+import json
 import sys
 import time
-import warnings
-from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import VISUALIZERS
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from mmsparse.analysis.focus import object_focus
-from mmsparse.analysis.report import picture_macs, time_beside_dense
-from mmsparse.calls import prepare_batch
+from mmsparse import published, sparsify
+from mmsparse.analysis import count_macs
+from mmsparse.apis import dense_twin, record_selections
+from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_pictures
-from mmsparse.cli.launch import prepare_work_dir
+from mmsparse.cli.launch import check_writable, quiet
 from mmsparse.cli.main import run_script
-from mmsparse.datasets.scenes_io import ScenesArgs, write_scenes
-from mmsparse.visualization.panels import draw_predictions
+from mmsparse.datasets.boards_io import BoardsArgs
+from mmsparse.datasets.writer import write_dataset
+from mmsparse.deploy.rivals import DENSE, ROUTED, SMALLER, Form, Row, networks_of, smaller, time_rivals
+from mmsparse.visualization.keep_maps import slow_share
+from mmsparse.visualization.panels import pixels_of
+from mmsparse.visualization.spotlight import Shown, draw_spotlight
 
-ROOT = Path(__file__).resolve().parents[1]
-DENSE = "configs/demo/atss_convnext-mini_scenes.py"
-ROUTED = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
+WIDE = "atss_convnext-pico-w128_boards"
+PUBLISHED = "atss_dynamic-convnext-pico-w128_whole-m40_in-place_boards"
+SIZE = (1024, 1024)
+RATIOS = dict(backbone=[0.25, 0.2], head=0.22)
+SCORER = dict(type="PeakScorer", deep=2)
+METRIC = "coco/bbox_mAP"
+FORMS = (Form("openvino"), Form("eager"))
+SURE = 0.4  # the score from which on a box is drawn
 
 
-class ProgressBar(Hook):
-    """One bar a training, with the loss."""
+class Bar(Hook):
+    """One progress bar of a training or a test."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -41,153 +50,174 @@ class ProgressBar(Hook):
     def before_train(self, runner: Runner) -> None:
         self.bar = tqdm(total=runner.max_iters, initial=runner.iter, desc=self.title, unit="it", smoothing=0.05)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def before_test(self, runner: Runner) -> None:
+        self.bar = tqdm(total=len(runner.test_dataloader), desc=self.title, unit="batch", leave=False)
+
+    def _after_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = ""):
         self.bar.update()
-        if runner.iter % 10 == 0 and outputs:
-            self.bar.set_postfix(loss=f"{outputs['loss'].item():.3f}", refresh=False)
 
     def after_train(self, runner: Runner) -> None:
         self.bar.close()
 
+    def after_test(self, runner: Runner) -> None:
+        self.bar.close()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: a network, and what it is evaluated on."""
+
+    name: str
+    config: Config
+    checkpoint: str
+    size: tuple[int, int] = SIZE
+    study: str = ""  # its run in docs/studies/published.json
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="work_dirs/demo", help="everything is written here")
-    parser.add_argument("--images", type=int, default=2000, help="training pictures to generate")
-    parser.add_argument("--warm-iters", type=int, default=600, help="dense start that all variants share")
-    parser.add_argument("--iters", type=int, default=600, help="iterations of each variant after it")
-    parser.add_argument("--pictures", type=int, default=6, help="held-out pictures to draw")
+    parser.add_argument("--boards", type=int, default=24, help="held-out boards to evaluate on")
+    parser.add_argument("--iters", type=int, default=80, help="of the short training")
+    parser.add_argument("--rounds", type=int, default=7, help="of timing")
 
 
 def run(args: argparse.Namespace) -> None:
-    warnings.filterwarnings("ignore")
-    out = Path(args.out)
-    started = time.perf_counter()
-    base = open_config(str(ROOT / ROUTED))
-    prepare_work_dir(base, args.out, ROUTED)
-    print(f"1/4 scenes: {args.images} generated pictures of 160x160 in {out / 'scenes'}")
-    write_scenes(out / "scenes", ScenesArgs(images=args.images, size=160, seed=0, val=max(20, args.images * 3 // 20)))
+    started, out = time.perf_counter(), Path(args.out)
+    check_writable(out, "out")
+    print(f"1/4 boards: {args.boards} held-out and 120 to train on, of {SIZE[0]}x{SIZE[1]}, each with some six defects")
+    write_dataset(out / "boards", BoardsArgs(images=120, size=SIZE[0], seed=0, val=args.boards))
+    dense, routed = (configured(name, out) for name in (WIDE, PUBLISHED))
 
-    print(f"2/4 training on {torch.get_num_threads()} threads: a shared dense start, then three variants of it")
-    warm = train("dense start", DENSE, out / "warm", args, None)
-    checkpoints = {
-        "routed": train("routed", ROUTED, out / "routed", args, warm),
-        "random": train("random selection", ROUTED, out / "random", args, warm, random=True),
-        "dense": train("dense twin", DENSE, out / "dense", args, warm),
-    }
+    print(f"2/4 the dense detector becomes a routed one by sparsify(), and trains on for {args.iters} iterations")
+    trained = train(live(dense), out / "trained", args.iters)
 
-    print("3/4 evaluation on held-out scenes")
-    scores = {"untrained": evaluate(configure(DENSE, out / "untrained", args), None)}
-    for name, checkpoint in checkpoints.items():
-        config = configure(DENSE if name == "dense" else ROUTED, out / name, args, random=name == "random")
-        scores[name] = evaluate(config, checkpoint)
-
-    print("4/4 arithmetic, latency, pictures")
-    cfg = configure(ROUTED, out / "routed", args)
+    print(f"3/4 the same networks on the {args.boards} boards, then timed in turn, {torch.get_num_threads()} threads")
     with quiet():
-        model = build_model(cfg, str(checkpoints["routed"]))
-        control = build_model(configure(ROUTED, out / "random", args, random=True), str(checkpoints["random"]))
-        pictures = read_pictures(cfg, 100)
-        drawn = draw(model, cfg, pictures, out / "pictures", args.pictures)
-    report(model, control, pictures, scores)
-    print(f"\npictures:    {out / 'pictures'}/  ({len(drawn)} files: input, keep map, detections)")
-    print(f"checkpoints: {checkpoints['routed']} and its dense twin {checkpoints['dense']}")
-    print(
-        f"all of it:   {out}/  in {(time.perf_counter() - started) / 60:.1f} min (trained parts are reused next time)"
-    )
+        model = build_model(copy.deepcopy(routed), weights(PUBLISHED))
+        less = smaller(SIZE, share_of(model, routed))
+    lines = [
+        Line(DENSE, dense, weights(WIDE), study="dense"),
+        Line(ROUTED, routed, weights(PUBLISHED), study="routed"),
+        Line(SMALLER, dense, weights(WIDE), less, study="smaller"),
+        Line("routed just now", live(dense), str(trained)),
+        Line("... without training", live(dense), weights(WIDE)),
+    ]
+    found = [evaluate(network) for network in lines]
+    networks = networks_of(model, SIZE, {})
+    rows = time_rivals(
+        networks, FORMS, "model", 1, torch.get_num_threads(), args.rounds, 2, out / "exported",
+        partial(tqdm, leave=False),
+    )  # fmt: skip
+
+    print("4/4 where it looked")
+    ms = {(row.network, row.form): row.ms for row in rows}
+    wide = build_model(copy.deepcopy(dense), weights(WIDE))
+    with quiet():
+        draw(model, wide, out / "looked.png", (ms[DENSE, "openvino f32"], ms[ROUTED, "openvino f32"]))
+    print(f"\n{report(lines, found, rows, args.boards)}\n")
+    print(f"picture:     {out / 'looked.png'}")
+    print(f"exported:    {out / 'exported'}/")
+    print(f"all of it in {(time.perf_counter() - started) / 60:.1f} minutes; a finished training is not made again")
 
 
-def configure(path: str, work_dir: Path, args: argparse.Namespace, random: bool = False) -> Config:
-    """A demo config on the generated scenes, quiet, with its files below ``--out``."""
-    cfg = open_config(str(ROOT / path))
-    cfg.work_dir, cfg.log_level = str(work_dir), "ERROR"
-    data = f"{args.out}/scenes/"
+def weights(name: str) -> str:
+    return published(name)[1]
+
+
+def configured(name: str, out: Path) -> Config:
+    """A published config on the demo's boards."""
+    cfg = open_config(published(name)[0])
+    cfg.work_dir, cfg.log_level, cfg.load_from = str(out / name), "ERROR", None
+    data = f"{out}/boards/"
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = data
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         evaluator.ann_file = f"{data}annotations/val.json"
-    if random:
-        cfg.model.backbone.sparsity.scorer = dict(type="RandomScorer")
     return cfg
 
 
-def train(
-    title: str, path: str, work_dir: Path, args: argparse.Namespace, start: Path | None, random: bool = False
-) -> Path:
-    """Train one variant, or go on with it, or reuse it; returns its checkpoint."""
-    iters = args.iters if start else args.warm_iters
-    done = work_dir / f"iter_{iters}.pth"
+def live(dense: Config) -> Config:
+    """The dense config, routed; everything kept learns in the same step, and teaches."""
+    places = dict(places=[(1, 0), (2, 0)], scorer=SCORER)
+    cfg = sparsify(dense, RATIOS, sparsity=places, head=dict(coarse=True), hook=dict(score_weight=1.0))
+    cfg.custom_hooks.append(dict(type="mmsparse.InPlaceHook"))
+    return cfg
+
+
+def train(cfg: Config, folder: Path, iters: int) -> Path:
+    """From the published dense weights; or go on with it, or use what is done."""
+    done = folder / f"iter_{iters}.pth"
     if done.is_file():
-        print(f"{title}: found {done}, not trained again")
+        print(f"    found {done}, not trained again")
         return done
-    cfg = configure(path, work_dir, args, random)
+    cfg.work_dir = str(folder)
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iters, val_interval=iters + 1)
-    ramp = min(50, iters // 4)
-    cfg.param_scheduler = [dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=ramp)]
-    if start:
-        cfg.param_scheduler.append(dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=ramp, end=iters))
-    cfg.default_hooks.checkpoint.update(interval=100, max_keep_ckpts=1)
-    cfg.resume = (work_dir / "last_checkpoint").is_file()
-    cfg.load_from = str(start) if start and not cfg.resume else None  # else mmengine would resume from the start
+    warm = dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=iters // 10)
+    cool = dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=iters // 10, end=iters)
+    cfg.param_scheduler = [warm, cool]
+    cfg.default_hooks.checkpoint.update(interval=25, max_keep_ckpts=1)
+    cfg.resume = (folder / "last_checkpoint").is_file()
+    cfg.load_from = None if cfg.resume else weights(WIDE)
     with quiet():
         runner = Runner.from_cfg(cfg)
-        runner.register_hook(ProgressBar(f"  {title}"), priority="VERY_LOW")
+        runner.register_hook(Bar("training"), priority="VERY_LOW")
         runner.train()
     return done
 
 
-def evaluate(cfg: Config, checkpoint: Path | None) -> dict[str, float]:
-    """bbox mAP and AP50; a network that finds nothing at all has none."""
+def share_of(model: torch.nn.Module, cfg: Config) -> float:
+    """Of the dense arithmetic."""
+    batch = prepare_batch(model, read_pictures(cfg, 1))
+
+    def call() -> Any:
+        return predict(model, batch)
+
+    with dense_twin(model):
+        whole = count_macs(model, call).total
+    return count_macs(model, call).total / whole
+
+
+def evaluate(network: Line) -> float:
+    """The bbox mAP; a network that finds nothing at all has none."""
+    cfg = copy.deepcopy(network.config)
+    cfg.test_dataloader.dataset.pipeline[1].scale = network.size[::-1]
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     with quiet():
         runner = Runner.from_cfg(cfg)
-        if checkpoint:
-            runner.load_checkpoint(str(checkpoint), map_location="cpu")
-        else:
-            runner.model.init_weights()
-        metrics = runner.test()
-    return {name: metrics.get(f"coco/{key}", 0.0) for name, key in (("mAP", "bbox_mAP"), ("AP50", "bbox_mAP_50"))}
+        runner.load_checkpoint(network.checkpoint, map_location="cpu")
+        runner.register_hook(Bar(network.name), priority="VERY_LOW")
+        return max(0.0, runner.test().get(METRIC, 0.0))
 
 
-def quiet() -> redirect_stdout:
-    """pycocotools and checkpoint loading print; the console is for the bars (on stderr) and the table."""
-    logging.getLogger("mmengine").setLevel(logging.ERROR)
-    return redirect_stdout(io.StringIO())
+def draw(routed: torch.nn.Module, dense: torch.nn.Module, path: Path, ms: tuple[float, float]) -> None:
+    """Of the boards that are looked at the one with the most defects."""
+    pictures, classes = read_pictures(routed.cfg, 30), routed.cfg.test_dataloader.dataset.metainfo.classes
+    picture = max(pictures, key=lambda found: len(found["data_samples"].gt_instances))
+    titles = f"dense: works everywhere, {ms[0]:.0f} ms", f"routed: works where it is bright, {ms[1]:.0f} ms"
+    shown = []
+    with record_selections(routed) as taken:
+        for model, title in zip((dense, routed), titles, strict=True):
+            (sample,) = predict(model, prepare_batch(model, [picture]))
+            found = sample.pred_instances[sample.pred_instances.scores > SURE].numpy()
+            shown.append(Shown(title, found.bboxes, [classes[label] for label in found.labels]))
+    draw_spotlight(path, pixels_of(picture), [slow_share([one], SIZE) for one in taken], *shown)
 
 
-def draw(model: torch.nn.Module, cfg: Config, pictures: list[dict], folder: Path, count: int) -> list[Path]:
-    """Held-out pictures with several objects: input, keep map and detections side by side."""
-    visualizer = VISUALIZERS.build(dict(type="mmdet.DetLocalVisualizer", name="demo"))
-    visualizer.dataset_meta = dict(cfg.test_dataloader.dataset.metainfo)
-    chosen = [p for p in pictures if len(p["data_samples"].gt_instances) > 1][:count]
-    files = [folder / f"{number:02d}.png" for number in range(len(chosen))]
-    for picture, file in zip(chosen, files, strict=True):
-        draw_predictions(model, visualizer, picture, file, score_thr=0.2)  # a short training is not very sure
-    return files
-
-
-def report(model: torch.nn.Module, control: torch.nn.Module, pictures: list[dict], scores: dict[str, dict]) -> None:
-    """Two tables: one row a variant, and latency beside the dense twin."""
-    routed, random = picture_macs(model, pictures[:20]), picture_macs(control, pictures[:20])
-    macs = {"routed": (routed, "executed"), "random": (random, "executed"), "dense": (routed, "dense")}
-    focus = {"routed": object_focus(model, pictures), "random": object_focus(control, pictures)}
-    print(f"\n{'':<12}{'bbox mAP':>9}{'AP50':>7}  {'GMACs backbone/whole':>21}  {'slow path inside/outside boxes':>31}")
-    for name, metrics in scores.items():
-        row = f"{name:<12}{metrics['mAP']:9.3f}{metrics['AP50']:7.3f}"
-        cells = ["-", "-"]
-        if name in macs:
-            count, kind = macs[name]
-            cells[0] = " / ".join(f"{count.mean(kind, part) / 1e9:.3f}" for part in ("backbone", "total"))
-        if name in focus:
-            cells[1] = f"{focus[name]['inside']:.2f} / {focus[name]['outside']:.2f}"
-        print(f"{row}  {cells[0]:>21}  {cells[1]:>31}")
-    print("each row is one short training: differences of a few thousandths of mAP are noise")
-    print(f"\nlatency, dense -> routed, timed in turn on {torch.get_num_threads()} threads, median of 40")
-    for size in (1, 8):
-        times = time_beside_dense(model, prepare_batch(model, pictures[:size]), rounds=40, warmup=5)
-        cells = [
-            f"{part} {beside.dense.median:.1f} -> {beside.routed.median:.1f} ms ({beside.routed.speedup:.2f}x)"
-            for part, beside in times.items()
-        ]
-        print(f"batch {size}:  {cells[0]:<36}  {cells[1]}")
+def report(lines: list[Line], found: list[float], rows: list[Row], boards: int) -> str:
+    """Accuracy, arithmetic and time of each network; beside it the study's accuracy on all 150 held-out boards."""
+    study = json.loads((Path(__file__).parents[1] / "docs/studies/published.json").read_text())
+    timed = {(row.network, row.form): row for row in rows}
+    heads = [f"mAP, {boards} boards", "mAP, all 150", "GMACs", *(f"{form}, ms" for form in FORMS)]
+    told = [f"{'':<22}" + "".join(f"{head:>20}" for head in heads)]
+    for line, metric in zip(lines, found, strict=True):
+        cells = [f"{metric:.3f}", f"{study[line.study]['own'][METRIC]:.3f}" if line.study else "-"]
+        row = timed.get((line.name, str(FORMS[0])))
+        cells.append(f"{row.macs / 1e9:.1f}" if row else "-")
+        for form in map(str, FORMS):
+            row, dense = timed.get((line.name, form)), timed[DENSE, form]
+            cells.append(f"{row.ms:.0f} ({row.speedup(dense):.2f}x)" if row and row.times and dense.times else "-")
+        told.append(f"{line.name:<22}" + "".join(f"{cell:>20}" for cell in cells))
+    return "\n".join(told)
 
 
 if __name__ == "__main__":

@@ -203,7 +203,8 @@ def test_destinations_below_a_file_are_refused(files, monkeypatch, capsys, tool,
 def trained(tmp_path):
     """A checkpoint as mmengine writes it with an EMA hook."""
     weights, averaged = {"w": torch.full((3,), 1.0)}, {"module.w": torch.full((3,), 2.0), "steps": torch.tensor(9)}
-    content = dict(meta=dict(epoch=1, cfg="model = None"), state_dict=weights, ema_state_dict=averaged)
+    cfg = "model = None\nload_from = '/home/me/dense.pth'\ndata_root = 'data/mine/'"
+    content = dict(meta=dict(epoch=1, cfg=cfg), state_dict=weights, ema_state_dict=averaged)
     EMAHook()._swap_ema_state_dict(content)
     content.update(optimizer={"state": {}}, param_schedulers=[], message_hub={"loss": HistoryBuffer()})
     torch.save(content, tmp_path / "epoch_1.pth")
@@ -216,7 +217,8 @@ def test_publishing_keeps_weights_and_meta(trained, monkeypatch, capsys, options
     (path,) = (trained / "public").iterdir()
     assert path.name == f"net-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth" and str(path) in out
     content = torch.load(path, weights_only=True)
-    assert content.keys() == {"meta", "state_dict"} and content["meta"] == dict(epoch=1, cfg="model = None")
+    cfg = "model = None\nload_from = 'dense.pth'\ndata_root = 'data/mine/'"
+    assert content.keys() == {"meta", "state_dict"} and content["meta"] == dict(epoch=1, cfg=cfg)
     assert content["state_dict"].keys() == {"w"} and torch.equal(content["state_dict"]["w"], torch.full((3,), value))
     assert "dropped: ema_state_dict, optimizer, param_schedulers, message_hub" in out
 

@@ -1,11 +1,12 @@
 """Make a training checkpoint fit to be published: weights and meta only, the hash of the file in its name.
 
-With an EMA hook a checkpoint holds every weight twice; the averaged ones stay, which validation used, and with
-``--no-ema`` the trained ones.
+Absolute paths in its config become names. With an EMA hook a checkpoint holds every weight twice; the averaged ones
+stay, which validation used, and with ``--no-ema`` the trained ones.
 """
 
 import argparse
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmsparse.cli.launch import check_writable
 from mmsparse.trust import add_trust, trust_checkpoints
 
 KEPT = ("meta", "state_dict")
+FOLDERS = re.compile(r"""(?<=['"])/[^'"]*/(?=[^'"]*['"])""")  # of absolute paths, which are nobody else's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +60,10 @@ def published(content: dict[str, Any], src: str, ema: bool, half: bool) -> dict[
         state.update({k.removeprefix("module."): v for k, v in trained.items() if k.startswith("module.")})
     if half:
         state = {key: _halved(key, value) for key, value in state.items()}
-    return {"meta": content.get("meta", {}), "state_dict": state}
+    meta = dict(content.get("meta", {}))
+    if "cfg" in meta:
+        meta["cfg"] = FOLDERS.sub("", meta["cfg"])
+    return {"meta": meta, "state_dict": state}
 
 
 def _halved(key: str, value: Tensor) -> Tensor:

@@ -1,0 +1,20 @@
+# The detectors whose weights are in the repository: python tools/misc/study.py configs/study/published.py
+# Trained in bfloat16, which is faster on a CPU that has it, and evaluated in float32.
+folder = "../published/"
+wide, narrow = (folder + f"atss_convnext-pico-w{width}_boards.py" for width in (128, 64))
+routed = folder + "atss_dynamic-convnext-pico-w128_whole-m40_in-place_boards.py"
+amp = {"optim_wrapper.type": "mmsparse.CpuAmpOptimWrapper"}
+first, more = dict(options=amp, iterations=4000), dict(options=amp, iterations=2500)
+at = ["own", 0.33, 0.5, 1.0]
+runs = [
+    dict(name="dense-start", config=wide, series="dense, 4000", **first),
+    dict(name="narrow-start", config=narrow, series="dense, 4000", **first),
+    dict(name="routed", config=routed, start="dense-start", at=at, series="routed", **more),
+    dict(name="dense", config=wide, start="dense-start", series="dense", **more),
+    dict(name="narrow", config=narrow, start="narrow-start", series="dense", **more),
+]
+# A picture of as few MACs as the routed network executes.
+smaller = {"test_dataloader.dataset.pipeline.1.scale": (640, 640)}
+runs.append(dict(name="smaller", config=wide, start="dense", train=False, options=smaller, series="smaller picture"))
+pairs = [("dense", "narrow"), ("routed", "narrow"), ("routed", "smaller")]
+pairs += [(f"routed{budget}", "dense") for budget in ("", "@0.33", "@0.5", "@1.0")]

@@ -1,0 +1,26 @@
+"""The notebook runs from its first cell to its last."""
+
+import json
+
+import matplotlib
+from scenes import ROOT
+
+SIZES, SMALL = "ITERATIONS, BOARDS, SIZE = 200, 60, 512", "ITERATIONS, BOARDS, SIZE = 2, 4, 256"
+
+
+def test_the_tutorial_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    cells = json.loads((ROOT / "docs/tutorial.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert sum(SIZES in cell for cell in code) == 1
+    left = {"__name__": "tutorial"}
+    for number, cell in enumerate(code):
+        exec(compile(cell.replace(SIZES, SMALL), f"cell {number}", "exec"), left)
+    gmacs = [count for count, _ in left["found"].values()]
+    assert gmacs == sorted(set(gmacs)) and list(left["found"]) == [0.1, 0.25, 0.5, 1.0]
+    assert 0.2 < left["share"].mean() < 0.4 and (tmp_path / "work_dirs/tutorial/looked.png").is_file()
+    assert [(row.network, row.form) for row in left["rows"]] == [
+        (network, form) for form in ("eager f32", "openvino f32") for network in ("dense", "routed", "smaller picture")
+    ]
+    assert all(row.times for row in left["rows"])
