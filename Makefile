@@ -1,6 +1,6 @@
 # make test   the suite            make demo   the demo            make lint   style            make docs   the pages
 # make test-browser   headless Chromium on the pages of keep-maps and app
-# make walk   every command of README and pages, as far as it needs nothing that is not here; some ten minutes
+# make walk   every command of README and pages, as far as it needs nothing that is not here, and the tutorial
 # Each does all its own set-up on a machine with only Python 3.11+ and pip, into an environment of its own name.
 # STACK=upstream takes the original OpenMMLab packages instead of the maintained forks (onedl).
 # OPS=compiled compiles mmcv's operators; without, mmsparse serves those that it needs (mmsparse/mmcv_ops).
@@ -79,7 +79,7 @@ test-browser: setup app
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs tests/test_browser.py
 
 walk: setup
-	$(PY) -m pytest -m slow tests/test_walk.py
+	$(PY) -m pytest -m slow tests/test_walk.py tests/test_tutorial.py
 
 demo: setup
 	$(PY) tools/demo.py

@@ -3,11 +3,13 @@
 import json
 
 import matplotlib
+import pytest
 from scenes import ROOT
 
-SIZES, SMALL = "ITERATIONS, BOARDS, SIZE = 200, 60, 512", "ITERATIONS, BOARDS, SIZE = 2, 4, 256"
+SIZES, SMALL = "ITERATIONS, BOARDS, SIZE = 200, 60, 512", "ITERATIONS, BOARDS, SIZE = 2, 4, 512"
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
