@@ -65,12 +65,17 @@ def test_python_finds_them_before_anyone_imports_mmsparse():
     assert imported("from mmcv.ops import batched_nms; print(batched_nms.__module__)") == "mmcv.ops.nms"
 
 
-def test_the_environment_is_told(served, monkeypatch):
+def test_the_environment_is_told(served, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mmcv._ext", served)
     monkeypatch.setattr(served, "__file__", mmcv_ops.FILE)
     served.refused.update(["psamask_forward", "psamask_backward"])
-    text = env.operators()
-    assert text.startswith("not compiled; ") and "modulated_deform_conv, ms_deform_attn, nms, nms_match, " in text
-    assert "not there (OPS=compiled make setup): " in text and "psamask," in text and "psamask_" not in text
+    found = env.operators()
+    assert {"modulated_deform_conv", "ms_deform_attn", "nms", "nms_match"} <= set(found["served"])
+    assert "psamask" in found["absent"] and not any(name.startswith("psamask_") for name in found["absent"])
+    env.say({"mmcv ops": found, "problems": []})
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith("mmcv ops not compiled; ") and " not there (OPS=compiled make setup): " in told
     monkeypatch.setattr(served, "__file__", "_ext.so")
-    assert env.operators() == "compiled"
+    assert env.operators() is None
+    env.say({"mmcv ops": None, "problems": []})
+    assert capsys.readouterr().out.split()[2] == "compiled"
