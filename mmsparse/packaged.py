@@ -26,7 +26,7 @@ def published(name: str) -> tuple[str, str]:
 
     As OpenMMLab's own functions take them: ``DetInferencer(*mmsparse.published(name))``.
     """
-    names = sorted(path.name.removesuffix(path.name[-len(HASH) :]) for path in _local(HOME).glob(f"*{HASH}"))
+    names = sorted(path.name[: -len(HASH)] for path in _local(HOME).glob(f"*{HASH}"))
     if name not in names:
         (nearest,) = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
         raise ValueError(f"Argument `name`: no weights of {name!r} are published; the nearest is {nearest!r}")

@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmsparse import compat
+from mmsparse import compat, stock
 from mmsparse.apis import find_routers
 from mmsparse.cli.main import FOLDER, command_parser
 from mmsparse.configs import without_pretrained
@@ -165,3 +165,8 @@ def test_commands_of_pages_are_understood(tmp_path):
     indented = "    C=configs A='--x 1'\n    mmsparse flops $C/a.py \\\n        $A 'b c'\n"
     page.write_text(f"# One\n\n{indented}\n```shell\nmake docs  # so\n```\n")
     assert said(page) == [["make", "docs"], ["mmsparse", "flops", "configs/a.py", "--x", "1", "b c"]]
+
+
+def test_the_readme_counts_what_is_routed():
+    count = sum(len(names) for table in (stock.HEADS, stock.NECKS) for names in table.values())
+    assert f" {count} necks and heads," in (DOCS.parent / "README.md").read_text()

@@ -18,7 +18,7 @@ from mmsparse.cli.launch import check_writable
 from mmsparse.trust import add_trust, trust_checkpoints
 
 KEPT = ("meta", "state_dict")
-FOLDERS = re.compile(r"""(?<=['"])/[^'"]*/(?=[^'"]*['"])""")  # of absolute paths, which are nobody else's
+FOLDERS = re.compile(r"""(?<=['"])/[^'"]*/(?=[^'"]*['"])""")  # of absolute paths, which are of one machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
