@@ -17,8 +17,8 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 
 from mmsparse import published, sparsify
-from mmsparse.analysis import count_macs
-from mmsparse.apis import dense_twin, record_selections
+from mmsparse.analysis.focus import object_focus
+from mmsparse.apis import record_selections
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_pictures
@@ -26,7 +26,7 @@ from mmsparse.cli.launch import check_writable, quiet
 from mmsparse.cli.main import run_script
 from mmsparse.datasets.boards_io import BoardsArgs
 from mmsparse.datasets.writer import write_dataset
-from mmsparse.deploy.rivals import DENSE, ROUTED, SMALLER, Form, Row, networks_of, smaller, time_rivals
+from mmsparse.deploy.rivals import DENSE, ROUTED, SMALLER, Form, Row, networks_of, time_rivals
 from mmsparse.visualization.keep_maps import slow_share
 from mmsparse.visualization.panels import pixels_of
 from mmsparse.visualization.spotlight import Shown, draw_spotlight
@@ -38,6 +38,7 @@ RATIOS = dict(backbone=[0.25, 0.2], head=0.22)
 SCORER = dict(type="PeakScorer", deep=2)
 METRIC = "coco/bbox_mAP"
 FORMS = (Form("openvino"), Form("eager"))
+LOOKED_AT = 8  # boards
 SURE = 0.4  # the score from which on a box is drawn
 
 
@@ -94,16 +95,16 @@ def run(args: argparse.Namespace) -> None:
     print(f"3/4 the same networks on the {args.boards} boards, then timed in turn, {torch.get_num_threads()} threads")
     with quiet():
         model = build_model(copy.deepcopy(routed), weights(PUBLISHED))
-        less = smaller(SIZE, share_of(model, routed))
+    networks = networks_of(model, SIZE, {})
+    sizes = {network.name: network.shape for network in networks}
     lines = [
         Line(DENSE, dense, weights(WIDE), study="dense"),
         Line(ROUTED, routed, weights(PUBLISHED), study="routed"),
-        Line(SMALLER, dense, weights(WIDE), less, study="smaller"),
+        Line(SMALLER, dense, weights(WIDE), sizes[SMALLER], study="smaller"),
         Line("routed just now", live(dense), str(trained)),
         Line("... without training", live(dense), weights(WIDE)),
     ]
     found = [evaluate(network) for network in lines]
-    networks = networks_of(model, SIZE, {})
     rows = time_rivals(
         networks, FORMS, "model", 1, torch.get_num_threads(), args.rounds, 2, out / "exported",
         partial(tqdm, leave=False),
@@ -113,7 +114,11 @@ def run(args: argparse.Namespace) -> None:
     ms = {(row.network, row.form): row.ms for row in rows}
     wide = build_model(copy.deepcopy(dense), weights(WIDE))
     with quiet():
-        draw(model, wide, out / "looked.png", (ms[DENSE, "openvino f32"], ms[ROUTED, "openvino f32"]))
+        pictures = read_pictures(routed, args.boards)
+        draw(model, wide, pictures, out / "looked.png", (ms[DENSE, "openvino f32"], ms[ROUTED, "openvino f32"]))
+        focus = object_focus(model, pictures[:LOOKED_AT])
+    inside, outside = (f"{focus[where]:.0%}" for where in ("inside", "outside"))
+    print(f"{inside} of what lies in the defects' boxes took the slow path, {outside} of all else")
     print(f"\n{report(lines, found, rows, args.boards)}\n")
     print(f"picture:     {out / 'looked.png'}")
     print(f"exported:    {out / 'exported'}/")
@@ -165,18 +170,6 @@ def train(cfg: Config, folder: Path, iters: int) -> Path:
     return done
 
 
-def share_of(model: torch.nn.Module, cfg: Config) -> float:
-    """Of the dense arithmetic."""
-    batch = prepare_batch(model, read_pictures(cfg, 1))
-
-    def call() -> Any:
-        return predict(model, batch)
-
-    with dense_twin(model):
-        whole = count_macs(model, call).total
-    return count_macs(model, call).total / whole
-
-
 def evaluate(network: Line) -> float:
     """The bbox mAP; a network that finds nothing at all has none."""
     cfg = copy.deepcopy(network.config)
@@ -189,9 +182,11 @@ def evaluate(network: Line) -> float:
         return max(0.0, runner.test().get(METRIC, 0.0))
 
 
-def draw(routed: torch.nn.Module, dense: torch.nn.Module, path: Path, ms: tuple[float, float]) -> None:
-    """Of the boards that are looked at the one with the most defects."""
-    pictures, classes = read_pictures(routed.cfg, 30), routed.cfg.test_dataloader.dataset.metainfo.classes
+def draw(
+    routed: torch.nn.Module, dense: torch.nn.Module, pictures: list[dict[str, Any]], path: Path, ms: tuple[float, float]
+) -> None:
+    """The board with the most defects."""
+    classes = routed.cfg.test_dataloader.dataset.metainfo.classes
     picture = max(pictures, key=lambda found: len(found["data_samples"].gt_instances))
     titles = f"dense: works everywhere, {ms[0]:.0f} ms", f"routed: works where it is bright, {ms[1]:.0f} ms"
     shown = []

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
@@ -18,6 +19,7 @@ from mmsparse.cli.building import Built, build_seeded
 from mmsparse.cli.data_files import check_data
 from mmsparse.engine import SparsityHook
 from mmsparse.engine.optim_constructor import check_groups
+from mmsparse.env import STACK
 from mmsparse.registry import build_hooks
 from mmsparse.sparsity import adopt, new_prefixes
 
@@ -43,13 +45,18 @@ def check_hooks(model: nn.Module, cfgs: Sequence[Any]) -> None:
     for hook in hooks:
         if hasattr(hook, "check"):
             hook.check(model)
-    names = [str(cfg.get("type")) if isinstance(cfg, dict) else "" for cfg in cfgs]
-    others = [name for name in names if not name.startswith(("mmsparse.", "EMAHook"))]  # of a project, or the user's
-    if find_deciders(model) and not others and not any(isinstance(hook, SparsityHook) for hook in hooks):
+    if find_deciders(model) and not any(isinstance(hook, SparsityHook) for hook in hooks) and all(map(_is_stock, cfgs)):
         raise ValueError(
             "Argument `custom_hooks`: nothing teaches the scores of the model's dynamic parts. Add "
             "dict(type='mmsparse.SparsityHook'); a config that sets custom_hooks replaces its parent's list"
         )
+
+
+def _is_stock(hook: Any) -> bool:
+    """Whether it is of OpenMMLab or ours; one of the user's may take what decisions leave."""
+    kind = hook.get("type") if isinstance(hook, dict) else type(hook)
+    kind = HOOKS.get(kind) if isinstance(kind, str) else kind
+    return kind is not None and kind.__module__.partition(".")[0] in ("mmsparse", *STACK)
 
 
 def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[float] | None) -> Built:

@@ -113,7 +113,8 @@ def _predict(infer: Infer, jobs: Sequence[Job], size: int) -> dict[Path | Frame,
             batch = left[start : start + size]
             files = [_file_of(job.picture, reader, Path(folder) / f"{n}.png") for n, job in enumerate(batch)]
             unusable |= {job.picture: "it cannot be decoded" for job, file in zip(batch, files) if file is None}
-            groups = [[pair for pair in zip(batch, files, strict=True) if pair[1] is not None]]
+            given = [pair for pair in zip(batch, files, strict=True) if pair[1] is not None]
+            groups = [given] if given else []
             while groups:
                 group = groups.pop()
                 try:
@@ -130,14 +131,13 @@ def _predict(infer: Infer, jobs: Sequence[Job], size: int) -> dict[Path | Frame,
 
 
 def _do(infer: Infer, group: Sequence[tuple[Job, Path]], size: int) -> None:
-    if group:
-        (first, _), *_ = group
-        files = [str(file) for _, file in group]
-        files += files[-1:] * (size - len(files))  # an exported network has one batch
-        with mistakes_in(f"Argument `pictures`: {first.picture}"):
-            results = infer(files, first.drawing is not None)
-        for (job, _), found in zip(group, results, strict=False):
-            job.write(found)
+    first = group[0][0]
+    files = [str(file) for _, file in group]
+    files += files[-1:] * (size - len(files))  # an exported network has one batch
+    with mistakes_in(f"Argument `pictures`: {first.picture}"):
+        results = infer(files, first.drawing is not None)
+    for (job, _), found in zip(group, results, strict=False):
+        job.write(found)
 
 
 def _of_a_picture(error: Exception) -> bool:
