@@ -21,6 +21,7 @@ from .tiles import (
     to_tiles,
     whole_grid,
     window_of,
+    zero_beyond,
 )
 
 from . import conv_cpu, conv_triton, feed_forward_cpu, static, winograd  # isort: skip  # they register kernels
@@ -68,4 +69,5 @@ __all__ = [
     "whole_grid",
     "window_of",
     "winograd",
+    "zero_beyond",
 ]

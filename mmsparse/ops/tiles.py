@@ -34,9 +34,17 @@ def tile_means(x: Tensor, tile: int, real: Tensor | None = None) -> Tensor:
     """The mean of each tile (B * tiles, C), over its locations on the map; where ``real`` (B, 1, H, W), if given."""
     if real is None:
         return map_rows(F.avg_pool2d(x, tile, ceil_mode=True))
-    real = real.to(x.dtype)
-    shares = F.avg_pool2d(real, tile, ceil_mode=True).clamp_min(0.5 / tile**2)  # of padding alone, zeros
-    return map_rows(F.avg_pool2d(x * real, tile, ceil_mode=True) / shares)
+    shares = F.avg_pool2d(real.to(x.dtype), tile, ceil_mode=True).clamp_min(0.5 / tile**2)  # of padding alone, zeros
+    return map_rows(F.avg_pool2d(zero_beyond(x, real), tile, ceil_mode=True) / shares)
+
+
+def zero_beyond(x: Tensor, real: Tensor) -> Tensor:
+    """Maps with zeros where they are not ``real`` (B, 1, H, W).
+
+    Chosen, not multiplied: OpenVINO 2026.4 crashes where a small group norm meets a map of booleans that is converted,
+    or negated.
+    """
+    return torch.where(real, x, 0)
 
 
 def from_tiles(tiles: Tensor, shape: torch.Size, tile: int) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparse.ops import opaque, tile_grid
+from mmsparse.ops import opaque, tile_grid, zero_beyond
 from mmsparse.registry import MODELS
 
 from .scorers import ALL, Context, Scorer, mean_of_alive
@@ -78,11 +78,11 @@ def peaks(
     x = F.conv2d(x, *few).permute(0, 2, 3, 1)
     x = F.layer_norm(x, x.shape[-1:], *norm, eps).permute(0, 3, 1, 2)
     if real is not None:
-        x = x * real
+        x = zero_beyond(x, real)
     x = F.gelu(x + F.conv2d(x, *around, padding=1, groups=x.shape[1]))
     for conv in deep:
         if real is not None:
-            x = x * real
+            x = zero_beyond(x, real)
         x = F.gelu(x + F.conv2d(x, *conv, padding=1))
     if real is not None:
         x = x.masked_fill(~real, LEAST)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsparse.ops import opaque
+from mmsparse.ops import opaque, zero_beyond
 
 from .selection import Geometry
 from .valid import valid_units
@@ -17,9 +17,9 @@ def unit_features(x: Tensor, geometry: Geometry) -> Tensor:
     if valid is None:
         means = tile_means(x, geometry.tile)
     else:
-        weight = valid.mask.view(len(x), 1, *geometry.size).to(x.dtype)
-        share = tile_means(weight, geometry.tile).clamp_min(0.5 / geometry.tile**2)
-        means = tile_means(x * weight, geometry.tile) / share
+        real = valid.mask.view(len(x), 1, *geometry.size)
+        share = tile_means(real.to(x.dtype), geometry.tile).clamp_min(0.5 / geometry.tile**2)
+        means = tile_means(zero_beyond(x, real), geometry.tile) / share
     return means.flatten(2).transpose(1, 2)
 
 

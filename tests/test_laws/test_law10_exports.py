@@ -14,6 +14,7 @@ from mmsparse.apis import record_selections
 from mmsparse.deploy.check import check_exportable
 from mmsparse.deploy.formats import FORMATS
 from mmsparse.deploy.integers import quantise
+from mmsparse.ops import tile_means
 from mmsparse.sparsity import selection, selectors
 
 SIZE = (64, 96)
@@ -93,6 +94,28 @@ def test_exported_is_eager(network, runtimes, tmp_path):
                 assert torch.equal(result.bool(), wanted)
             else:
                 torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+class Described(nn.Module):
+    """The means of the tiles of a padded map after a group norm, as a level of a neck meets a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 16)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        return tile_means(self.norm(x), 4, real.view(1, 1, *x.shape[-2:]))
+
+
+@pytest.mark.parametrize("side", [8, 20])  # a crash of the runtime if booleans are converted there
+def test_tiles_of_a_padded_map_after_a_group_norm(side, tmp_path):
+    model, x, real = Described().eval(), torch.randn(1, 16, side, side), torch.rand(1, side**2) < 0.7
+    with torch.no_grad():
+        program = torch.export.export(model, (x, real), strict=False)
+        expected = model(x, real)
+    kind, path = FORMATS["openvino"], tmp_path / "program.xml"
+    kind.write(program, path, ["x", "real"], ["y"])
+    torch.testing.assert_close(kind.load(path, "f32", 1)([x, real])[0], expected)
 
 
 @pytest.mark.slow
