@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from scenes import ROOT
 
-SIZES, SMALL = "ITERATIONS, BOARDS, SIZE = 200, 60, 512", "ITERATIONS, BOARDS, SIZE = 2, 4, 512"
+SIZES, SMALL = "ITERATIONS, BOARDS, SIZE = 200, 60, 512", "ITERATIONS, BOARDS, SIZE = 2, 4, 256"
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from mmsparse import published, sparsify
@@ -22,7 +23,7 @@ from mmsparse.apis import record_selections
 from mmsparse.calls import predict, prepare_batch
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_pictures
-from mmsparse.cli.launch import check_writable, quiet
+from mmsparse.cli.launch import build_runner, check_writable, choose_start, quiet
 from mmsparse.cli.main import run_script
 from mmsparse.datasets.boards_io import BoardsArgs
 from mmsparse.datasets.writer import write_dataset
@@ -32,6 +33,8 @@ from mmsparse.visualization.panels import pixels_of
 from mmsparse.visualization.spotlight import Shown, draw_spotlight
 
 WIDE = "atss_convnext-pico-w128_boards"
+HALF = "atss_convnext-pico-w64_boards"
+NARROWER = "half as wide"
 PUBLISHED = "atss_dynamic-convnext-pico-w128_whole-m40_in-place_boards"
 SIZE = (1024, 1024)
 RATIOS = dict(backbone=[0.25, 0.2], head=0.22)
@@ -40,6 +43,7 @@ METRIC = "coco/bbox_mAP"
 FORMS = (Form("openvino"), Form("eager"))
 LOOKED_AT = 8  # boards
 SURE = 0.4  # the score from which on a box is drawn
+ALIKE = 0.5  # the IoU from which on it is that defect
 
 
 class Bar(Hook):
@@ -87,19 +91,22 @@ def run(args: argparse.Namespace) -> None:
     check_writable(out, "out")
     print(f"1/4 boards: {args.boards} held-out and 120 to train on, of {SIZE[0]}x{SIZE[1]}, each with some six defects")
     write_dataset(out / "boards", BoardsArgs(images=120, size=SIZE[0], seed=0, val=args.boards))
-    dense, routed = (configured(name, out) for name in (WIDE, PUBLISHED))
+    dense, routed, half = (configured(name, out) for name in (WIDE, PUBLISHED, HALF))
 
     print(f"2/4 the dense detector becomes a routed one by sparsify(), and trains on for {args.iters} iterations")
     trained = train(live(dense), out / "trained", args.iters)
 
     print(f"3/4 the same networks on the {args.boards} boards, then timed in turn, {torch.get_num_threads()} threads")
     with quiet():
-        model = build_model(copy.deepcopy(routed), weights(PUBLISHED))
-    networks = networks_of(model, SIZE, {})
+        model, narrower = (
+            build_model(copy.deepcopy(cfg), weights(name)) for cfg, name in ((routed, PUBLISHED), (half, HALF))
+        )
+    networks = networks_of(model, SIZE, {NARROWER: narrower})
     sizes = {network.name: network.shape for network in networks}
     lines = [
         Line(DENSE, dense, weights(WIDE), study="dense"),
         Line(ROUTED, routed, weights(PUBLISHED), study="routed"),
+        Line(NARROWER, half, weights(HALF), study="narrow"),
         Line(SMALLER, dense, weights(WIDE), sizes[SMALLER], study="smaller"),
         Line("routed just now", live(dense), str(trained)),
         Line("... without training", live(dense), weights(WIDE)),
@@ -161,10 +168,9 @@ def train(cfg: Config, folder: Path, iters: int) -> Path:
     cool = dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=iters // 10, end=iters)
     cfg.param_scheduler = [warm, cool]
     cfg.default_hooks.checkpoint.update(interval=25, max_keep_ckpts=1)
-    cfg.resume = (folder / "last_checkpoint").is_file()
-    cfg.load_from = None if cfg.resume else weights(WIDE)
+    choose_start(cfg, "auto", weights(WIDE))
     with quiet():
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         runner.register_hook(Bar("training"), priority="VERY_LOW")
         runner.train()
     return done
@@ -189,12 +195,17 @@ def draw(
     classes = routed.cfg.test_dataloader.dataset.metainfo.classes
     picture = max(pictures, key=lambda found: len(found["data_samples"].gt_instances))
     titles = f"dense: works everywhere, {ms[0]:.0f} ms", f"routed: works where it is bright, {ms[1]:.0f} ms"
+    real = picture["data_samples"].gt_instances
     shown = []
     with record_selections(routed) as taken:
         for model, title in zip((dense, routed), titles, strict=True):
             (sample,) = predict(model, prepare_batch(model, [picture]))
-            found = sample.pred_instances[sample.pred_instances.scores > SURE].numpy()
-            shown.append(Shown(title, found.bboxes, [classes[label] for label in found.labels]))
+            found = sample.pred_instances[sample.pred_instances.scores > SURE]
+            same = (box_iou(found.bboxes, real.bboxes.tensor) > ALIKE) & (found.labels[:, None] == real.labels)
+            missed, alarms = real.bboxes.tensor[~same.any(dim=0)], int((~same.any(dim=1)).sum())
+            title += f"\n{len(real) - len(missed)} of {len(real)} defects found, {alarms} false alarms"
+            names = [classes[label] for label in found.labels]
+            shown.append(Shown(title, found.bboxes.numpy(), names, missed.numpy()))
     draw_spotlight(path, pixels_of(picture), [slow_share([one], SIZE) for one in taken], *shown)
 
 

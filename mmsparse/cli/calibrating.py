@@ -25,6 +25,7 @@ from mmsparse.deploy.calibration import (
     solve,
     what_pays,
 )
+from mmsparse.files import write_whole
 from mmsparse.sparsity import budgets
 
 DIGITS = 4
@@ -68,10 +69,7 @@ class Page:
 
 
 def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    aside.replace(path)
+    write_whole(json.dumps(content, indent=1) + "\n", path)
 
 
 def reach(

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import os
 import pprint
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ import torch
 
 from mmsparse import __version__
 from mmsparse.checkpoints import SAFETENSORS, check_checkpoint, read_checkpoint, require_safetensors, weights_of
+from mmsparse.files import write_whole
 from mmsparse.mistakes import mistakes_in
 from mmsparse.models.convert import Converted, check_fit, convert_outward
 from mmsparse.models.convert.layouts import State
@@ -108,14 +108,3 @@ def to_bytes(content: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
-
-
-def write_whole(data: bytes, path: Path) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

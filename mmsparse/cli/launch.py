@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import nn
 
 from mmsparse.cli.building import Built
 from mmsparse.cli.data_files import reading
+from mmsparse.engine import latest_checkpoint
 
 
 def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
@@ -34,15 +36,13 @@ def check_writable(folder: str | Path, argument: str) -> None:
 
 
 def choose_start(cfg: Config, resume: str | None, load_from: str | None) -> None:
-    """Where a training begins: ``resume`` is a checkpoint, 'auto' for the latest of the work dir, or None."""
-    cfg.load_from = load_from or cfg.get("load_from")
-    cfg.resume = resume is not None
-    if resume == "auto" and find_latest_checkpoint(cfg.work_dir):
-        cfg.load_from = None  # mmengine resumes from that
-    elif resume == "auto":
-        cfg.resume = False  # the first start of a training that may be stopped
-    elif resume is not None:
-        cfg.load_from = resume
+    """Where a training begins: ``resume`` is a checkpoint, 'auto' for the latest of the work dir, or None.
+
+    Without a latest one, 'auto' is the first start of a training that may be stopped.
+    """
+    found = latest_checkpoint(cfg.work_dir) if resume == "auto" else resume
+    cfg.load_from = found or load_from or cfg.get("load_from")
+    cfg.resume = found is not None
 
 
 def share_of(shard: str | None) -> tuple[int, int]:
@@ -73,7 +73,10 @@ def use_amp(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config, built: Built | None = None) -> Runner:
-    """The config's runner, of a model that is there already or of one more."""
+    """The config's runner, of a model that is there already or of one more; its checkpoints are whole at any moment."""
+    saving = cfg.setdefault("default_hooks", {}).setdefault("checkpoint", dict(type="CheckpointHook"))
+    if saving and saving.get("type") in ("CheckpointHook", CheckpointHook):
+        saving["type"] = "mmsparse.WholeCheckpointHook"
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         # mmengine would ask for a GPU first, and its older versions would put the wrapper on one
         if not torch.distributed.is_initialized():

@@ -8,7 +8,6 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
@@ -77,7 +76,7 @@ def check_testing(cfg: Config, checkpoint: str, keep_ratio: float | Sequence[flo
 def check_start(model: nn.Module, cfg: Config) -> None:
     """Is the checkpoint that training begins with one of this model?"""
     if cfg.resume:
-        path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
+        path = cfg.load_from
         content = read_checkpoint(path, "resume")
         lacking = [key for key in ("meta", "state_dict", "message_hub") if key not in content]
         if lacking:

@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mmsparse.files import write_whole
+
 from .pictures import SPLITS, Picture
 
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
@@ -85,7 +87,7 @@ def write_dataset(out: Path, args: DatasetArgs, overwrite: bool = False, progres
         for folder in ("images", "labels"):
             (out / split / folder).mkdir(parents=True, exist_ok=True)
     (out / "annotations").mkdir(exist_ok=True)
-    _replace_text(partial, json.dumps(args.as_marker()))
+    write_whole(json.dumps(args.as_marker()), partial)
     marker.unlink(missing_ok=True)
     for split in SPLITS:
         _write_split(out, split, args, progress)
@@ -99,7 +101,7 @@ def _write_split(out: Path, split: str, args: DatasetArgs, progress: bool) -> No
     path, count = _records_path(out, split), args.count(split)
     records = _whole_lines(path)
     # Written anew, so that the torn last line of an interrupted run is gone before more is appended.
-    _replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    write_whole("".join(json.dumps(record) + "\n" for record in records), path)
     with open(path, "a") as lines:
         todo = range(len(records), count)
         for index in tqdm(todo, desc=split, total=count, initial=len(records), unit="img", disable=not progress):
@@ -109,7 +111,7 @@ def _write_split(out: Path, split: str, args: DatasetArgs, progress: bool) -> No
             records.append(picture.record)
             lines.write(json.dumps(records[-1]) + "\n")
             lines.flush()
-    _replace_text(out / "annotations" / f"{split}.json", json.dumps(instances_file(type(args), records, args.size)))
+    write_whole(json.dumps(instances_file(type(args), records, args.size)), out / "annotations" / f"{split}.json")
 
 
 def instances_file(kind: type[DatasetArgs], records: list[list[dict[str, Any]]], size: int) -> dict[str, Any]:
@@ -226,9 +228,3 @@ def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
     done, data = cv2.imencode(path.suffix, image, options)
     assert done
     path.write_bytes(data.tobytes())
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -16,6 +16,7 @@ from torch import nn
 
 from mmsparse.analysis.latency import seconds_of, time_in_turn
 from mmsparse.apis import find_dials, set_keep_ratio
+from mmsparse.files import write_whole
 
 from .artifact import Artifact, Size, key_of
 from .export import Wish, export, inputs_of
@@ -112,10 +113,8 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        aside = path.with_suffix(".tmp")
         lines = ",\n".join(json.dumps(asdict(row)) for row in self.rows)
-        aside.write_text(f'{{"setup": {json.dumps(self.setup, indent=1)},\n"rows": [\n{lines}\n]}}\n')
-        aside.replace(path)
+        write_whole(f'{{"setup": {json.dumps(self.setup, indent=1)},\n"rows": [\n{lines}\n]}}\n', path)
 
     @classmethod
     def read(cls, path: Path) -> "Results":

@@ -13,6 +13,7 @@ from .seed_hook import SeedHook  # noqa: E402
 from .sparsity_hook import SparsityHook  # noqa: E402
 from .teacher_hook import TeacherHook  # noqa: E402
 from .thresholds import AveragedThresholdsHook, share_thresholds  # noqa: E402
+from .whole_checkpoints import WholeCheckpointHook, latest_checkpoint  # noqa: E402
 
 __all__ = [
     "AveragedThresholdsHook",
@@ -25,5 +26,7 @@ __all__ = [
     "SparsityHook",
     "SparsityOptimWrapperConstructor",
     "TeacherHook",
+    "WholeCheckpointHook",
+    "latest_checkpoint",
     "share_thresholds",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 DARK = 0.25  # what is left of the light where everything took the cheap path
 AROUND = 12  # pixels between a thing and its frame
 FRAME = "#7CFC00"
+LOST = "#FF5050"
 
 
 class Shown(NamedTuple):
@@ -17,6 +18,7 @@ class Shown(NamedTuple):
     title: str
     boxes: np.ndarray  # (N, 4): x1, y1, x2, y2
     names: Sequence[str]  # of the boxes
+    missed: np.ndarray  # (M, 4): what it did not find
 
 
 def draw_spotlight(
@@ -42,11 +44,15 @@ def draw_spotlight(
     FigureCanvasAgg(figure)
     for axis, shown, slow in zip(figure.subplots(1, 2), (dense, routed), (np.ones_like(share), share), strict=True):
         axis.imshow(image * (DARK + (1.0 - DARK) * slow[..., None]))
-        for (x1, y1, x2, y2), name in zip(shown.boxes, shown.names, strict=True):
-            corner, size = (x1 - AROUND, y1 - AROUND), (x2 - x1 + 2 * AROUND, y2 - y1 + 2 * AROUND)
-            axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=FRAME, linewidth=2))
-            axis.text(x1 - AROUND, y1 - AROUND - 6, name, color=FRAME, fontsize=9)
-        axis.set_title(f"{shown.title}\n{len(shown.names)} defects found", fontsize=14)
+        for boxes, names, colour, line in (
+            (shown.boxes, shown.names, FRAME, "solid"),
+            (shown.missed, ["missed"] * len(shown.missed), LOST, "dashed"),
+        ):
+            for (x1, y1, x2, y2), name in zip(boxes, names, strict=True):
+                corner, size = (x1 - AROUND, y1 - AROUND), (x2 - x1 + 2 * AROUND, y2 - y1 + 2 * AROUND)
+                axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2, linestyle=line))
+                axis.text(x1 - AROUND, y1 - AROUND - 6, name, color=colour, fontsize=9)
+        axis.set_title(shown.title, fontsize=14)
         axis.axis("off")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)

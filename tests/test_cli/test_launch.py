@@ -20,17 +20,18 @@ from mmsparse.models import DynamicConvNeXt, DynamicSwin
         (None, None, False, (False, "config.pth")),
         (None, "dense.pth", False, (False, "dense.pth")),
         ("auto", "dense.pth", False, (False, "dense.pth")),  # the first start of a training that may be stopped
-        ("auto", "dense.pth", True, (True, None)),
-        ("auto", None, True, (True, None)),
+        ("auto", "dense.pth", True, (True, "{there}")),
+        ("auto", None, True, (True, "{there}")),
         ("stopped.pth", None, True, (True, "stopped.pth")),
     ],
 )
 def test_where_a_training_begins(resume, load_from, there, expected, tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path), load_from="config.pth"))
+    saved = tmp_path / "iter_2.pth"
     if there:
-        (tmp_path / "last_checkpoint").write_text("iter_2.pth")
+        torch.save({}, saved)
     choose_start(cfg, resume, load_from)
-    assert (cfg.resume, cfg.load_from) == expected
+    assert (cfg.resume, cfg.load_from) == (expected[0], expected[1].format(there=saved))
 
 
 class Model(nn.Module):

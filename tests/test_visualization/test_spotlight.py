@@ -12,9 +12,12 @@ def test_what_took_the_cheap_path_lies_in_the_dark(tmp_path):
     place = np.zeros((64, 64), np.float32)
     place[:, 32:] = 1.0
     nothing, one = np.zeros((0, 4)), np.array([[40.0, 20.0, 50.0, 30.0]])
-    draw_spotlight(tmp_path / "a.png", image, [place], Shown("dense", nothing, []), Shown("routed", nothing, []))
-    draw_spotlight(tmp_path / "b.png", image, [place], Shown("dense", nothing, []), Shown("routed", one, ["spur"]))
-    plain, framed = (cv2.imread(str(tmp_path / f"{name}.png")).astype(float) for name in "ab")
+    dense, plain = Shown("dense", nothing, [], nothing), Shown("routed", nothing, [], nothing)
+    for name, routed in dict(
+        a=plain, b=plain._replace(boxes=one, names=["spur"]), c=plain._replace(missed=one)
+    ).items():
+        draw_spotlight(tmp_path / f"{name}.png", image, [place], dense, routed)
+    plain, framed, lost = (cv2.imread(str(tmp_path / f"{name}.png")).astype(float) for name in "abc")
     height, width = plain.shape[:2]
     rows = slice(height // 3, 2 * height // 3)
     quarters = [plain[rows, int(width * at) : int(width * (at + 0.12))].mean() for at in (0.1, 0.3, 0.6, 0.8)]
@@ -22,3 +25,5 @@ def test_what_took_the_cheap_path_lies_in_the_dark(tmp_path):
     assert abs(quarters[2] / quarters[3] - DARK) < 0.06
     differing = np.abs(framed - plain).sum(axis=2) > 0
     assert differing[:, : width // 2].sum() == 0 and differing[:, width // 2 :].any()
+    green, red = ((drawn - plain)[differing].sum(axis=0).argmax() for drawn in (framed, lost))
+    assert (green, red) == (1, 2)

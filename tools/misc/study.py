@@ -32,6 +32,7 @@ from mmsparse.cli.launch import build_runner, choose_start, prepare_work_dir, qu
 from mmsparse.cli.main import run_script
 from mmsparse.cli.preflight import check_training
 from mmsparse.deploy.rivals import Form, Network, Results, Row, time_rivals
+from mmsparse.engine import latest_checkpoint
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.front import Point, draw_front, front
 
@@ -167,7 +168,7 @@ def config_of(run: Any, folder: Path) -> Config:
 
 def weights_of(name: str, out: Path) -> str:
     """The last checkpoint of a run."""
-    return (out / name / "last_checkpoint").read_text().strip()
+    return latest_checkpoint(out / name)
 
 
 def evaluate(runner: Runner, cfg: Config, at: float | str) -> dict[str, Any]:

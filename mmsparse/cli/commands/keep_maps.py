@@ -12,9 +12,9 @@ from tqdm import tqdm
 from mmsparse.cli.arguments import add_config_options, add_keep_ratio, positive, read_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, read_test_set
-from mmsparse.cli.checkpoint_files import write_whole
 from mmsparse.cli.launch import check_writable
 from mmsparse.cli.viewing import check_lookable, visualizer_of
+from mmsparse.files import write_whole
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.looking import look
 from mmsparse.visualization.page import document
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
             looks.append(look(model, visualizer, picture, name, score_thr=args.score_thr))
     if args.html is not None:
         title = f"{Path(args.config).stem}, {Path(args.checkpoint).name}"
-        write_whole(document(looks, title).encode(), args.html)
+        write_whole(document(looks, title), args.html)
         print(f"{count} pictures in {args.html}")
     if args.out is not None:
         print(f"{count} pictures in {args.out}")

@@ -29,12 +29,12 @@ from mmsparse.cli.arguments import (
 )
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model, meta_of
-from mmsparse.cli.checkpoint_files import write_whole
 from mmsparse.cli.inferring import RESULTS, Found, Infer, check_predictable, coco_of, inferencer_of
 from mmsparse.cli.launch import check_writable, share_of
 from mmsparse.cli.picture_files import Frame, Reader, find_pictures, with_frames
 from mmsparse.deploy import serve
 from mmsparse.deploy.artifact import PAGE, checksum
+from mmsparse.files import write_whole
 from mmsparse.mistakes import is_mistake, mistakes_in
 from mmsparse.packaged import weights_path
 from mmsparse.trust import add_trust, trust_checkpoints
@@ -179,4 +179,4 @@ def _claim(out: Path, made_by: dict[str, Any]) -> None:
                 f"Argument `out`: {str(out)!r} holds predictions of another {' and '.join(other)}. Choose another "
                 "folder, or delete it"
             )
-    write_whole((json.dumps(made_by, indent=1) + "\n").encode(), page)
+    write_whole(json.dumps(made_by, indent=1) + "\n", page)

@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from mmsparse.checkpoints import read_checkpoint
-from mmsparse.cli.checkpoint_files import to_bytes, write_whole
+from mmsparse.cli.checkpoint_files import to_bytes
 from mmsparse.cli.launch import check_writable
+from mmsparse.files import write_whole
 from mmsparse.trust import add_trust, trust_checkpoints
 
 KEPT = ("meta", "state_dict")
