@@ -1,5 +1,6 @@
 # make test   the suite            make demo   the demo            make lint   style            make docs   the pages
 # make test-browser   headless Chromium on the pages of keep-maps and app
+# make soak   a training killed at random moments, thousands of requests, peaks of memory
 # make walk   every command of README and pages, as far as it needs nothing that is not here, and the tutorial
 # Each does all its own set-up on a machine with only Python 3.11+ and pip, into an environment of its own name.
 # STACK=upstream takes the original OpenMMLab packages instead of the maintained forks (onedl).
@@ -20,7 +21,7 @@ PYTHON ?= python3
 # OpenMP threads that spin at barriers starve each other when anything else runs; no cost on an idle machine.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: setup space hub app test test-browser walk demo lint docs clean
+.PHONY: setup space hub app test test-browser soak walk demo lint docs clean
 
 setup: $(ENV)/.ready
 
@@ -77,6 +78,10 @@ test-browser: setup app
 	{ timeout 120 apt-get update -qq && timeout 600 apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
 	echo "Chromium could not be installed."
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs tests/test_browser.py
+
+# Faults and load, about an hour; what it measures goes into docs/soak.json, which docs/reliability.md tells.
+soak: setup app
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak -p no:cacheprovider tests/soak --figures docs/soak.json
 
 walk: setup
 	$(PY) -m pytest -m slow tests/test_walk.py tests/test_tutorial.py

@@ -23,6 +23,7 @@ yapf_api.FormatCode = lambda code, **_: (code, True)
 def pytest_addoption(parser):
     parser.addoption("--renew-golden", action="store_true", help="write the numbers of tests/golden anew")
     parser.addoption("--support", type=Path, help="add what the tests marked `supports` find to this file: support.py")
+    parser.addoption("--figures", type=Path, help="add what the tests of tests/soak measure to this file")
     parser.addoption("--fuzz", type=int, default=0, help="so many random networks of each family, new ones each time")
 
 

@@ -32,11 +32,9 @@ OFTEN = {  # an export takes 10 seconds; the others are behind the marker
     "convnext-atto": ["openvino", "onnx"],
     "swin-micro-mmseg": ["openvino"],
     "vit-micro-featmap-cumulative": ["openvino"],
-    "beit": ["openvino"],
-    "FPN": ["openvino", "torch-export"],
-    "RetinaHead": ["openvino", "onnx"],
-    "ATSSHead-coarse": ["openvino", "onnx"],
-    "UPerHead": ["openvino"],
+    "FPN": ["torch-export"],
+    "ATSSHead-coarse": ["openvino"],
+    "UPerHead": ["onnx"],
 }
 
 

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from network import ids, precise
-from networks import ALL, LIGHT
+from networks import ALL, FAMILIES, LIGHT
 
 
 def assert_close(actual, expected, what):
@@ -17,7 +17,7 @@ def assert_close(actual, expected, what):
 @pytest.mark.supports("eager")
 @pytest.mark.parametrize(
     "network, size",
-    [*product(ALL, [(224, 224), (200, 333)]), *product(LIGHT, [(512, 512)])],
+    [*product(ALL, [(224, 224), (200, 333)]), *product(FAMILIES, [(512, 512)])],
     ids=lambda v: getattr(v, "name", str(v)),
 )
 def test_keep_everything_is_dense(network, size):
