@@ -140,11 +140,15 @@ def levelled(groups: Sequence[Group]) -> list[Group]:
     bases = [group.known(group.base).time for group in groups]
     if None in bases or not bases:
         return list(groups)
-    level, found = float(np.median(bases)), []
-    for group, base in zip(groups, bases, strict=True):
-        at = [each if each.time is None else replace(each, time=each.time * level / base) for each in group.at]
-        found.append(replace(group, at=at, whole=replace(group.whole, time=group.whole.time * level / base)))
-    return found
+    level = float(np.median(bases))
+
+    def scaled(each: Measured, by: float) -> Measured:
+        return each if each.time is None else replace(each, time=each.time * by, error=each.error * by)
+
+    return [
+        replace(group, at=[scaled(each, level / base) for each in group.at], whole=scaled(group.whole, level / base))
+        for group, base in zip(groups, bases, strict=True)
+    ]
 
 
 def nothing_routed(groups: Sequence[Group], kind: str, dense: float | None) -> Solution:
