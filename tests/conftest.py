@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pytest
 import support
 import torch
+from hypothesis import HealthCheck, Phase, settings
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
@@ -18,6 +19,12 @@ from mmsparse import compat, trust
 compat.prepare()
 # Every Runner and every dump lays out its config with yapf, which takes longer than a test's training.
 yapf_api.FormatCode = lambda code, **_: (code, True)
+
+# The plugin reads --hypothesis-profile before it sees a test.
+COMMON = dict(deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+COMMON["phases"] = [Phase.explicit, Phase.generate, Phase.shrink]
+settings.register_profile("ci", derandomize=True, max_examples=30, **COMMON)
+settings.register_profile("long", derandomize=False, max_examples=2000, **COMMON)
 
 
 def pytest_addoption(parser):

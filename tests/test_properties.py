@@ -3,6 +3,7 @@
 ``pytest tests/test_properties.py --hypothesis-profile=long`` tries thousands of new examples of each.
 """
 
+import contextlib
 import io
 import itertools
 import json
@@ -10,7 +11,6 @@ import math
 import re
 import tempfile
 from argparse import Namespace
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from operator import sub
@@ -22,11 +22,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 import mmsparse
@@ -43,7 +45,7 @@ from mmsparse.datasets.pictures import SPLITS, Picture, picture_seed
 from mmsparse.datasets.scenes import render_scene
 from mmsparse.datasets.writer import DatasetArgs, instances_file, run_lengths, write_dataset
 from mmsparse.deploy import calibration, rivals
-from mmsparse.deploy.calibration import BIN, Group, Measured, OutOfReachError, levelled, solve, trade_off
+from mmsparse.deploy.calibration import BIN, CERTAIN, Group, Measured, OutOfReachError, levelled, solve, trade_off
 from mmsparse.deploy.rivals import Results, Row, smaller
 from mmsparse.engine import latest_checkpoint
 from mmsparse.engine.seed_hook import SeedHook
@@ -94,12 +96,14 @@ from mmsparse.sparsity.losses import (
 )
 from mmsparse.sparsity.selection import SHORT, by_counting, kept_first
 
-COMMON = dict(deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", derandomize=True, max_examples=30, **COMMON)
-settings.register_profile("long", derandomize=False, max_examples=2000, **COMMON)
 if settings.get_current_profile_name() == "default":
     settings.load_profile("ci")
-SOME = settings(max_examples=max(settings().max_examples // 5, 1))  # where one takes long
+
+
+def one_in(number):
+    """So many fewer examples, where one takes long or there are many cases."""
+    return settings(max_examples=max(settings().max_examples // number, 1))
+
 
 SIDES, TILES, BATCHES = st.integers(1, 6), st.integers(1, 4), st.integers(1, 3)
 EXTRA, NONE, ONE = st.integers(0, 2), st.just(0), st.just(1)
@@ -116,10 +120,14 @@ def normal(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def uniform(seed, *shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def flags(number):
     """Boolean tensors of so many entries."""
-    bits = st.sampled_from([0, 2**number - 1]) | st.integers(0, 2**number - 1)
-    return bits.map(lambda value: torch.tensor([value >> place & 1 for place in range(number)]).bool())
+    shares = st.sampled_from([0.5, 0.2, 0.8, 0.0, 1.0])
+    return st.builds(lambda seed, share: uniform(seed, number) < share, SEEDS, shares)
 
 
 def positions(mask):
@@ -213,7 +221,7 @@ def test_exporters_see_the_same_rows(selection):
 @given(st.integers(1, 60) | st.integers(SHORT - 2, SHORT + 2) | st.integers(SHORT, 3 * SHORT), SEEDS, st.floats(0, 1))
 def test_kept_ones_come_first_in_order(length, seed, share):
     """Whether a mask is sorted or searched."""
-    mask = torch.rand(length, generator=torch.Generator().manual_seed(seed)) < share
+    mask = uniform(seed, length) < share
     assert torch.equal(kept_first(mask), torch.cat([positions(mask), positions(~mask)]))
 
 
@@ -292,9 +300,11 @@ def test_a_pixel_is_slow_where_its_middle_lies_in_a_slow_unit(selection, picture
 LOCATIONS = st.integers(0, 50) | st.integers(0, 10**6)
 
 
-@given(st.lists(RATIOS, min_size=2, max_size=2), st.lists(LOCATIONS, min_size=2, max_size=2))
-def test_counts_never_fall_with_the_ratio_or_the_size(ratios, sizes):
-    assert num_keep(min(ratios), min(sizes)) <= num_keep(max(ratios), max(sizes))
+@given(RATIOS, RATIOS, LOCATIONS)
+def test_counts_never_fall_with_the_ratio_and_grow_by_one_at_most_with_a_location(one, other, locations):
+    assert num_keep(min(one, other), locations) <= num_keep(max(one, other), locations)
+    counts = [num_keep(one, locations + more) for more in range(12)]
+    assert all(more - less in (0, 1) for less, more in itertools.pairwise(counts))
 
 
 @given(RATIOS, LOCATIONS)
@@ -303,7 +313,7 @@ def test_counts_are_within_half_a_location(ratio, locations):
     assert abs(num_keep(ratio, locations) - Fraction(ratio) * locations) <= Fraction(1, 2) + Fraction(1, 10**5)
 
 
-@given(st.integers(0, 100), st.integers(0, 100), LOCATIONS | st.integers(0, 9999).map(lambda number: 100 * number + 50))
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 9999).map(lambda number: 100 * number + 50))
 def test_counts_of_hundredths_round_half_up(one, other, locations):
     """Though a difference of ratios is a little more or less."""
     more, less = max(one, other), min(one, other)
@@ -336,12 +346,9 @@ def test_ratios_are_numbers_above_zero_and_up_to_one(ratio):
             check_keep_ratio(ratio)
 
 
-@given(
-    RATIOS | st.sampled_from([0.2, 0.4, 0.6]),
-    st.sets(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1).map(sorted),
-    st.booleans(),
-)
-def test_ratios_of_places_fall_within_a_stage_or_are_refused(ratio, places, geometric):
+@given(RATIOS | st.sampled_from([0.2, 0.4, 0.6]), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.booleans())
+def test_ratios_of_places_fall_within_a_stage_or_are_refused(ratio, depths, geometric):
+    places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     stages = [stage for stage, _ in places]
     below = any(round(ratio - 0.2 * (stages.count(stage) - 1), 6) <= 0 for stage in stages)
     if ratio < 1 and below and not geometric:
@@ -434,11 +441,20 @@ def test_in_training_counts_are_exact_and_gates_are_the_mask(table, ratio, noise
 
 
 @given(tables(values=SCORES | st.sampled_from([math.nan, math.inf, -math.inf])), RATIOS)
-def test_counts_are_exact_whatever_overflows(table, ratio):
+@example(
+    (
+        torch.tensor([[1.0, 0.0, -math.inf, 0.0]]),
+        Geometry((2, 2)),
+        Valid(torch.tensor([[True, False, True, False]]), ((2, 1),)),
+    ),
+    0.99,
+)
+def test_counts_are_exact_and_of_valid_units_whatever_overflows(table, ratio):
     scores, geometry, valid = table
     selection = TopKSelector().eval()(scores, geometry, ratio, valid=valid)
     assert selection.keep_mask.sum(dim=1).tolist() == selection.num_keep
     assert selection.num_keep == alone(torch.zeros_like(scores), geometry, ratio, valid)
+    assert valid is None or ratio == 1 or not selection.keep_mask[~valid.mask].any()
 
 
 @given(tables(), RATIOS, RATIOS)
@@ -624,14 +640,17 @@ def test_tiles_that_are_put_change_nothing_else(cut, data):
     assert torch.equal(put_tiles(x, expected[rows.keep], rows, tile), from_tiles(expected, x.shape, tile))
 
 
-@given(maps(), st.sampled_from([1, 3, 5]), st.integers(1, 3), SEEDS, st.data())
-def test_a_convolution_at_tiles_is_the_dense_one_there(cut, kernel, dilation, seed, data):
+@given(maps(), SEEDS, st.data())
+def test_a_convolution_at_tiles_is_the_dense_one_there(cut, seed, data):
     x, tile = cut[0].double(), cut[1]
-    weight, bias = normal(seed, 4, x.shape[1], kernel, kernel).double(), normal(seed, 4).double()
     keep = positions(data.draw(flags(len(tiles_of(x, tile)))))
-    found, expected = (run(x, weight, bias, keep, tile, dilation) for run in (sparse_conv2d, sparse_conv2d_reference))
     inside = (tiles_of(torch.ones_like(x[:, :1]), tile)[keep] > 0).expand(-1, -1, -1, 4).flatten(1)
-    torch.testing.assert_close(found[inside], expected[inside])
+    for kernel, dilation in itertools.product((1, 3, 5), (1, 2, 3)):
+        weight, bias = normal(seed, 4, x.shape[1], kernel, kernel).double(), normal(seed, 4).double()
+        found, expected = (
+            run(x, weight, bias, keep, tile, dilation)[inside] for run in (sparse_conv2d, sparse_conv2d_reference)
+        )
+        torch.testing.assert_close(found, expected)
 
 
 class Lamps(Tunable):
@@ -751,6 +770,7 @@ def scaled(ratios, largest):
     return [min(ratio * largest / max(ratios), HIGH) for ratio in ratios]
 
 
+@one_in(2)
 @given(halls(), st.floats(0.02, 3.0))
 def test_fitted_ratios_leave_the_wanted_arithmetic_and_stay_in_proportion(hall, largest):
     model, ratios = hall
@@ -763,6 +783,7 @@ def test_fitted_ratios_leave_the_wanted_arithmetic_and_stay_in_proportion(hall, 
     assert found == pytest.approx(scaled(ratios, own * max(ratios)))
 
 
+@one_in(3)
 @given(halls(), st.lists(st.floats(0.02, 3.0), min_size=2, max_size=2).map(sorted))
 def test_more_arithmetic_is_never_fitted_by_lower_ratios(hall, largest):
     model, ratios = hall
@@ -847,6 +868,7 @@ def test_no_choice_exceeds_its_limit_nor_is_much_worse_than_another(measured, ki
     assert found.loss == pytest.approx(sum(group.loss(ratio, dense) for group, ratio in zip(groups, own, strict=True)))
 
 
+@one_in(2)
 @given(any_groups(), KINDS)
 def test_less_is_never_worth_more(measured, kind):
     """From the dense network down to the floor, and in any order of the groups."""
@@ -895,8 +917,19 @@ def test_levelled_groups_agree_on_their_base_alone(groups):
     assert times(levelled(groups[::-1])) == pytest.approx(times(found)[::-1])
 
 
+def slower_group(time, error, whole):
+    """Of places that were timed by themselves, at their base."""
+    return Group(["p"], [Measured(0.2, 0.2, None, time, error)], Measured(1.0, 1.0, None, whole), 0.2)
+
+
 @given(timed_groups())
+@example([slower_group(0.5, 0.0, 1.0), slower_group(1.125, 0.0234375, 1.1875)])
 def test_levelling_changes_no_verdict(groups):
+    """On what is certainly faster, or not by a hair."""
+    hair = 1e-9
+    for group in groups:
+        timed, whole = group.at[0], group.whole
+        assume(abs(timed.time + CERTAIN * math.hypot(timed.error, whole.error) - whole.time) > hair)
     assert [group.pays() for group in levelled(groups)] == [group.pays() for group in groups]
 
 
@@ -938,6 +971,7 @@ TIMED_ROWS = st.builds(
 )
 
 
+@one_in(2)
 @given(st.dictionaries(WORDS, WORDS | st.integers() | st.none(), max_size=3), st.lists(TIMED_ROWS, max_size=4))
 def test_results_are_read_as_they_were_written(setup, rows):
     with tempfile.TemporaryDirectory() as folder:
@@ -978,38 +1012,64 @@ def test_an_interval_holds_its_estimate_and_is_of_the_difference(pairs, seed, mo
     assert (alike.value, alike.low, alike.high) == (0, 0, 0)
 
 
-CLASSES = ("one", "two")
-BOXES = st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(5, 30)] * 2, st.integers(0, 1), st.integers(1, 9))
-SCENES = st.lists(st.tuples(st.lists(BOXES, max_size=3), st.lists(BOXES, max_size=3)), min_size=1, max_size=4)
-
-
-def average_precision(folder, scenes):
-    """Of pictures that each have objects, and what is found; the objects themselves are found, too, but the first."""
-    truth = dict(images=[], annotations=[], categories=[dict(id=3, name="one"), dict(id=8, name="two")])
-    found = []
-    for number, (objects, guesses) in enumerate(scenes, start=1):
-        truth["images"].append(dict(id=number, file_name="", width=80, height=80))
-        for x, y, w, h, label, _ in objects:
-            box = dict(bbox=[x, y, w, h], area=w * h, iscrowd=0, category_id=(3, 8)[label], image_id=number)
-            truth["annotations"].append(dict(box, id=len(truth["annotations"]) + 1))
-        said = torch.tensor([*objects[1:], *guesses], dtype=torch.float64).view(-1, 6)
-        corners = torch.cat([said[:, :2], said[:, :2] + said[:, 2:4]], dim=1)
-        found.append(
-            dict(img_id=number, pred_instances=dict(bboxes=corners, scores=said[:, 5], labels=said[:, 4].int()))
+def pictures(seed, number):
+    """Of each, the objects and what is found: boxes (x, y, w, h), classes and scores; most objects are found."""
+    draw, found = np.random.default_rng(seed), []
+    for _ in range(number):
+        objects, guesses = (
+            draw.integers((0, 0, 5, 5, 0, 1), (40, 40, 30, 30, 2, 9), (draw.integers(1, 4), 6)).tolist() for _ in "ab"
         )
-    (folder / "truth.json").write_text(json.dumps(truth))
-    return PictureAP(folder / "truth.json", found, CLASSES)
+        found.append((objects, [*objects[1:], *guesses]))
+    return found
 
 
-@given(SCENES, st.lists(st.integers(0, 3), min_size=1, max_size=6))
-def test_drawn_pictures_are_a_data_set_of_them(scenes, picks):
-    picks = [pick % len(scenes) for pick in picks]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        drawn = average_precision(folder, scenes)
-        expected = average_precision(folder, [scenes[pick] for pick in picks])()
-        assert drawn(picks) == pytest.approx(expected, abs=1e-9, nan_ok=True)
-        assert drawn() == pytest.approx(drawn(range(len(scenes))), abs=1e-9, nan_ok=True)
+def coco_files(folder, found):
+    """Annotations of pictures, and what was found on them as COCO has it."""
+    truth = dict(images=[], annotations=[], categories=[dict(id=3, name="one"), dict(id=8, name="two")])
+    results = []
+    for number, (objects, guesses) in enumerate(found, start=1):
+        truth["images"].append(dict(id=number, file_name="", width=80, height=80))
+        for boxes, page in ((objects, truth["annotations"]), (guesses, results)):
+            for *box, label, score in boxes:
+                of = dict(image_id=number, category_id=(3, 8)[label], bbox=box, area=box[2] * box[3], iscrowd=0)
+                page.append(dict(of, id=len(page) + 1, score=score))
+    path = folder / "truth.json"
+    path.write_text(json.dumps(truth))
+    return path, results
+
+
+def coco_precision(path, results):
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[0]
+
+
+def dumped(found):
+    """As mmdet writes what was found."""
+    pages = []
+    for number, (_, guesses) in enumerate(found, start=1):
+        table = torch.tensor(guesses, dtype=torch.float64)
+        corners = torch.cat([table[:, :2], table[:, :2] + table[:, 2:4]], dim=1)
+        instances = dict(bboxes=corners, scores=table[:, 5], labels=table[:, 4].int())
+        pages.append(dict(img_id=number, pred_instances=instances))
+    return pages
+
+
+@one_in(2)
+@given(SEEDS, st.integers(2, 4), st.lists(st.integers(0, 3), min_size=1, max_size=6))
+def test_drawn_pictures_are_a_data_set_of_them(seed, number, picks):
+    """Its mAP is that of COCO's own evaluation, however often a picture was drawn."""
+    found, picks = pictures(seed, number), [pick % number for pick in picks]
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = PictureAP(coco_files(Path(folder), found)[0], dumped(found), ("one", "two"))
+        for chosen in (picks, range(number)):
+            expected = coco_precision(*coco_files(Path(folder), [found[pick] for pick in chosen]))
+            assert drawn(chosen) == pytest.approx(expected, abs=1e-9)
+        assert drawn() == drawn(range(number))
 
 
 @st.composite
@@ -1020,16 +1080,18 @@ def gates(draw):
     return gate.float(), torch.cat([torch.ones(batch, 1).bool(), valid[:, 1:]], dim=1)
 
 
-@given(gates(), RATIOS, st.booleans(), st.data())
-def test_the_ratio_loss_is_the_squared_distance_in_any_order(decided, ratio, per_image, data):
+@given(gates(), RATIOS, st.data())
+def test_the_ratio_loss_is_the_squared_distance_in_any_order(decided, ratio, data):
+    """Of each picture, or of all of them together, which is no farther."""
     gate, valid = decided
-    loss = ratio_loss(gate, ratio, per_image, valid).item()
     pairs = list(zip(gate.tolist(), valid.tolist(), strict=True))
     kept = [[value for value, here in zip(*pair, strict=True) if here] for pair in pairs]
-    shares = [sum(each) / len(each) for each in (kept if per_image else [list(itertools.chain(*kept))])]
-    assert loss == pytest.approx(np.mean([(share - ratio) ** 2 for share in shares]), rel=1e-4, abs=1e-6)
     order = torch.tensor(data.draw(st.permutations(range(len(gate)))))
-    assert loss == pytest.approx(ratio_loss(gate[order], ratio, per_image, valid[order]).item(), abs=1e-6)
+    for per_image, parts in ((True, kept), (False, [list(itertools.chain(*kept))])):
+        loss = ratio_loss(gate, ratio, per_image, valid)
+        expected = np.mean([(sum(part) / len(part) - ratio) ** 2 for part in parts])
+        assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        torch.testing.assert_close(ratio_loss(gate[order], ratio, per_image, valid[order]), loss)
     assert ratio_loss(gate, ratio).item() >= ratio_loss(gate, ratio, per_image=False).item() - 1e-6
 
 
@@ -1050,32 +1112,25 @@ def test_both_answers_weigh_the_same_however_often_they_are(labels, seed, data):
     assert score_loss(100 * (1 - 2 * target), target, valid) > 40
 
 
-def distillations(seed, batch):
-    """Each loss, with a student and a teacher (B, ...)."""
-    tokens, logits, pixels = (batch, 6, 4), (batch, 5), (batch, 3, 2, 3)
-    maps = [(batch, 2, 3, 3), (batch, 2, 1, 2), (batch, 4, 3, 3), (batch, 4, 1, 2)]
-
-    def heads(*parts):
-        return [parts[:2], parts[2:]]
-
-    for loss, shapes in (
-        (feature_distillation, [tokens]),
-        (logit_distillation, [logits]),
-        (pixel_distillation, [pixels]),
-        (lambda *both: detection_distillation(*(heads(*each) for each in both)), maps),
-    ):
-        split = loss in (feature_distillation, logit_distillation, pixel_distillation)
-        parts = [[normal(seed + 10 * who + n, *shape) for n, shape in enumerate(shapes)] for who in (1, 2)]
-        yield (
-            (lambda mine, theirs, loss=loss, split=split: loss(*mine, *theirs) if split else loss(mine, theirs)),
-            *parts,
-        )
+# losses of two lists of tensors (B, ...), and their shapes
+DISTILLATIONS = [
+    (lambda mine, theirs: feature_distillation(*mine, *theirs), [(6, 4)]),
+    (lambda mine, theirs: logit_distillation(*mine, *theirs), [(5,)]),
+    (lambda mine, theirs: pixel_distillation(*mine, *theirs), [(3, 2, 3)]),
+    (
+        lambda mine, theirs: detection_distillation([mine[:2], mine[2:]], [theirs[:2], theirs[2:]]),
+        [(2, 3, 3), (2, 1, 2), (4, 3, 3), (4, 1, 2)],
+    ),
+]
 
 
 @given(SEEDS, BATCHES, st.data())
 def test_a_student_that_says_the_same_loses_nothing(seed, batch, data):
     order = torch.tensor(data.draw(st.permutations(range(batch))))
-    for loss, student, teacher in distillations(seed, batch):
+    for loss, shapes in DISTILLATIONS:
+        student, teacher = (
+            [normal(seed + 10 * who + part, batch, *shape) for part, shape in enumerate(shapes)] for who in range(2)
+        )
         value = loss(student, teacher)
         assert loss(teacher, teacher).item() == pytest.approx(0.0, abs=1e-6) and value > 1e-3
         shuffled = loss([part[order] for part in student], [part[order] for part in teacher])
@@ -1146,11 +1201,10 @@ def filled(template, fields):
 @st.composite
 def weights(draw, layout, ours):
     """Random ones under names of ours or theirs that a layout knows, no two of which become the same."""
-    first, rules = releases.REGISTERS, [rule for rule in layout.rules if rule.ours != releases.REGISTERS]
+    rules = [rule for rule in layout.rules if rule.ours != releases.REGISTERS or layout.rules is not releases.VIT]
     state, seen = {}, set()
     if layout.family == "convnext" and ours:
         state["downsample_layers.0.0.weight"] = normal(draw(SEEDS), draw(st.sampled_from([12, 40])), 8)
-        seen.add(first)
     for rule in draw(st.lists(st.sampled_from(rules), min_size=1, max_size=8)):
         fields = {letter: draw(values) for letter, values in FIELDS.items()}
         name = filled(rule.ours, fields)
@@ -1174,6 +1228,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS, ids=lambda layout: layout.name)
+@one_in(3)
 @given(data=st.data())
 def test_weights_that_go_out_come_back(layout, data):
     state = data.draw(weights(layout, ours=True))
@@ -1185,6 +1240,7 @@ def test_weights_that_go_out_come_back(layout, data):
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS, ids=lambda layout: layout.name)
+@one_in(3)
 @given(data=st.data())
 def test_what_is_read_is_the_same_by_any_name(layout, data):
     """Of a whole classifier's file or of its backbone's, in any order, and when it was written anew."""
@@ -1232,7 +1288,7 @@ def test_a_class_token_keeps_its_place_where_there_are_registers(seed, side, reg
 
 
 BACKBONES = [
-    dict(type="mmpretrain.ConvNeXt", arch=dict(depths=[1, 1, 4], channels=[8, 8, 8]), gap_before_final_norm=False),
+    dict(type="mmpretrain.ConvNeXt", arch=dict(depths=[1, 1, 4, 1], channels=[8] * 4), gap_before_final_norm=False),
     dict(type="mmdet.ResNet", depth=18, base_channels=4),
     dict(type="mmdet.SwinTransformer", embed_dims=8, depths=[1, 1, 4], num_heads=[1, 1, 1], strides=[4, 2, 2],
          out_indices=[2]),
@@ -1258,7 +1314,7 @@ def dense_configs(draw):
         bbox_head=dict(type="RetinaHead", num_classes=2, in_channels=8, feat_channels=8, stacked_convs=1),
         test_cfg=draw(TREES),
     )
-    rest = dict(schedule=draw(TREES), custom_hooks=draw(st.sampled_from([[], [dict(type="EMAHook")]])))
+    rest = dict(schedule=draw(TREES), custom_hooks=[dict(type="EMAHook")])
     if draw(st.booleans()):
         rest["optim_wrapper"] = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.1))
     return dict(default_scope="mmdet", model=model, **rest)
@@ -1286,7 +1342,7 @@ def spoil(tree):
     tree.clear()
 
 
-@SOME
+@one_in(5)
 @given(dense_configs(), KEPT, st.booleans(), st.booleans())
 def test_a_dense_config_stays_as_it_is(cfg, ratios, train, as_config):
     """Also where its twin is changed afterwards, and all that is not routed is in the twin."""
@@ -1297,20 +1353,21 @@ def test_a_dense_config_stays_as_it_is(cfg, ratios, train, as_config):
     changed = {"neck": "neck", "head": "bbox_head", "backbone": "backbone"}
     for part, key in changed.items():
         assert (found["model"][key] == before["model"][key]) == (part not in ratios)
+        assert found["model"][key].get("sparsity", {}).get("keep_ratio") == ratios.get(part)
     assert found["schedule"] == before["schedule"] and found["model"]["test_cfg"] == before["model"]["test_cfg"]
     assert found["custom_hooks"][: len(before["custom_hooks"])] == before["custom_hooks"]
     spoil(twin._cfg_dict)
     assert (dense.to_dict() if as_config else dense) == before
 
 
-@SOME
+@one_in(5)
 @given(dense_configs(), KEPT, st.randoms(use_true_random=False))
 def test_the_order_of_keys_and_parts_does_not_matter(cfg, ratios, chance):
     shuffled = [copied(each, lambda items: chance.sample(items, len(items))) for each in (cfg, ratios)]
     assert routed(*shuffled).to_dict() == routed(cfg, ratios).to_dict()
 
 
-@SOME
+@one_in(5)
 @given(dense_configs(), st.permutations(PARTS), st.data())
 def test_parts_are_routed_together_or_one_after_another_but_not_twice(cfg, parts, data):
     parts = parts[: data.draw(st.integers(1, 3))]
@@ -1323,9 +1380,11 @@ def test_parts_are_routed_together_or_one_after_another_but_not_twice(cfg, parts
         routed(found, {parts[0]: 0.5})
 
 
-@SOME
-@given(st.sampled_from(BACKBONES), st.sampled_from([0.7, 0.9, 1.0]), st.tuples(*[st.integers(32, 64)] * 2), SEEDS)
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone["type"])
+@one_in(10)
+@given(ratio=st.sampled_from([0.5, 0.7]), size=st.tuples(*[st.integers(48, 80)] * 2), seed=SEEDS)
 def test_where_everything_is_kept_the_twin_is_the_dense_network(backbone, ratio, size, seed):
+    """And nowhere else."""
     dense = dict(default_scope="mmdet", model=dict(type="RetinaNet", backbone=backbone))
     twin, stock = (MODELS.build(cfg) for cfg in (mmsparse.sparsify(dense, ratio).model.backbone, copied(backbone)))
     twin.train(False), stock.train(False)
@@ -1333,16 +1392,19 @@ def test_where_everything_is_kept_the_twin_is_the_dense_network(backbone, ratio,
         parameter.data = parameter.data + 0.1 * normal(seed + number, *parameter.shape)
     assert not twin.load_state_dict(stock.state_dict(), strict=False).unexpected_keys
     picture, kept = normal(seed, 1, 3, *size), get_keep_ratio(twin)
-    with torch.no_grad(), budget(1.0):
-        for one, other in zip(twin(picture), stock(picture), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    assert get_keep_ratio(twin) == kept and kept.keys() and max(kept.values()) == ratio
+    with torch.no_grad():
+        expected = stock(picture)
+        with budget(1.0):
+            for one, other in zip(twin(picture), expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(twin(picture)[-1], expected[-1], rtol=1e-3, atol=1e-3)
+    assert get_keep_ratio(twin) == kept and max(kept.values()) == ratio
 
 
 NUMBERS = st.integers(0, 12).map(str) | st.sampled_from(["", "-1", "+1", " 1", "1.0", "one", "1/2"])
 
 
-@contextmanager
+@contextlib.contextmanager
 def started_by(**environment):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"):
@@ -1479,7 +1541,7 @@ def test_run_lengths_are_read_as_the_mask_they_are_of(drawn):
     assert np.array_equal(coco_masks.decode(coco_masks.frPyObjects(json.loads(json.dumps(written)), *size)), mask)
 
 
-@SOME
+@one_in(5)
 @given(st.integers(0, 2**31), st.sampled_from(SPLITS), st.integers(0, 99), st.sampled_from(list(STYLES)), st.booleans())
 def test_a_board_depends_on_its_arguments_alone_and_defects_change_nothing_else(seed, split, index, style, colour):
     board, clean, again = (render_board(seed, split, index, 128, defects, colour, style) for defects in (1.0, 0.0, 1.0))
@@ -1494,6 +1556,7 @@ def test_a_board_depends_on_its_arguments_alone_and_defects_change_nothing_else(
     assert (board.labels[~near] == 1).all() and (clean.labels == 1).all()
 
 
+@one_in(3)
 @given(st.integers(0, 2**31), st.sampled_from(SPLITS), st.integers(0, 99))
 def test_a_scene_depends_on_its_arguments_alone(seed, split, index):
     scene, other, again = (render_scene(seed, split, number, 64) for number in (index, index + 1, index))
@@ -1518,7 +1581,7 @@ def all_files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@SOME
+@one_in(5)
 @given(
     st.integers(1, 5),
     st.integers(1, 3),

@@ -22,7 +22,7 @@ PICTURES = "data/boards/val/images"
 NAMES = {
     **dict(CONFIG=CONFIG, CHECKPOINT=CHECKPOINT, DENSE_CONFIG=DENSE_CONFIG, DENSE_CHECKPOINT=DENSE_CHECKPOINT),
     **{"my_config.py": CONFIG, "dense.pth": DENSE_CHECKPOINT, "NAME": "routed"},
-    **{"pictures": PICTURES, "pictures/": PICTURES, "PICTURES": PICTURES},
+    **dict.fromkeys(["pictures", "pictures/", "PICTURES", "boards/val/images"], PICTURES),
 }
 # In place of full lengths.
 SHORTER = {
@@ -40,7 +40,7 @@ ELSEWHERE = {
     "a trained study": r"work_dirs/",
     "minutes of measuring": r"(benchmark|calibrate|benchmark\.py) \S*configs/dynamic_|(benchmark|calibrate) configs/",
     "another machine": r"^srun|-p my_package",
-    "tried by other tests": r"^(make|pip) |mmsparse app|--resume$|supports --support|misc/study\.py|publish work_dirs",
+    "tried by other tests": r"^(make|pip) |mmsparse app|--resume$|supports --support|misc/study\.py|publish ",
 }
 
 
@@ -79,6 +79,10 @@ def test_a_command_does_what_it_says(line, page, folder):
         words = [f"{page}.py" if word == CONFIG else word for word in words]
     if "--runtime" in words and name != "calibrate":
         run(folder, f"mmsparse export {CONFIG} {CHECKPOINT} --to openvino --size 1024 1024")
+        if name == "test" and "--cfg-options" not in words:
+            words += ["--cfg-options", "test_dataloader.batch_size=1"]  # as it was exported
+    if name in ("predict", "calibrate") and "--out" not in words:
+        words += ["--out", str(folder / "out" / str(len(list(folder.glob("out/*")))))]  # each is somebody's first
     words = [f"{ROOT}/{word}" if word.startswith("tools/") else word for word in words]
     if name in ("boards", "scenes"):
         words[2] = f"new/{name}"

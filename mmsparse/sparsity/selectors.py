@@ -250,7 +250,8 @@ def best_of(scores: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         scores: (B, N).
         counts: The k of all images, or of each.
     """
-    scores = scores.nan_to_num(nan=torch.inf)  # where a training overflows, counts stay exact
+    # Where something overflows, counts stay exact, and what is buried below what is not.
+    scores = scores.nan_to_num(nan=torch.inf, neginf=BURIED / 2)
     k, ceiling = counts[0], None
     if len(counts) > 1:
         k = torch.tensor(counts, device=scores.device).unsqueeze(1)
