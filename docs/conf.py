@@ -37,7 +37,9 @@ html_show_copyright = html_copy_source = False
 
 def fill(app: Sphinx, page: str, source: list[str]) -> None:
     if page in generate.PAGES:
-        source[0] = source[0].replace(generate.MARK, generate.PAGES[page]())
+        texts = generate.PAGES[page]()
+        for text in [texts] if isinstance(texts, str) else texts:
+            source[0] = source[0].replace(generate.MARK, text, 1)
 
 
 def open_folders(app: Sphinx, tree: nodes.document) -> None:

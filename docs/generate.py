@@ -154,7 +154,47 @@ def study_times(path: Path) -> str:
 # reliability.md
 
 
-def reliability() -> str:
+def reliability() -> tuple[str, ...]:
+    """What each mark of the page stands for."""
+    return load(), peaks(), versions(), mistakes()
+
+
+def soaked() -> dict[str, Any]:
+    return json.loads((ROOT / "docs/soak.json").read_text())
+
+
+def load() -> str:
+    """Requests of many clients at once."""
+    head = ("", "requests", "clients", "differing", "p50 / p95 / p99, ms", "a second", "growth, MB")
+    cells = [
+        (name, found["requests"], found.get("clients", "all at once"), found["differing"],
+         " / ".join(str(found[f"p{share}_ms"]) for share in (50, 95, 99)) if "p50_ms" in found else "",
+         found["per_second"], found["growth_mb"])
+        for name, found in soaked().items() if "per_second" in found
+    ]  # fmt: skip
+    return rows(head, cells, 6)
+
+
+def peaks() -> str:
+    """Of memory, beside the dense network's."""
+    head = ("", "dense, MB", "routed, MB", "ratio")
+    found = [(name, figures) for name, figures in soaked().items() if "dense_mb" in figures]
+    return rows(
+        head, ((n, f["dense_mb"], f["routed_mb"], f"{f['routed_mb'] / f['dense_mb']:.2f}") for n, f in found), 3
+    )
+
+
+def versions() -> str:
+    head = ("Python", "packages", "torch", "tests of", "passed", "failed")
+    found = json.loads((ROOT / "docs/versions.json").read_text()).values()
+    cells = (
+        (f["python"], f["stack"], f["torch"], spaced(f["tests"]), f["counts"]["passed"], f["counts"].get("failed", 0))
+        for f in found
+    )
+    return rows(head, cells, 2)
+
+
+def mistakes() -> str:
     groups = json.loads((ROOT / "tests/bad_input.json").read_text())
     return "\n\n".join(
         f"### {group}\n\n{rows(('mmsparse ...', 'says'), ((code(c), code(f'... {told} ...')) for c, told in cases))}"
@@ -209,6 +249,6 @@ def directives(names: Iterable[str]) -> str:
     return f"```{{eval-rst}}\n{chr(10).join(lines)}```"
 
 
-PAGES: dict[str, Callable[[], str]] = {
+PAGES: dict[str, Callable[[], str | tuple[str, ...]]] = {
     f"docs/{make.__name__}": make for make in (model_zoo, benchmarks, reliability, cli, api)
 }

@@ -59,7 +59,7 @@ def test_the_zoo_has_every_config_and_no_result_of_its_own():
 
 def test_what_mistakes_say_is_told():
     cases = json.loads((ROOT / "tests/bad_input.json").read_text())
-    tables = tables_of(generate.reliability())
+    tables = tables_of(generate.mistakes())
     assert [len(table) for table in tables] == [len(group) for group in cases.values()]
     command, told = next(iter(cases.values()))[0]
     assert tables[0][0] == [f"`` {command} ``", f"`` ... {told} ... ``"]

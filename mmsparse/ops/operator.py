@@ -2,8 +2,11 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import or_
 from typing import Any
 
 import torch
@@ -16,6 +19,26 @@ OPERATORS: dict[str, "Operator"] = {}  # by name
 EXPORT = "export"  # the device of what exporters see, if that is not the plain decomposition
 SAYS_IT_EXPORTS = hasattr(torch.compiler, "is_exporting")  # from 2.7 on; before, exporters see the operator
 _LIBRARY = torch.library.Library("mmsparse", "FRAGMENT")
+
+
+def _schema(run: Run, name: str) -> str:
+    """The signature as torch writes it, which before 2.7 knows the sequences of ``typing`` alone."""
+
+    @functools.wraps(run)
+    def told(*args: Any) -> Tensor:
+        return run(*args)
+
+    signature = inspect.signature(run, eval_str=True)
+    given = [each.replace(annotation=_of_typing(each.annotation)) for each in signature.parameters.values()]
+    told.__signature__ = signature.replace(parameters=given)
+    return torch.library.infer_schema(told, mutates_args=(), op_name=name or None)
+
+
+def _of_typing(annotation: Any) -> Any:
+    inner = tuple(map(_of_typing, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is Sequence:
+        return typing.Sequence[inner]
+    return functools.reduce(or_, inner) if isinstance(annotation, types.UnionType) else annotation
 
 
 @dataclass(frozen=True)
@@ -66,7 +89,7 @@ class Operator:
         self._names = tuple(inspect.signature(plain).parameters)
         self._devices: set[str] = set()
         self._backward = backward or self._recompute
-        _LIBRARY.define(torch.library.infer_schema(plain, mutates_args=(), op_name=name))
+        _LIBRARY.define(_schema(plain, name))
         _LIBRARY.impl(name, lambda *args: self._choose(None, args)(*args), "CompositeExplicitAutograd")
         full = f"mmsparse::{name}"
         torch.library.register_fake(
@@ -143,7 +166,8 @@ def opaque(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[
     """
 
     def wrap(run: Callable[..., Any]) -> Callable[..., Any]:
-        operator = torch.library.custom_op(f"mmsparse::{run.__name__}", run, mutates_args=())
+        schema = _schema(run, "").strip()
+        operator = torch.library.custom_op(f"mmsparse::{run.__name__}", run, mutates_args=(), schema=schema)
         operator.register_fake(fake)
 
         @functools.wraps(run)
