@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -166,3 +167,18 @@ def test_thresholds_are_refused():
     ignore_padding(model)
     with pytest.raises(ValueError, match=r"neck.*cannot be exported: a ThresholdSelector .*TopKSelector"):
         export(model, Wish("openvino", [(64, 96)]), None)
+
+
+def test_threads_that_share_a_program_get_their_own_results(tmp_path):
+    """Each by an infer request of its own."""
+    model, kind = torch.nn.Conv2d(1, 4, 3, padding=1).eval(), FORMATS["openvino"]
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.randn(1, 1, 128, 128),), strict=False)
+    kind.write(program, tmp_path / "program.xml", ["x"], ["y"])
+    run = kind.load(tmp_path / "program.xml", "f32", 1)
+    inputs = [torch.full((1, 1, 128, 128), float(number)) for number in range(8)]
+    alone = [run([x])[0] for x in inputs]
+    jobs = [job for _ in range(40) for job in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda job: run([inputs[job]])[0], jobs))
+    assert all(torch.equal(result, alone[job]) for job, result in zip(jobs, found, strict=True))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import gradio
 
 KEPT = 3600  # seconds that pictures of visitors stay on disk
+SESSIONS = 64  # of visitors, of which Gradio keeps the last page
 
 
 def check_gradio() -> None:
@@ -63,6 +64,7 @@ def make_page(viewer: Viewer, title: str, pictures: Mapping[str, Path]) -> "grad
     with gradio.Blocks(title=f"mmsparse: {title}", **settings) as page:
         with gradio.Row():
             own = gradio.File(label="Drop a picture", file_types=["image"], height=130)
+            refuse_addresses(own)
             name = gradio.Dropdown(
                 list(pictures), value=next(iter(pictures), None), label="or choose one", visible=bool(pictures)
             )
@@ -80,12 +82,28 @@ def make_page(viewer: Viewer, title: str, pictures: Mapping[str, Path]) -> "grad
     return page
 
 
+def refuse_addresses(own: "gradio.File") -> None:
+    """A file may be named by its address, which Gradio would ask another machine for."""
+    import gradio
+
+    take = own.async_move_resource_to_block_cache
+
+    async def take_own(path: str | Path | None) -> str | None:
+        if "://" in str(path):
+            raise gradio.Error("Send the picture itself: no other machine is asked for it")
+        return await take(path)
+
+    own.async_move_resource_to_block_cache = take_own
+
+
 def serve(page: "gradio.Blocks", door: socket.socket, max_mb: float) -> None:
     """Until it is interrupted. Nothing is asked of other machines, by the server or by the page."""
     import gradio
     import uvicorn
     from fastapi import FastAPI
 
+    page.has_launched = True  # before it is, Gradio reads any file of this machine that a request names
+    page.state_session_capacity = SESSIONS
     host, port = door.getsockname()
     app = gradio.mount_gradio_app(
         FastAPI(openapi_url=None),

@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -123,10 +124,12 @@ class OpenVino(Format):
             settings["INFERENCE_PRECISION_HINT"] = precision
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
-        request = _core().compile_model(path, "CPU", settings).create_infer_request()
+        compiled, own = _core().compile_model(path, "CPU", settings), threading.local()
 
         def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-            results = request.infer([value.numpy() for value in inputs], share_inputs=True)
+            if not hasattr(own, "request"):  # of two threads that share one, each would get the other's results
+                own.request = compiled.create_infer_request()
+            results = own.request.infer([value.numpy() for value in inputs], share_inputs=True)
             return [torch.from_numpy(np.array(array)) for array in results.values()]
 
         return run

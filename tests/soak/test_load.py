@@ -352,6 +352,8 @@ def test_the_app_reads_only_what_was_sent_to_it(served, pictures, tmp_path):
     told = {path: answer(ask(str(path), None, 0.5)) for path in paths}
     shown = [path for path, page in told.items() if "of the arithmetic" in page]
     assert not shown and all("\n" not in page for page in told.values())
+    elsewhere = answer(ask("http://192.0.2.1/board.png", None, 0.5))
+    assert elsewhere == "Send the picture itself: no other machine is asked for it"
     assert "of the arithmetic" in answer(ask(str(own), None, 0.5))
 
 
