@@ -165,14 +165,14 @@ def soaked() -> dict[str, Any]:
 
 def load() -> str:
     """Requests of many clients at once."""
-    head = ("", "requests", "clients", "differing", "p50 / p95 / p99, ms", "a second", "growth, MB")
+    head = ("", "requests", "clients", "differing", "p50 / p95 / p99, ms", "a second", "in use, MB", "resident, MB")
     cells = [
         (name, found["requests"], found.get("clients", "all at once"), found["differing"],
          " / ".join(str(found[f"p{share}_ms"]) for share in (50, 95, 99)) if "p50_ms" in found else "",
-         found["per_second"], found["growth_mb"])
+         found["per_second"], f"{found['used_grew_mb']:+.1f}", f"{found['resident_grew_mb']:+.1f}")
         for name, found in soaked().items() if "per_second" in found
     ]  # fmt: skip
-    return rows(head, cells, 6)
+    return rows(head, cells, 7)
 
 
 def peaks() -> str:

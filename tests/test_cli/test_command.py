@@ -35,7 +35,7 @@ TOOLS = {
     "train": "train",
 }
 STUDIES = {
-    f"misc/{name}" for name in ("calibrate_study", "check_stock_configs", "study", "training_cost")
+    f"misc/{name}" for name in ("calibrate_study", "check_stock_configs", "study", "training_cost", "versions")
 }  # of this repository
 STUDIES |= {"analysis_tools/device_report", "demo", "misc/stock_pictures"}
 

@@ -98,6 +98,7 @@ def test_resumed_training_is_the_same_training(family, scenes, tmp_path):
     assert not torch.equal(averaged[scorer], trained[scorer])
 
 
+@pytest.mark.slow
 def test_two_processes(scenes, tmp_path):
     """One launch for all families: each trains, and the processes end with the same weights."""
     paths = [detector(family, scenes, tmp_path) for family in BACKBONES]

@@ -29,7 +29,7 @@ REFUSED = {  # what must be in the sentence
 }
 EXPORTED = [network for network in [*LIGHT, *KIN] if network.name not in REFUSED]
 OFTEN = {  # an export takes 10 seconds; the others are behind the marker
-    "convnext-atto": ["openvino", "onnx"],
+    "convnext-atto": ["openvino"],
     "swin-micro-mmseg": ["openvino"],
     "vit-micro-featmap-cumulative": ["openvino"],
     "FPN": ["torch-export"],
