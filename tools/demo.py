@@ -203,7 +203,8 @@ def draw(
             found = sample.pred_instances[sample.pred_instances.scores > SURE]
             same = (box_iou(found.bboxes, real.bboxes.tensor) > ALIKE) & (found.labels[:, None] == real.labels)
             missed, alarms = real.bboxes.tensor[~same.any(dim=0)], int((~same.any(dim=1)).sum())
-            title += f"\n{len(real) - len(missed)} of {len(real)} defects found, {alarms} false alarm{"s" * (alarms != 1)}"
+            found_of = f"{len(real) - len(missed)} of {len(real)} defects found"
+            title += f"\n{found_of}, {alarms} false alarm" + "s" * (alarms != 1)
             names = [classes[label] for label in found.labels]
             shown.append(Shown(title, found.bboxes.numpy(), names, missed.numpy()))
     draw_spotlight(path, pixels_of(picture), [slow_share([one], SIZE) for one in taken], *shown)
