@@ -164,8 +164,9 @@ def train(cfg: Config, folder: Path, iters: int) -> Path:
         return done
     cfg.work_dir = str(folder)
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iters, val_interval=iters + 1)
-    warm = dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=iters // 10)
-    cool = dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=iters // 10, end=iters)
+    rise = max(1, iters // 10)
+    warm = dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=rise)
+    cool = dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=rise, end=iters)
     cfg.param_scheduler = [warm, cool]
     cfg.default_hooks.checkpoint.update(interval=25, max_keep_ckpts=1)
     choose_start(cfg, "auto", weights(WIDE))
