@@ -21,17 +21,16 @@ SAYS_IT_EXPORTS = hasattr(torch.compiler, "is_exporting")  # from 2.7 on; before
 _LIBRARY = torch.library.Library("mmsparse", "FRAGMENT")
 
 
-def _schema(run: Run, name: str) -> str:
+def _schema(run: Run, name: str | None = None) -> str:
     """The signature as torch writes it, which before 2.7 knows the sequences of ``typing`` alone."""
 
-    @functools.wraps(run)
-    def told(*args: Any) -> Tensor:
-        return run(*args)
+    def told() -> None:
+        """Has the signature, and is never called."""
 
     signature = inspect.signature(run, eval_str=True)
     given = [each.replace(annotation=_of_typing(each.annotation)) for each in signature.parameters.values()]
     told.__signature__ = signature.replace(parameters=given)
-    return torch.library.infer_schema(told, mutates_args=(), op_name=name or None)
+    return torch.library.infer_schema(told, mutates_args=(), op_name=name)
 
 
 def _of_typing(annotation: Any) -> Any:
@@ -166,8 +165,7 @@ def opaque(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[
     """
 
     def wrap(run: Callable[..., Any]) -> Callable[..., Any]:
-        schema = _schema(run, "").strip()
-        operator = torch.library.custom_op(f"mmsparse::{run.__name__}", run, mutates_args=(), schema=schema)
+        operator = torch.library.custom_op(f"mmsparse::{run.__name__}", run, mutates_args=(), schema=_schema(run))
         operator.register_fake(fake)
 
         @functools.wraps(run)

@@ -73,10 +73,16 @@ CHANNEL_MIXERS = [convnext("atto"), convnext("atto", v2=True), swin("micro"), sw
 BACKBONES = [*CHANNEL_MIXERS, *RESNETS, *VITS]
 LIGHT = [*BACKBONES, *OF_CONVS, *ENCODERS, *NECKS, *HEADS]
 FAMILIES = [convnext("atto"), swin("micro"), vit(VIT_EVERYWHERE), vit(CUMULATIVE), vit_windows(), NECKS[0], HEADS[0]]
+OFTEN = {network.name for network in FAMILIES}
 # scorers that obey the laws, too
 OF_PROJECTS = ["SurpriseScorer", "TokenImportanceScorer", "PropagationScorer", "ValueAttentionScorer"]
 READING = ["AttentionScorer", "TokenImportanceScorer", "ValueAttentionScorer"]
 SELECTORS = ["TopKSelector", "GumbelSelector", "ThresholdSelector"]
+
+
+def unless_often(network: Network) -> Any:
+    """The mark of what is tried for one network of each family, and for all others behind the marker."""
+    return () if network.name in OFTEN else pytest.mark.slow
 
 
 def with_scorers(*scorers: str) -> list[Any]:

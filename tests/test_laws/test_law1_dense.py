@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from network import ids, precise
-from networks import ALL, FAMILIES, LIGHT
+from networks import ALL, LIGHT, unless_often
 
 
 def assert_close(actual, expected, what):
@@ -17,8 +17,10 @@ def assert_close(actual, expected, what):
 @pytest.mark.supports("eager")
 @pytest.mark.parametrize(
     "network, size",
-    [*product(ALL, [(224, 224), (200, 333)]), *product(FAMILIES, [(512, 512)])],
-    ids=lambda v: getattr(v, "name", str(v)),
+    [
+        *(pytest.param(*case, id=f"{case[0].name}-{case[1]}") for case in product(ALL, [(224, 224), (200, 333)])),
+        *(pytest.param(each, (512, 512), id=f"{each.name}-(512, 512)", marks=unless_often(each)) for each in LIGHT),
+    ],
 )
 def test_keep_everything_is_dense(network, size):
     stock, dynamic = (model.to(precise(network)) for model in network.pair(dict(keep_ratio=1.0)))

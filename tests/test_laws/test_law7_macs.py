@@ -56,19 +56,19 @@ def test_official_table(network, ratio, official):
     assert abs(counted / 1e9 - official) <= 0.1
 
 
+@pytest.mark.parametrize("size", [(75, 101), pytest.param((96, 160), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "scorer, size",
+    "scorer",
     [
-        (dict(type="LocalGlobalScorer"), (96, 160)),
-        (dict(type="LocalGlobalScorer"), (75, 101)),
-        (dict(type="MLPScorer"), (75, 101)),
-        (dict(type="FeatureNormScorer"), (75, 101)),
-        (dict(type="RandomScorer"), (75, 101)),
-        (dict(type="KeyNormScorer"), (75, 101)),
-        (dict(type="AttentionScorer"), (75, 101)),
-        (dict(type="AttentionScorer", kind="column"), (75, 101)),
+        dict(type="LocalGlobalScorer"),
+        dict(type="MLPScorer"),
+        dict(type="FeatureNormScorer"),
+        dict(type="RandomScorer"),
+        dict(type="KeyNormScorer"),
+        dict(type="AttentionScorer"),
+        dict(type="AttentionScorer", kind="column"),
     ],
-    ids=lambda given: "-".join(given.values()) if isinstance(given, dict) else f"{given[0]}x{given[1]}",
+    ids=lambda cfg: "-".join(cfg.values()),
 )
 @pytest.mark.parametrize(
     "network",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from network import ids
-from networks import FAMILIES, LIGHT, SELECTORS
+from networks import FAMILIES, LIGHT, SELECTORS, unless_often
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_deciders
@@ -49,16 +49,16 @@ def test_scores_that_regress_the_gain_get_one_by_it_alone(network, selector, pro
             assert {name for name, _ in model.named_parameters() if ".decisions." in name} <= set(zero)
 
 
-def more(network):
-    """What a scorer learns from does not depend on the part: one of each family stands for all."""
-    return () if network.name in {some.name for some in FAMILIES} else pytest.mark.slow
-
-
 @pytest.mark.parametrize(
     "network, per_image",
     [
-        *(pytest.param(network, True, id=ids(network), marks=more(network)) for network in LIGHT),
-        *(pytest.param(network, False, id=f"{ids(network)}-of-the-batch") for network in FAMILIES[:3]),
+        *(pytest.param(network, True, id=ids(network), marks=unless_often(network)) for network in LIGHT),
+        *(
+            pytest.param(
+                network, False, id=f"{ids(network)}-of-the-batch", marks=pytest.mark.slow if number > 2 else ()
+            )
+            for number, network in enumerate(FAMILIES)
+        ),
     ],
 )
 def test_ratio_loss_alone_reaches_the_target(network, per_image):
