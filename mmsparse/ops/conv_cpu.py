@@ -34,7 +34,7 @@ def _slow_fast_conv2d(
     for part in keep.split(max(1, large // (area * x.shape[1]))):
         kept = conv_tiles(rows, size, weight, bias, part, tile, dilation)
         out.index_copy_(0, window(grid, part, tile, 0)[0], kept.view(-1, len(weight)))
-    fast_into(out, x, fast_weight, fast_bias, means, rest, tile)
+    fast_into(out, rows, size, fast_weight, fast_bias, means, rest, tile)
     return out
 
 
@@ -77,7 +77,7 @@ def _by_columns(
         torch.index_select(rows, 0, where[part].flatten(), out=columns.view(-1, x.shape[1]))
         columns.view(-1, x.shape[1]).index_fill_(0, outside[part].flatten().nonzero().squeeze(1), 0)
         out.index_copy_(0, target[part], F.linear(columns, kernel, bias))
-    fast_into(out, x, fast_weight, fast_bias, means, rest, tile)
+    fast_into(out, rows, size, fast_weight, fast_bias, means, rest, tile)
     return out
 
 
@@ -87,16 +87,25 @@ def _by_location(seen: Tensor, tile: int, points: int) -> Tensor:
 
 
 def fast_into(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, means: Tensor | None, rest: Tensor, tile: int
+    out: Tensor,
+    rows: Tensor,
+    size: tuple[int, int],
+    weight: Tensor,
+    bias: Tensor | None,
+    means: Tensor | None,
+    rest: Tensor,
+    tile: int,
 ) -> None:
-    """The 1x1 convolution's results of a map (B, C, H, W), or of the tiles' means, each to its place in whole tiles."""
-    size, count = size_of(x), max(1, LARGE // sum(weight.shape))
+    """The 1x1 convolution's results of rows (B * H * W, C) of maps of a size, or of the tiles' means, each to its place
+    in whole tiles.
+    """
+    count = max(1, LARGE // sum(weight.shape))
     target = window_of(whole_grid(size, tile), rest, tile, 0)[0]
     if means is not None:
         of_tiles = F.linear(means, weight, bias)
         for some, where in zip(of_tiles.split(count), target.split(count * tile**2), strict=True):
             out.index_copy_(0, where, some.repeat_interleave(tile**2, dim=0))
         return
-    rows, source = map_rows(x), window_of(size, rest, tile, 0)[0]
+    source = window_of(size, rest, tile, 0)[0]
     for part, where in zip(source.split(count), target.split(count), strict=True):
         out.index_copy_(0, where, F.linear(rows.index_select(0, part), weight, bias))

@@ -39,7 +39,7 @@ def _slow_fast_conv2d(
     rows, size, out = map_rows(x), size_of(x), empty_rows(x, tile, len(weight))
     conv_into(out, rows, size, weight, bias, keep, tile, dilation, to_map=True)
     if means is not None:
-        fast_into(out, x, fast_weight, fast_bias, means, rest, tile)
+        fast_into(out, rows, size, fast_weight, fast_bias, means, rest, tile)
     else:
         conv_into(out, rows, size, fast_weight[:, :, None, None], fast_bias, rest, tile, 1, to_map=True)
     return out

@@ -45,6 +45,15 @@ def transform_kernel(weight: Tensor) -> Tensor:
     return mixing.view(36, width, channels).transpose(1, 2)
 
 
+def _transformed(weight: Tensor) -> Tensor:
+    """The transformed kernel, made once for all levels of a pyramid; a large one not, which would stay until the part
+    is done.
+    """
+    if 4 * weight.numel() > conv_cpu.LARGE:  # it becomes four times as large
+        return transform_kernel(weight)
+    return once_for(weight, (), lambda: transform_kernel(weight))
+
+
 class _OfThread(threading.local):
     """Memory that a thread's calls use again."""
 
@@ -77,7 +86,7 @@ def conv_tiles(
         idx: Flat numbers of the chosen tiles.
     """
     patch, _, result = map(torch.from_numpy, transforms())
-    kernel = once_for(weight, (), lambda: transform_kernel(weight))
+    kernel = _transformed(weight)
     points, channels, width = kernel.shape
     batch = max(1, min(len(idx), conv_cpu.LARGE // (points * (channels + width))))
     memory = _memory.take([batch * n for n in (points * channels, points * channels, points * width, 16 * width)])
@@ -152,7 +161,7 @@ def _slow_fast_conv2d(
     where = window_of(whole_grid(size, tile), keep, tile, 0)[0].view(-1, tile**2).t()
     for part, kept in conv_tiles(rows, size, weight, bias, keep):
         out.index_copy_(0, where[:, part].reshape(-1), kept.view(-1, len(weight)))
-    conv_cpu.fast_into(out, x, fast_weight, fast_bias, means, rest, tile)
+    conv_cpu.fast_into(out, rows, size, fast_weight, fast_bias, means, rest, tile)
     return out
 
 

@@ -1,6 +1,7 @@
 """Necks and heads with routed convolutions: what the laws do not say."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from mmsparse.models import (
     DynamicUPerHead,
 )
 from mmsparse.models.convs import RoutedConv2d
-from mmsparse.ops import tiles
+from mmsparse.ops import conv_cpu, tiles, winograd
 from mmsparse.ops.tiles import window
 from mmsparse.sparsity import PeakScorer
 
@@ -248,6 +249,46 @@ def test_the_fusion_of_an_upernet_reads_channels_side_by_side():
     with torch.no_grad():
         head(maps([8] * 4))
     assert seen[0].shape == (2, 32, 48, 64) and seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_neck_lays_a_map_when_it_is_asked_for():
+    """Copies of all of them, beside the maps, would be more than a dense neck has."""
+    neck, copies, seen = DynamicFPN(**FPN_ARGS, sparsity={}).eval(), [], []
+
+    def note(_, args):
+        copies.append(weakref.ref(args[0]))
+        alive = sum(copy() is not None for copy in copies)
+        seen.append((args[0].is_contiguous(memory_format=torch.channels_last), alive))
+
+    for lateral in neck.lateral_convs:
+        lateral.conv.register_forward_pre_hook(note)
+    with torch.no_grad():
+        neck(maps(FPN_ARGS["in_channels"]))
+    assert seen == [(True, 1)] * 4
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_head_lays_no_level_unless_gradients_keep_it(gradients):
+    head, feats = DynamicRetinaHead(**RETINA, sparsity={}), maps([8] * 4)
+    read = []
+    for tower in (head.cls_convs, head.reg_convs):
+        tower[0].conv.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    with torch.set_grad_enabled(gradients):
+        head(feats)
+    for level, first, second in zip(feats, read[::2], read[1::2], strict=True):
+        assert first is second and (first is level) == (not gradients) and torch.equal(first, level)
+        assert first.is_contiguous(memory_format=torch.channels_last) == gradients
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_levels_share_a_transformed_kernel_unless_it_is_large(monkeypatch, large):
+    head, made = DynamicRetinaHead(**RETINA, sparsity={}).eval(), []
+    transform = winograd.transform_kernel
+    monkeypatch.setattr(winograd, "transform_kernel", lambda weight: (made.append(weight), transform(weight))[1])
+    monkeypatch.setattr(conv_cpu, "LARGE", 4 * 8 * 8 * 9 - large)
+    with torch.no_grad():
+        head(maps([8] * 4))
+    assert len(made) == (4 * 3 if large else 4)  # convolutions and routed levels
 
 
 BN = dict(type="BN")

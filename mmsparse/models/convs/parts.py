@@ -1,6 +1,6 @@
 """What every neck and head with routed convolutions has in common."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,10 +69,21 @@ class RoutedPart:
         return results  # behind the block: dynamo cannot leave two of them at once
 
     def laid(self, x: Any) -> Any:
-        """A map, or several, in the part's memory format."""
-        if isinstance(x, Tensor):
-            return x.contiguous(memory_format=self.memory_format)
-        return [self.laid(m) for m in x]
+        """A map in the part's memory format, or several, each laid when it is asked for."""
+        return x.contiguous(memory_format=self.memory_format) if isinstance(x, Tensor) else _Laid(x, self.laid)
+
+
+class _Laid(Sequence):
+    """Maps, each laid anew whenever it is asked for: copies of all of them would be there at once, beside them."""
+
+    def __init__(self, maps: Sequence[Any], lay: Callable[[Any], Any]) -> None:
+        self.maps, self.lay = maps, lay
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, i: int | slice) -> Any:
+        return self.lay(self.maps[i])
 
 
 class RoutedNeck(RoutedPart):
@@ -112,7 +123,19 @@ class RoutedConvs(RoutedPart):
         return tuple(m.contiguous() for m in maps)  # mmcv's operators read maps as they lie
 
 
-class RoutedTowers(RoutedPart):
+class RoutedPyramidHead(RoutedPart):
+    """The same for a head on the levels of a pyramid."""
+
+    def laid(self, x: Any) -> Any:
+        """Levels as they come: each operator lays the one that it reads, and lets go of it. For gradients it would keep
+        that, so there a level is laid once for all of them.
+        """
+        if isinstance(x, Tensor):
+            return super().laid(x)
+        return [self.laid(level) for level in x] if torch.is_grad_enabled() else x
+
+
+class RoutedTowers(RoutedPyramidHead):
     """The same for a head that is applied to every level of a pyramid: a decision a level, shared by all towers."""
 
     def forward(self, x: Sequence[Tensor]) -> Any:
@@ -140,7 +163,7 @@ class RoutedTowers(RoutedPart):
         return priors.num_levels
 
 
-class RoutedLevels(RoutedPart):
+class RoutedLevels(RoutedPyramidHead):
     """The same for a head with towers of their own for each level: those of a level share a decision."""
 
     towers: Sequence[str] = TOWERS
