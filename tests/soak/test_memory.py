@@ -136,14 +136,8 @@ def apart(*args: Any) -> tuple[Peak, dict[str, float]]:
         return alone.apply(measured, args)
 
 
-TOO_MUCH = {("Mask R-CNN", False), ("UPerNet", False)}  # by 19 % and by 8 %
 CASES = [
-    pytest.param(
-        name,
-        training,
-        id=f"{name}, {'training' if training else 'inference'}",
-        marks=[pytest.mark.xfail(strict=True)] if (name, training) in TOO_MUCH else [],
-    )
+    pytest.param(name, training, id=f"{name}, {'training' if training else 'inference'}")
     for name in NETWORKS
     for training in (False, True)
 ]
