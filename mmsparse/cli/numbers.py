@@ -27,5 +27,5 @@ def told(args: argparse.Namespace, done: int | dict[str, Any] | None) -> int:
         return done or 0
     status = done.pop("status", 0)
     if asked(args):
-        print(json.dumps(done))
+        print(json.dumps(done, default=float))  # NumPy's, which mmseg's metrics are
     return status
