@@ -1,0 +1,533 @@
+custom_hooks = [
+    dict(
+        anneal=(
+            0.0,
+            1.0,
+        ),
+        type="mmsparse.SparsityHook",
+    ),
+]
+data_root = "data/scenes/"
+dataset_type = "BaseSegDataset"
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=20, max_keep_ckpts=2, type="CheckpointHook"),
+    logger=dict(interval=1, log_metric_by_epoch=False, type="LoggerHook"),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    timer=dict(type="IterTimerHook"),
+    visualization=dict(type="SegVisualizationHook"),
+)
+default_scope = "mmseg"
+env_cfg = dict(
+    cudnn_benchmark=True, dist_cfg=dict(backend="nccl"), mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0)
+)
+load_from = "first.pth"
+log_level = "INFO"
+log_processor = dict(by_epoch=False, window_size=1)
+max_iters = 24
+metainfo = dict(
+    classes=(
+        "background",
+        "striped-disc",
+        "plain-disc",
+        "striped-star",
+        "plain-star",
+        "striped-cross",
+        "plain-cross",
+        "striped-ring",
+        "plain-ring",
+    ),
+    palette=[
+        (
+            120,
+            120,
+            120,
+        ),
+        (
+            220,
+            20,
+            60,
+        ),
+        (
+            255,
+            140,
+            150,
+        ),
+        (
+            0,
+            0,
+            200,
+        ),
+        (
+            110,
+            170,
+            255,
+        ),
+        (
+            0,
+            130,
+            0,
+        ),
+        (
+            140,
+            230,
+            100,
+        ),
+        (
+            190,
+            120,
+            0,
+        ),
+        (
+            250,
+            220,
+            0,
+        ),
+    ],
+)
+model = dict(
+    backbone=dict(
+        depths=[
+            1,
+            2,
+        ],
+        drop_path_rate=0.0,
+        embed_dims=4,
+        mlp_ratio=2,
+        num_heads=[
+            1,
+            2,
+        ],
+        out_indices=(
+            0,
+            1,
+        ),
+        sparsity=dict(
+            keep_ratio=[
+                0.7,
+                0.5,
+            ],
+            places=[
+                (
+                    0,
+                    0,
+                ),
+                (
+                    1,
+                    1,
+                ),
+            ],
+            scorer=dict(hidden=4, type="LocalGlobalScorer"),
+        ),
+        strides=(
+            4,
+            2,
+        ),
+        type="mmsparse.DynamicSwin",
+        window_size=3,
+    ),
+    data_preprocessor=dict(
+        bgr_to_rgb=True,
+        mean=[
+            123.675,
+            116.28,
+            103.53,
+        ],
+        pad_val=0,
+        seg_pad_val=255,
+        size=(
+            160,
+            160,
+        ),
+        std=[
+            58.395,
+            57.12,
+            57.375,
+        ],
+        type="SegDataPreProcessor",
+    ),
+    decode_head=dict(
+        align_corners=False,
+        channels=4,
+        dropout_ratio=0.0,
+        in_channels=[
+            4,
+            8,
+        ],
+        in_index=[
+            0,
+            1,
+        ],
+        loss_decode=dict(
+            class_weight=[
+                0.15,
+                1.0,
+                1.0,
+                1.0,
+                1.0,
+                1.0,
+                1.0,
+                1.0,
+                1.0,
+            ],
+            loss_weight=1.0,
+            type="CrossEntropyLoss",
+            use_sigmoid=False,
+        ),
+        norm_cfg=dict(num_groups=2, requires_grad=True, type="GN"),
+        num_classes=9,
+        pool_scales=(1,),
+        sparsity=dict(keep_ratio=0.5, tile=2),
+        type="mmsparse.DynamicUPerHead",
+    ),
+    neck=None,
+    test_cfg=dict(mode="whole"),
+    train_cfg=dict(),
+    type="EncoderDecoder",
+)
+norm_cfg = dict(num_groups=8, requires_grad=True, type="GN")
+optim_wrapper = dict(
+    clip_grad=dict(max_norm=5.0),
+    constructor="mmsparse.SparsityOptimWrapperConstructor",
+    optimizer=dict(
+        betas=(
+            0.9,
+            0.98,
+        ),
+        lr=0.0012,
+        type="AdamW",
+        weight_decay=0.05,
+    ),
+    paramwise_cfg=dict(
+        backbone_mult=0.5,
+        bias_decay_mult=0.0,
+        freeze_iters=5,
+        norm_decay_mult=0.0,
+        pretrained=(
+            "backbone",
+            "decode_head",
+        ),
+    ),
+    type="OptimWrapper",
+)
+param_scheduler = [
+    dict(begin=0, by_epoch=False, end=5, start_factor=0.05, type="LinearLR"),
+    dict(begin=5, by_epoch=False, end=24, eta_min=0.001, type="CosineAnnealingLR"),
+]
+randomness = dict(seed=0)
+resume = False
+test_cfg = dict(type="TestLoop")
+test_dataloader = dict(
+    batch_size=8,
+    dataset=dict(
+        data_prefix=dict(img_path="val/images", seg_map_path="val/labels"),
+        data_root="data/scenes/",
+        img_suffix=".jpg",
+        metainfo=dict(
+            classes=(
+                "background",
+                "striped-disc",
+                "plain-disc",
+                "striped-star",
+                "plain-star",
+                "striped-cross",
+                "plain-cross",
+                "striped-ring",
+                "plain-ring",
+            ),
+            palette=[
+                (
+                    120,
+                    120,
+                    120,
+                ),
+                (
+                    220,
+                    20,
+                    60,
+                ),
+                (
+                    255,
+                    140,
+                    150,
+                ),
+                (
+                    0,
+                    0,
+                    200,
+                ),
+                (
+                    110,
+                    170,
+                    255,
+                ),
+                (
+                    0,
+                    130,
+                    0,
+                ),
+                (
+                    140,
+                    230,
+                    100,
+                ),
+                (
+                    190,
+                    120,
+                    0,
+                ),
+                (
+                    250,
+                    220,
+                    0,
+                ),
+            ],
+        ),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(
+                keep_ratio=True,
+                scale=(
+                    160,
+                    160,
+                ),
+                type="Resize",
+            ),
+            dict(reduce_zero_label=True, type="LoadAnnotations"),
+            dict(type="PackSegInputs"),
+        ],
+        reduce_zero_label=True,
+        seg_map_suffix=".png",
+        test_mode=True,
+        type="BaseSegDataset",
+    ),
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(shuffle=False, type="DefaultSampler"),
+)
+test_evaluator = dict(
+    iou_metrics=[
+        "mIoU",
+    ],
+    type="IoUMetric",
+)
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        keep_ratio=True,
+        scale=(
+            160,
+            160,
+        ),
+        type="Resize",
+    ),
+    dict(reduce_zero_label=True, type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
+train_cfg = dict(max_iters=24, type="IterBasedTrainLoop", val_interval=25)
+train_dataloader = dict(
+    batch_size=8,
+    dataset=dict(
+        data_prefix=dict(img_path="train/images", seg_map_path="train/labels"),
+        data_root="data/scenes/",
+        img_suffix=".jpg",
+        metainfo=dict(
+            classes=(
+                "background",
+                "striped-disc",
+                "plain-disc",
+                "striped-star",
+                "plain-star",
+                "striped-cross",
+                "plain-cross",
+                "striped-ring",
+                "plain-ring",
+            ),
+            palette=[
+                (
+                    120,
+                    120,
+                    120,
+                ),
+                (
+                    220,
+                    20,
+                    60,
+                ),
+                (
+                    255,
+                    140,
+                    150,
+                ),
+                (
+                    0,
+                    0,
+                    200,
+                ),
+                (
+                    110,
+                    170,
+                    255,
+                ),
+                (
+                    0,
+                    130,
+                    0,
+                ),
+                (
+                    140,
+                    230,
+                    100,
+                ),
+                (
+                    190,
+                    120,
+                    0,
+                ),
+                (
+                    250,
+                    220,
+                    0,
+                ),
+            ],
+        ),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(reduce_zero_label=True, type="LoadAnnotations"),
+            dict(
+                keep_ratio=True,
+                scale=(
+                    160,
+                    160,
+                ),
+                type="Resize",
+            ),
+            dict(type="PackSegInputs"),
+        ],
+        reduce_zero_label=True,
+        seg_map_suffix=".png",
+        type="BaseSegDataset",
+    ),
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(shuffle=True, type="InfiniteSampler"),
+)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(reduce_zero_label=True, type="LoadAnnotations"),
+    dict(
+        keep_ratio=True,
+        scale=(
+            160,
+            160,
+        ),
+        type="Resize",
+    ),
+    dict(type="PackSegInputs"),
+]
+tta_model = dict(type="SegTTAModel")
+val_cfg = dict(type="ValLoop")
+val_dataloader = dict(
+    batch_size=8,
+    dataset=dict(
+        data_prefix=dict(img_path="val/images", seg_map_path="val/labels"),
+        data_root="data/scenes/",
+        img_suffix=".jpg",
+        metainfo=dict(
+            classes=(
+                "background",
+                "striped-disc",
+                "plain-disc",
+                "striped-star",
+                "plain-star",
+                "striped-cross",
+                "plain-cross",
+                "striped-ring",
+                "plain-ring",
+            ),
+            palette=[
+                (
+                    120,
+                    120,
+                    120,
+                ),
+                (
+                    220,
+                    20,
+                    60,
+                ),
+                (
+                    255,
+                    140,
+                    150,
+                ),
+                (
+                    0,
+                    0,
+                    200,
+                ),
+                (
+                    110,
+                    170,
+                    255,
+                ),
+                (
+                    0,
+                    130,
+                    0,
+                ),
+                (
+                    140,
+                    230,
+                    100,
+                ),
+                (
+                    190,
+                    120,
+                    0,
+                ),
+                (
+                    250,
+                    220,
+                    0,
+                ),
+            ],
+        ),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(
+                keep_ratio=True,
+                scale=(
+                    160,
+                    160,
+                ),
+                type="Resize",
+            ),
+            dict(reduce_zero_label=True, type="LoadAnnotations"),
+            dict(type="PackSegInputs"),
+        ],
+        reduce_zero_label=True,
+        seg_map_suffix=".png",
+        test_mode=True,
+        type="BaseSegDataset",
+    ),
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(shuffle=False, type="DefaultSampler"),
+)
+val_evaluator = dict(
+    iou_metrics=[
+        "mIoU",
+    ],
+    type="IoUMetric",
+)
+vis_backends = [
+    dict(type="LocalVisBackend"),
+]
+visualizer = dict(
+    name="visualizer",
+    type="SegLocalVisualizer",
+    vis_backends=[
+        dict(type="LocalVisBackend"),
+    ],
+)
