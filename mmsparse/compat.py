@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
+from .data_configs import SUFFIXES, read_data_config
 from .packaged import config_path
 from .trust import guard_loaders
 
@@ -37,7 +38,7 @@ def load_config(path: str) -> Config:
     mmengine finds the second kind, too, but not in folders such as ``gn+ws`` and ``legacy_1.x``.
     """
     if "::" not in path:
-        return Config.fromfile(path)
+        return read_data_config(path) if path.endswith(SUFFIXES) else Config.fromfile(path)
     library, _, inside = path.partition("::")
     if find_spec(library) is None:
         raise FileNotFoundError(f"the package {library!r} is not installed")

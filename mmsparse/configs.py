@@ -7,12 +7,15 @@ import torch
 from mmengine.config import Config
 
 from . import compat, env
+from .data_configs import write_config
+
+__all__ = ["read_config", "without_pretrained", "write_config"]
 
 AMP_ONLY = {"loss_scale", "dtype", "use_fsdp"}  # arguments that mmengine's AmpOptimWrapper has besides
 
 
 def read_config(path: str, options: dict[str, Any] | None = None, launcher: str = "none") -> Config:
-    """Read a config for either stack and fit it to this machine."""
+    """Read a config for either stack and fit it to this machine: a program (.py), or data (.json, .yaml)."""
     env.require()
     compat.prepare()
     if "::" not in path and not Path(path).is_file():

@@ -17,6 +17,7 @@ GROUND = [
     "packaged",
     "trust",
     "env",
+    "data_configs",
     "compat",
     "registry",
     "configs",

@@ -43,7 +43,7 @@ STUDIES |= {"analysis_tools/device_report", "demo", "misc/stock_pictures"}
 def test_every_tool_is_a_sub_command_or_a_study():
     tools = {str(path.relative_to(ROOT / "tools").with_suffix("")) for path in (ROOT / "tools").rglob("*.py")}
     assert tools == {*TOOLS.values(), *STUDIES}
-    assert {path.stem.replace("_", "-") for path in FOLDER.glob("[!_]*.py")} == {*TOOLS, "completion", "env"}
+    assert {path.stem.replace("_", "-") for path in FOLDER.glob("[!_]*.py")} == {*TOOLS, "completion", "config", "env"}
 
 
 def test_the_installed_command_is_this_one():
@@ -81,7 +81,7 @@ def test_a_tool_takes_what_its_sub_command_takes(name, parsed):
     assert len(tool[1]) > 2  # --help is the first
 
 
-@pytest.mark.parametrize("name", [*TOOLS, "env"])
+@pytest.mark.parametrize("name", [*TOOLS, "config", "env"])
 def test_help_says_what_it_does(name, capsys):
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])

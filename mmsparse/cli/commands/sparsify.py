@@ -2,14 +2,14 @@
 
 import argparse
 import re
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 from mmsparse import compat, env, sparsify
 from mmsparse.cli.arguments import Pairs
-from mmsparse.cli.launch import check_writable
+from mmsparse.cli.config_files import read, writable
+from mmsparse.data_configs import write_config
 from mmsparse.mistakes import is_mistake
 
 FLAGS = re.compile("`(keep_ratio|sparsity|neck|head|teacher)`")  # arguments of sparsify, as its errors name them
@@ -17,7 +17,7 @@ FLAGS = re.compile("`(keep_ratio|sparsity|neck|head|teacher)`")  # arguments of 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="IN", help="config file, or lib::path such as mmdet::swin/...py")
-    parser.add_argument("out", metavar="OUT", help="the file to write")
+    parser.add_argument("out", metavar="OUT", help="the file to write: .py, .json or .yaml")
     parser.add_argument("--keep-ratio", type=float, nargs="+", default=[0.7], help="one number, or one per place")
     parser.add_argument(
         "--sparsity",
@@ -46,21 +46,11 @@ def run(args: argparse.Namespace) -> None:
         if not is_mistake(error):
             raise
         raise type(error)(FLAGS.sub(lambda name: "`--" + name[1].replace("_", "-") + "`", str(error))) from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    dynamic.dump(out)
+    write_config(dynamic, out)
     old, new = leaves(dense.to_dict()), leaves(dynamic.to_dict())
     for key in sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         print(f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}")
     print(f"wrote {args.out}")
-
-
-def writable(path: str, overwrite: bool) -> Path:
-    if not path.endswith(".py"):
-        raise ValueError(f"Expected argument `OUT` to be a .py file, but got {path!r}")
-    if Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already. Name another file, or add --overwrite")
-    check_writable(Path(path).parent, "OUT")
-    return Path(path)
 
 
 def nested(pairs: dict[str, Any]) -> dict[str, Any]:
@@ -68,18 +58,6 @@ def nested(pairs: dict[str, Any]) -> dict[str, Any]:
     cfg = Config()
     cfg.merge_from_dict(pairs)
     return cfg.to_dict()
-
-
-def read(path: str) -> Config:
-    """As it stands: nothing is fitted to this machine."""
-    if "::" not in path and not Path(path).is_file():
-        raise FileNotFoundError(f"Expected argument `IN` to be a config file or lib::path, but got {path!r}")
-    try:
-        return compat.load_config(path)
-    except Exception as error:  # a config is a program, and mmengine has no error of its own for an unknown name
-        kind = "a config that is installed" if "::" in path else "a config file"
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"Expected argument `IN` to be {kind}, but got {path!r} ({reason})") from error
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
