@@ -85,6 +85,9 @@ def installed(versions: Versions, envs: Path) -> Path:
         envs.mkdir(parents=True, exist_ok=True)
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", versions.python, str(folder)], check=True)
         what = [f"torch=={versions.torch}", f"torchvision=={versions.torchvision}"]
+        theirs = envs / f"{versions.name}.txt"  # also beyond pyproject's bounds, which are what was tried before
+        theirs.write_text("\n".join(what) + "\n")
+        what += ["--overrides", str(theirs.absolute())]
         what += ["--editable", f"{ROOT}[{versions.stack},deploy]", "--group", f"{ROOT}/pyproject.toml:dev"]
         # Outside of the project, whose own settings hold one torch; in it, for what upstream is built with.
         beside = folder.anchor if versions.stack == "onedl" else ROOT
