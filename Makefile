@@ -1,5 +1,5 @@
 # make test   the suite            make demo   the demo            make lint   style            make docs   the pages
-# make test-browser   headless Chromium on the pages of keep-maps and app
+# make test-browser   headless Chromium on the pages of keep-maps and app, and what the app refuses over HTTP
 # make soak   a training killed at random moments, thousands of requests, peaks of memory
 # make walk   every command of README and pages, as far as it needs nothing that is not here, and the tutorial
 # Each does all its own set-up on a machine with only Python 3.11+ and pip, into an environment of its own name.
@@ -72,12 +72,12 @@ app: .app/.ready
 test: setup hub
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# The browser is Debian's, which is installed where that is allowed; without one, tests say that they are skipped.
+# The browser is Debian's, which is installed where that is allowed; without one, its tests say that they are skipped.
 test-browser: setup app
 	@command -v chromium >/dev/null || [ $$(id -u) -ne 0 ] || ! command -v apt-get >/dev/null || \
 	{ timeout 120 apt-get update -qq && timeout 600 apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
 	echo "Chromium could not be installed."
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs tests/test_browser.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs tests/test_browser.py tests/test_door.py
 
 # Faults and load, about an hour; what it measures goes into docs/soak.json, which docs/reliability.md tells.
 soak: setup app

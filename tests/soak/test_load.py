@@ -1,14 +1,8 @@
 """Many clients at once: each gets what it would get alone, and memory stays what it was."""
 
-import ctypes
-import gc
 import io
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,30 +13,24 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import psutil
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from scenes import ROOT
+from served import AS_THEY_ARE, CONFIG, WEIGHTS, Memory, Served, draw_boards, over_http, served_with, trimmed
 
-import mmsparse
 from mmsparse.apis import budget, get_keep_ratio
 from mmsparse.calls import prepare_batch
 from mmsparse.cli.building import build_model
 from mmsparse.cli.inferring import inferencer_of
-from mmsparse.cli.main import main
 from mmsparse.cli.viewing import reader_of
 from mmsparse.configs import read_config
-from mmsparse.datasets.boards import PIXELS_PER_DEFECT, render_board
 from mmsparse.deploy import Wish, export, serve
 from mmsparse.deploy.artifact import Artifact
 from mmsparse.deploy.formats import Run
 
 pytestmark = pytest.mark.soak
-CONFIG, WEIGHTS = mmsparse.published("atss_dynamic-convnext-pico-w128_whole-m40_in-place_boards")
-RESIZE = "test_dataloader.dataset.pipeline.1"
-AS_THEY_ARE = {f"{RESIZE}.scale": None, f"{RESIZE}.scale_factor": 1.0}  # pictures keep their own sizes
 BUDGETS = (None, 0.2, 0.5, 1.0)  # None: the config's
 SIZES = ((160, 160), (160, 224), (192, 192), (200, 250), (224, 224), (256, 256), (250, 310), (320, 320))
 SIDE = 256  # of what is exported
@@ -50,35 +38,7 @@ CLIENTS = 8
 # What is in use may grow by this of a request, of whose maps and pictures the smallest has 77 kB. What is resident
 # grows by what lies between, too, of which trimming gives back whole pages alone.
 LEAK, APART = 16e3, 0.05
-APP = ROOT / ".app"
-IDLE = 11  # seconds after which the app's threads go, with their memory
 Ask = Callable[[int], Any]  # the number of a job, to its result
-
-
-class Memory(NamedTuple):
-    """Bytes of a process."""
-
-    resident: int
-    used: int  # of the allocator's memory
-
-
-class Allocator(ctypes.Structure):
-    """What glibc tells of itself."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "free", "top")
-    ]
-
-
-def trimmed() -> Memory:
-    """This process's, after everything was given back that can be."""
-    c = ctypes.CDLL(None)
-    c.mallinfo2.restype = Allocator
-    gc.collect()
-    c.malloc_trim(0)
-    told = c.mallinfo2()
-    return Memory(psutil.Process().memory_info().rss, told.uordblks + told.hblkhd)
 
 
 class Done(NamedTuple):
@@ -128,14 +88,7 @@ def under_load(asks: Sequence[Ask], alone: Sequence[Any], requests: int, memory:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> list[Path]:
     """Boards, most of them cut to sizes that are padded."""
-    folder = tmp_path_factory.mktemp("boards")
-    paths = []
-    for number, (height, width) in enumerate(SIZES):
-        side = 32 * -(-max(height, width) // 32)
-        board = render_board(5, "val", number, side, defects=min(6.5, side * side // PIXELS_PER_DEFECT))
-        paths.append(folder / f"board{number}.png")
-        cv2.imwrite(str(paths[-1]), board.image[:height, :width])
-    return paths
+    return draw_boards(tmp_path_factory.mktemp("boards"), SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -162,60 +115,11 @@ def test_threads_that_share_a_network(cfg, pictures, figures):
     assert done.kept < LEAK and done.share < APART
 
 
-class Served(NamedTuple):
-    """The app in a process of its own."""
-
-    url: str
-    process: subprocess.Popen
-    folder: Path  # of temporary files
-    log: Path
-
-    def memory(self, ask: Callable[[], Any]) -> Memory:
-        """When all of its threads are gone but the one that answers."""
-        time.sleep(IDLE)
-        ask()
-        self.process.send_signal(signal.SIGUSR1)
-        return Memory(*map(int, self.process.stdout.readline().split()))
-
-    def forget_peak(self) -> None:
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
-
-    def peak(self) -> int:
-        """The most memory that it had since then, in bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-
-
 @pytest.fixture
 def served(pictures, tmp_path) -> Iterator[Served]:
     """``mmsparse app`` with half of the pictures to choose from."""
-    if not (APP / ".ready").is_file():
-        pytest.skip("Gradio is not in .app: `make app` installs it")
-    command = [sys.executable, __file__, "app", CONFIG, WEIGHTS, *map(str, pictures[::2])]
-    command += ["--port", "0", "--rounds", "0"]
-    command += ["--cfg-options", *(f"{key}={value}" for key, value in AS_THEY_ARE.items())]
-    log, folder = tmp_path / "log.txt", tmp_path / "temporary"
-    folder.mkdir()
-    more = {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", APP))),
-        "OMP_NUM_THREADS": "1",
-        "TMPDIR": str(folder),
-    }
-    sys.path.append(str(APP))
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **more}, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        try:
-            url = next((line.split()[0] for line in process.stdout if line.startswith("http")), None)
-            assert url, log.read_text()[-3000:]
-            yield Served(url, process, folder, log)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
-            process.stdout.close()
-            sys.path.remove(str(APP))
+    with served_with(pictures[::2], tmp_path) as served:
+        yield served
 
 
 def test_clients_of_the_app(served, pictures, figures):
@@ -243,29 +147,6 @@ def test_clients_of_the_app(served, pictures, figures):
     assert done.differing == 0
     assert done.kept < LEAK and done.share < APART
     assert "Traceback" not in served.log.read_text()
-
-
-def over_http(served: Served) -> tuple[Callable[[str, bytes], str], Callable[..., str], Callable[[str], str]]:
-    """What sends a file under any name, to its path there; what asks, to a ticket; and what waits for its answer."""
-    import httpx
-
-    api = httpx.Client(base_url=f"{served.url}/gradio_api", timeout=600, trust_env=False)
-
-    def send(name: str, content: bytes) -> str:
-        (path,) = api.post("/upload", files={"files": (name, content, "image/png")}).raise_for_status().json()
-        return path
-
-    def ask(path: str | None, name: str | None, ratio: float) -> str:
-        file = None if path is None else {"path": path, "meta": {"_type": "gradio.FileData"}}
-        asked = api.post("/call/show", json={"data": [file, name, False, ratio]})
-        return asked.raise_for_status().json()["event_id"]
-
-    def answer(ticket: str) -> str:
-        told = api.get(f"/call/show/{ticket}").raise_for_status().text
-        kind, data = told.strip().rsplit("event: ", 1)[1].split("\ndata: ")
-        return json.loads(data)[0] if kind == "complete" else json.loads(data)["error"]
-
-    return send, ask, answer
 
 
 def png(width: int, height: int) -> bytes:
@@ -340,23 +221,6 @@ def test_a_thousand_requests_at_once_and_hostile_ones_among_them(served, picture
     assert f'"{ROOT}/mmsparse' not in served.log.read_text()
 
 
-def test_the_app_reads_only_what_was_sent_to_it(served, pictures, tmp_path):
-    """No picture that lies on its machine, by any path."""
-    send, ask, answer = over_http(served)
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(pictures[1].read_bytes())
-    own = Path(send("own.png", pictures[0].read_bytes()))
-    assert "of the arithmetic" in answer(ask(str(own), None, 0.5))
-    beside = os.path.relpath(secret, own.parent)
-    paths = [secret, os.path.relpath(secret, ROOT), "docs/boards_front.png", f"{own.parent}/{beside}"]
-    told = {path: answer(ask(str(path), None, 0.5)) for path in paths}
-    shown = [path for path, page in told.items() if "of the arithmetic" in page]
-    assert not shown and all("\n" not in page for page in told.values())
-    elsewhere = answer(ask("http://192.0.2.1/board.png", None, 0.5))
-    assert elsewhere == "Send the picture itself: no other machine is asked for it"
-    assert "of the arithmetic" in answer(ask(str(own), None, 0.5))
-
-
 @pytest.fixture(scope="module", params=["openvino", "onnx"])
 def exported(request, cfg, tmp_path_factory) -> tuple[Artifact, Path]:
     folder = tmp_path_factory.mktemp("exported") / request.param
@@ -424,8 +288,3 @@ def test_threads_that_share_a_served_network(exported, cfg, pictures, figures):
     figures[f"threads, served by {artifact.format}"] = done.figures
     assert done.differing == 0
     assert done.kept < LEAK and done.share < APART
-
-
-if __name__ == "__main__":  # the app, which tells its memory when it is asked
-    signal.signal(signal.SIGUSR1, lambda *_: print(*trimmed(), flush=True))
-    sys.exit(main(sys.argv[1:]))
