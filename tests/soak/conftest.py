@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from mmsparse.files import write_whole
+
 
 @pytest.fixture(scope="session")
 def figures(request):
@@ -10,4 +12,4 @@ def figures(request):
     yield found
     if file := request.config.getoption("--figures"):
         kept = json.loads(file.read_text()) if file.is_file() else {}
-        file.write_text(json.dumps({**kept, **found}, indent=1) + "\n")
+        write_whole(json.dumps({**kept, **found}, indent=1) + "\n", file)

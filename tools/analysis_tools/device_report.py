@@ -30,6 +30,7 @@ from mmsparse.cli.building import build_model
 from mmsparse.cli.main import run_script
 from mmsparse.deploy import Wish, export
 from mmsparse.deploy.program import Program
+from mmsparse.files import write_whole
 from mmsparse.ops import OPERATORS, Kernel, Rows, slow_fast_conv2d
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +65,8 @@ def run(args: argparse.Namespace) -> None:
         for row in _until(deadline, SECTIONS[name](args, device)):
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            args.out.mkdir(parents=True, exist_ok=True)
-            (args.out / "device.json").write_text(json.dumps(report, indent=1) + "\n")
-            (args.out / "device.md").write_text(_markdown(report, args.sections))
+            write_whole(json.dumps(report, indent=1) + "\n", args.out / "device.json")
+            write_whole(_markdown(report, args.sections), args.out / "device.md")
     print(f"\n{args.out / 'device.md'}")
 
 

@@ -29,6 +29,7 @@ from mmsparse.cli.main import run_script
 from mmsparse.cli.rivals import processor
 from mmsparse.deploy.calibration import Bench, groups_of, share_of, what_pays
 from mmsparse.deploy.rivals import Form
+from mmsparse.files import write_whole
 from mmsparse.registry import MODELS
 
 SIDES = (64, 128, 224, 320, 480, 640, 800, 1088, 1333)
@@ -124,8 +125,7 @@ def run(args: argparse.Namespace) -> None:
     for case in tqdm(cases_of(args.seed, args.count, args.runtimes), desc="cases"):
         if case not in done:
             page["cases"].append({**case, **_measured(case, args)})
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(page, indent=1) + "\n")
+            write_whole(json.dumps(page, indent=1) + "\n", args.out)
     cases = page["cases"]
     for case in cases:
         print(f"{case['part']:<20}{case['ratio']:<6}{case['size']!s:<14}{case['batch']:<3}{case['runtime']:<15}"

@@ -40,6 +40,7 @@ from mmsparse import apis, compat
 from mmsparse.analysis import count_macs
 from mmsparse.cli.main import run_script
 from mmsparse.configs import read_config, without_pretrained
+from mmsparse.files import write_whole
 from mmsparse.rewriting import parts_that_fit, sparsify
 from mmsparse.sparsity import new_prefixes, num_keep
 
@@ -72,7 +73,6 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(configs))
         return 0
     out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(out.read_text()) if out.is_file() else {}
     todo = [n for n in configs if args.again or results.get(n, {}).get("status", FAILS) == FAILS]
     first: dict[str, str] = {}  # model -> the config that was run with it
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
             results[name] = run(name, args.timeout) if twin == name else dict(results[twin], twin=twin, seconds=0)
         except Exception as error:
             results[name] = dict(status=FAILS, why=describe(error), seconds=0)
-        out.write_text(json.dumps(results, indent=1))
+        write_whole(json.dumps(results, indent=1), out)
     results = {name: results[name] for name in configs}
     for name, result in results.items():
         print(f"{result['status']:<7} {left_of(result):>5} {result['seconds']:>4} s  {name}  {result['why']}")

@@ -33,6 +33,7 @@ from mmsparse.cli.main import run_script
 from mmsparse.cli.preflight import check_training
 from mmsparse.deploy.rivals import Form, Network, Results, Row, time_rivals
 from mmsparse.engine import latest_checkpoint
+from mmsparse.files import write_whole
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.front import Point, draw_front, front
 
@@ -67,9 +68,9 @@ def run(args: argparse.Namespace) -> None:
             if mine and not result_of(out, name):
                 print(f"{name} ...", flush=True)
                 found = carry_out(runs[name], Path(args.study).parent, out)
-                (out / name / "result.json").write_text(json.dumps(found, indent=1))
+                write_whole(json.dumps(found, indent=1), out / name / "result.json")
     results = {name: found for name in runs if (found := result_of(out, name))}
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+    write_whole(json.dumps(results, indent=1), out / "results.json")
     print(table(results))
     for one, other in study.get("pairs", []):
         print(compared(one, other, runs, Path(args.study).parent, out))

@@ -26,6 +26,7 @@ from mmsparse.cli.choosing import (
 from mmsparse.cli.launch import check_writable, prepare_work_dir
 from mmsparse.cli.numbers import add_json
 from mmsparse.cli.preflight import check_testing
+from mmsparse.files import write_whole
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.choice import draw_shares
 
@@ -74,8 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             found["macs"] = {who: macs_of(network, dataset[0]) for who, network in networks.items()}
         found["metrics"] = metrics_of(cfg, built, args.dense, narrower)
         print(say_metrics(found["metrics"], found.get("macs")))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "choice.json").write_text(json.dumps(found, indent=1))
+    write_whole(json.dumps(found, indent=1), out / "choice.json")
     budgets = {decider.name: decider.keep_ratio for decider in find_deciders(model)}
     draw_shares(out / "choice.png", found["shares"], budgets, found.get("metrics"))
     print(f"{out / 'choice.json'}\n{out / 'choice.png'}")

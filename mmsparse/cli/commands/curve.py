@@ -22,6 +22,7 @@ from mmsparse.cli.choosing import METRICS, numbers_of
 from mmsparse.cli.launch import build_runner, check_writable, prepare_work_dir, quiet
 from mmsparse.cli.numbers import add_json
 from mmsparse.cli.preflight import check_testing
+from mmsparse.files import write_whole
 from mmsparse.rewriting import parts_that_fit, sparsify
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.curve import draw_curve
@@ -56,8 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     cfg.load_from, cfg.resume = None, False
     found = curve(cfg, args.checkpoint, sorted(args.macs, reverse=True))
     print(f"{args.config}{'' if trained else ', routed without training'}\n{table(found)}")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "curve.json").write_text(json.dumps(found, indent=1))
+    write_whole(json.dumps(found, indent=1), out / "curve.json")
     draw_curve(out / "curve.png", found)
     print(f"{out / 'curve.json'}\n{out / 'curve.png'}")
     return {"curve": found}
