@@ -196,8 +196,10 @@ def versions() -> str:
 
 def mistakes() -> str:
     groups = json.loads((ROOT / "tests/bad_input.json").read_text())
+    head = ("mmsparse ...", "says", "where")  # the last one not of every group
     return "\n\n".join(
-        f"### {group}\n\n{rows(('mmsparse ...', 'says'), ((code(c), code(f'... {told} ...')) for c, told in cases))}"
+        f"### {group}\n\n"
+        + rows(head[: len(cases[0])], ((code(c), code(f"... {told} ..."), *where) for c, told, *where in cases))
         for group, cases in groups.items()
     )
 

@@ -1,6 +1,7 @@
 """What mmengine needs to be told before configs are read and checkpoints are loaded."""
 
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ def prepare() -> None:
 
     Safe to call twice.
     """
+    tempfile.gettempdir()  # raises if there is none; mmengine, which reads a copy of each config, would not say so
     MODULE2PACKAGE["mmsparse"] = "mmsparse"
     for module, name in ONEDL_NAMES.items():
         if _installed(name):

@@ -26,6 +26,8 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
         raise ValueError(f"Argument `config`: cannot read {path!r}: {type(error).__name__}: {error}") from error
     if "model" not in cfg:
         raise ValueError(f"Argument `config`: {path!r} describes no `model`")
+    if (library := cfg.get("default_scope")) in env.STACK:
+        env.require(library)
     try:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError, IndexError) as error:

@@ -37,9 +37,8 @@ def read_data_config(path: str | Path) -> Config:
 def write_config(cfg: Config, path: str | Path) -> None:
     """Write a config as one self-contained file, by the suffix: .py, .json, .yaml or .yml."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".py":
-        cfg.dump(path)
+        write_whole(cfg.pretty_text, path)
         return
     if path.suffix not in SUFFIXES:
         raise ValueError(f"Expected a config's file to end in .py or one of {SUFFIXES}, but got {str(path)!r}")

@@ -19,6 +19,8 @@ STACK = {
     "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
     "mmpretrain": ("mmpretrain", "onedl-mmpretrain"),
 }
+TORCH = (2, 6)  # before it a file could get round the loading of weights alone
+BASE = ("torch", "torchvision", "numpy", "tqdm")  # import name and distribution
 INSTALL = (
     "pip install 'mmsparse[onedl]' (the maintained forks) or pip install 'mmsparse[upstream]'; "
     "in a clone, `make setup` or `make setup STACK=upstream`"
@@ -64,6 +66,33 @@ def require(*needed: str) -> None:
         raise RuntimeError(" ".join(problems))
 
 
+def torch_problems() -> list[str]:
+    """One sentence if torch is missing or too old. Looks at metadata, and at a torch without any if it is imported."""
+    found = installed("torch") or getattr(sys.modules.get("torch"), "__version__", None)
+    if found and tuple(map(int, re.findall(r"\d+", found)[:2])) >= TORCH:
+        return []
+    least = ".".join(map(str, TORCH))
+    there = f"torch {found} is too old" if found else "torch is not installed"
+    needed = f"mmsparse needs torch>={least} and a torchvision of the same time"
+    return [f"{there}: {needed}. pip install 'torch>={least}' torchvision"]
+
+
+def require_torch() -> None:
+    """Raise one clear message if torch is missing or too old."""
+    if problems := torch_problems():
+        raise RuntimeError(problems[0])
+
+
+def require_for(error: Exception) -> None:
+    """Raise one clear message if a module could not be imported for what is missing or old."""
+    name = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name in STACK:
+        require(name)
+    require_torch()
+    if name in BASE:
+        raise RuntimeError(f"Not installed: {name}. pip install {name}")
+
+
 def operator_problems() -> list[str]:
     """Compiled parts that do not load. Imports torch, torchvision and mmcv."""
     problems = []
@@ -104,7 +133,7 @@ def look() -> dict[str, Any]:
     found |= {dist: installed(dist) or "missing" for dist in ("torch", "torchvision", "numpy")}
     for name, dists in STACK.items():
         found[name] = {dist: installed(dist) for dist in dists if installed(dist)} or "missing"
-    problems = stack_problems()
+    problems = torch_problems() + stack_problems()
     if installed("torch"):
         import torch
 

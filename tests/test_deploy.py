@@ -1,14 +1,17 @@
 """Exported networks: their folder and page, in the place of the model they came from, and what is refused."""
 
 import copy
+import errno
 import gc
 import json
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from full_disk import files_end_at
 from small_networks import DETECTOR, SEGMENTER
 
 from mmsparse.apis import record_selections
@@ -138,6 +141,25 @@ def test_what_is_no_export_is_not_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(FileExistsError, match="is there and is no export"):
         export(built(DETECTOR), Wish("openvino", [(64, 96)]), tmp_path / "mine")
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "torch-export"])
+def test_a_disk_that_is_full(runtime, detector, tmp_path):
+    """Whatever a library says of it, or does; what was there before stays."""
+    shutil.copytree(detector[0], tmp_path / "there")
+    before = (tmp_path / "there/mmsparse.json").read_text()
+    with files_end_at(10_000), pytest.raises(OSError) as caught:
+        export(built(DETECTOR), Wish(runtime, [(64, 96)], part="backbone"), tmp_path / "there")
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(tmp_path / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there/mmsparse.json").read_text() == before
+
+
+def test_a_bug_of_an_export_is_none_of_the_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(FORMATS["openvino"], "write", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        export(built(DETECTOR), Wish("openvino", [(64, 96)], part="backbone"), tmp_path / "new")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_another(detector, tmp_path):

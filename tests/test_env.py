@@ -1,9 +1,11 @@
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+from scenes import ROOT
 
 from mmsparse import env, mmcv_ops
 
@@ -36,6 +38,41 @@ def test_both_and_mixed_stacks(monkeypatch):
     assert "mmdet and onedl-mmdetection are both installed" in env.stack_problems()[0]
     pretend(monkeypatch, *ONEDL[:2], *UPSTREAM[2:])
     assert "mixed" in env.stack_problems()[0]
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.6.0+cpu", "2.11.0a0+git1", "3.0"])
+def test_a_torch_that_is_new_enough(monkeypatch, version):
+    monkeypatch.setattr(env, "installed", lambda name: version)
+    env.require_torch()
+
+
+def test_a_torch_that_is_too_old_or_missing(monkeypatch):
+    """The oldest is that of the package's metadata."""
+    least = ".".join(map(str, env.TORCH))
+    assert f'"torch>={least}"' in (ROOT / "pyproject.toml").read_text()
+    for version in ("2.5.1+cu121", "1.13"):
+        monkeypatch.setattr(env, "installed", lambda name, version=version: version)
+        with pytest.raises(
+            RuntimeError, match=rf"^torch {re.escape(version)} is too old: mmsparse needs torch>={least}"
+        ):
+            env.require_torch()
+    pretend(monkeypatch)
+    env.require_torch()  # this process has one, with or without metadata
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(RuntimeError, match="^torch is not installed"):
+        env.require_torch()
+
+
+@pytest.mark.parametrize(
+    "name, told", [("mmdet", "Not installed: mmdet"), ("tqdm", "Not installed: tqdm. pip install tqdm")]
+)
+def test_what_an_import_lacked_is_named(monkeypatch, name, told):
+    pretend(monkeypatch, "torch")
+    monkeypatch.setattr(env, "torch_problems", lambda: [])
+    with pytest.raises(RuntimeError, match=told):
+        env.require_for(ModuleNotFoundError(name=f"{name}.models"))
+    env.require_for(ModuleNotFoundError(name="mmsparse.nowhere"))  # is a bug
+    env.require_for(AttributeError(name="nowhere"))
 
 
 def test_command_line_says_what_is_there():

@@ -19,6 +19,7 @@ from torch import nn
 from mmsparse.cli.building import Built
 from mmsparse.cli.data_files import reading
 from mmsparse.engine import latest_checkpoint
+from mmsparse.files import check_room
 
 
 def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
@@ -28,11 +29,17 @@ def prepare_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> Non
 
 
 def check_writable(folder: str | Path, argument: str) -> None:
-    """Refuse a folder that is not there and cannot be made, or cannot be written to."""
+    """Refuse a folder that is not there and cannot be made, or cannot be written to, or has no room."""
     folder = Path(folder).absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise PermissionError(f"Argument `{argument}`: cannot write to the folder {str(folder)!r}. Choose another")
+    try:
+        check_room(there)
+    except OSError as error:
+        raise OSError(
+            f"Argument `{argument}`: cannot write to the folder {str(folder)!r} ({error.strerror}). Choose another"
+        ) from error
 
 
 def choose_start(cfg: Config, resume: str | None, load_from: str | None) -> None:

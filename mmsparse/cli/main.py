@@ -56,9 +56,11 @@ def run_command(name: str, prog: str | None = None, argv: Sequence[str] | None =
     with say_mistakes(prog):
         try:
             command = _module(name)
-        except ModuleNotFoundError as error:
-            env.require(*{str(error.name).partition(".")[0]} & env.STACK.keys())
+        except Exception as error:  # an old torch lacks names and has others
+            env.require_for(error)
             raise
+        if "torch" in sys.modules:
+            env.require_torch()
     return run_script(command.__doc__, command.add_arguments, command.run, prog, argv)
 
 

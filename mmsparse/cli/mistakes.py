@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from mmsparse.files import FULL
 from mmsparse.mistakes import is_mistake
 
 _OF_A_WORKER = "in DataLoader worker process"
+_NO_TEMPORARY = "No usable temporary directory"  # how tempfile begins
+_FREE = "Free some disk space, or name another folder"
 _COMPLETE = "Complete the data, or take its entry out of the annotations"
 
 
@@ -37,6 +40,11 @@ def say_mistakes(prog: str | None = None) -> Iterator[None]:
             sentence = str(error)
         elif isinstance(error, OSError) and error.filename:
             sentence = f"cannot read or write {str(error.filename)!r}: {error.strerror}"
+            sentence += f". {_FREE}" if error.errno in FULL else ""
+        elif isinstance(error, FileNotFoundError) and str(error.strerror).startswith(_NO_TEMPORARY):
+            sentence = f"no temporary file can be written: {error.strerror}. {_FREE} with TMPDIR"
+        elif isinstance(error, OSError) and error.errno in FULL:
+            sentence = f"a file cannot be written: {error.strerror}. {_FREE}"
         elif isinstance(error, FileNotFoundError) and _OF_A_WORKER in str(error):  # which keeps only its text
             sentence = f"a file of the data set is missing: {str(error).split(']')[-1].strip()}. {_COMPLETE}"
         else:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparse.apis import dense_twin, find_dials, get_keep_ratio
+from mmsparse.files import blaming_room
 from mmsparse.ops import for_integers
 from mmsparse.version import __version__
 
@@ -89,7 +90,7 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), blaming_room(aside, folder):
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of PyTorch, about itself
             artifact = _write(model, program, wish, padded, aside, classes, source or {}, tell)
         aside.chmod(0o755)  # a temporary folder is its maker's alone

@@ -1,6 +1,7 @@
 """The files an exported network can be, and how each is written and run. A new one is a class here and nothing else."""
 
 import importlib
+import io
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -152,7 +153,9 @@ class TorchExport(Format):
     precisions = ("f32", "bf16")
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        torch.export.save(program, path)
+        buffer = io.BytesIO()  # where a disk is full, what writes to a file itself ends the process
+        torch.export.save(program, buffer)
+        path.write_bytes(buffer.getvalue())
 
     def load(self, path: Path, precision: str, threads: int | None) -> Run:
         return threaded(torch.export.load(path).module(), threads)

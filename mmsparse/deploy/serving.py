@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmsparse.sparsity import valid
 
 from .artifact import Artifact, Size, key_of
-from .formats import Run
+from .formats import FORMATS, Run
 from .program import MASK, head_of, kind_of
 
 PADDABLE = ("detector", "proposals")
@@ -28,6 +28,7 @@ def serve(model: nn.Module, folder: Path, threads: int | None = None) -> Artifac
         threads: Of the runtime; None: its own choice.
     """
     artifact = Artifact.read(folder)
+    FORMATS[artifact.format].check(artifact.precision)
     if artifact.decoded:
         raise ValueError(
             f"Argument `runtime`: {folder} was exported with --decoded, for use without PyTorch. Export it without"

@@ -43,6 +43,7 @@ from mmsparse.deploy import FORMATS, Wish, export
 from mmsparse.deploy.calibration import Bench, OutOfReachError, groups_of
 from mmsparse.deploy.formats import INT8
 from mmsparse.deploy.rivals import RUNTIMES, Form
+from mmsparse.files import write_whole
 from mmsparse.trust import add_trust, trust_checkpoints
 from mmsparse.visualization.calibration import draw_calibration
 
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_json(out / "calibration.json", found)
     draw_calibration(out / "calibration.png", page.groups, kind or "time", page.dense, chosen)
     write_ratios(cfg, model, chosen["ratios"])
-    cfg.dump(out / f"{Path(args.config).stem}_calibrated.py")
+    write_whole(cfg.pretty_text, out / f"{Path(args.config).stem}_calibrated.py")
     if form.runtime in FORMATS:
         _export(cfg, model, args, form, out / form.runtime)
     print(out)
