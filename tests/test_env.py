@@ -49,7 +49,7 @@ def test_a_torch_that_is_new_enough(monkeypatch, version):
 def test_a_torch_that_is_too_old_or_missing(monkeypatch):
     """The oldest is that of the package's metadata."""
     least = ".".join(map(str, env.TORCH))
-    assert f'"torch>={least}"' in (ROOT / "pyproject.toml").read_text()
+    assert f'"torch>={least},' in (ROOT / "pyproject.toml").read_text()
     for version in ("2.5.1+cu121", "1.13"):
         monkeypatch.setattr(env, "installed", lambda name, version=version: version)
         with pytest.raises(
