@@ -23,7 +23,7 @@ Ratios = Mapping[str, float]  # of some places, by name; all others are kept who
 FEW = 0.02  # of the dense arithmetic: places that save less, at half of their locations, are measured together
 CERTAIN = 2.0  # standard errors
 SURE, REPEATS = 0.01, 2  # error of a share that is good enough, and how often more rounds are tried
-STEP = 0.05  # of the ratios that are considered, between the lowest and the highest that were measured
+STEP = 0.01  # of the ratios that are considered, between the lowest and the highest that were measured
 BIN = 0.0005  # of the dense network's cost
 TIE = 0.01  # relative loss of the metric that all of the arithmetic counts for: among equals, the most is kept
 
