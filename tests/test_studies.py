@@ -51,3 +51,9 @@ def test_pages_tell_what_came_out(study, page):
         value = next(found[metric] for metric in METRICS if metric in found)
         assert f"{value:.{len(told.partition('.')[2])}f}" == told, run
         assert told in text, run
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs/studies").glob("*_times.json")), ids=lambda file: file.stem)
+def test_times_say_of_which_study_they_are(file):
+    study = json.loads(file.read_text())["setup"]["study"].partition(",")[0]
+    assert not Path(study).is_absolute() and (ROOT / study).is_file()
