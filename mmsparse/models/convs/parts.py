@@ -69,8 +69,10 @@ class RoutedPart:
         return results  # behind the block: dynamo cannot leave two of them at once
 
     def laid(self, x: Any) -> Any:
-        """A map in the part's memory format, or several, each laid when it is asked for."""
-        return x.contiguous(memory_format=self.memory_format) if isinstance(x, Tensor) else _Laid(x, self.laid)
+        """A map in the part's memory format, or several: each when it is asked for, unless gradients keep them all."""
+        if isinstance(x, Tensor):
+            return x.contiguous(memory_format=self.memory_format)
+        return [self.laid(m) for m in x] if torch.is_grad_enabled() else _Laid(x, self.laid)
 
 
 class _Laid(Sequence):
@@ -127,12 +129,8 @@ class RoutedPyramidHead(RoutedPart):
     """The same for a head on the levels of a pyramid."""
 
     def laid(self, x: Any) -> Any:
-        """Levels as they come: each operator lays the one that it reads, and lets go of it. For gradients it would keep
-        that, so there a level is laid once for all of them.
-        """
-        if isinstance(x, Tensor):
-            return super().laid(x)
-        return [self.laid(level) for level in x] if torch.is_grad_enabled() else x
+        """Levels as they come: operators lay what they read, and let go of it, unless gradients keep it."""
+        return super().laid(x) if torch.is_grad_enabled() else x
 
 
 class RoutedTowers(RoutedPyramidHead):
