@@ -39,6 +39,7 @@ ELSEWHERE = {
     "data that is not here": r"timm\.pth|released\.pth|PCBData|CamVid|BCCD|camvid|deeppcb",
     "a trained study": r"work_dirs/",
     "minutes of measuring": r"(benchmark|calibrate|benchmark\.py) \S*configs/dynamic_|(benchmark|calibrate) configs/",
+    "more boards": r"data/other",
     "another machine": r"^srun|-p my_package",
     "tried by other tests": r"^(make|pip) |mmsparse app|--resume$|supports --support|misc/study\.py|publish ",
 }
