@@ -17,7 +17,8 @@ Run = Callable[..., Tensor]
 
 OPERATORS: dict[str, "Operator"] = {}  # by name
 EXPORT = "export"  # the device of what exporters see, if that is not the plain decomposition
-SAYS_IT_EXPORTS = hasattr(torch.compiler, "is_exporting")  # from 2.7 on; before, exporters see the operator
+# Before 2.7 torch says that it compiles where it exports, too; what tells the two apart is dynamo.
+_exports = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 _LIBRARY = torch.library.Library("mmsparse", "FRAGMENT")
 
 
@@ -181,7 +182,7 @@ def opaque(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[
 
 def exporting() -> bool:
     """Whether a tracer or an exporter looks. (Where it compiles, torch says that it exports.)"""
-    exports = SAYS_IT_EXPORTS and torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    exports = _exports() and not torch.compiler.is_dynamo_compiling()
     return exports or torch.jit.is_tracing()
 
 

@@ -172,7 +172,7 @@ def test_exporters_see_gathers(name):
     _, _, args = one_of(name)
     model = Wrapped(OPERATORS[name], args)
     with torch.no_grad():
-        program = torch.export.export(model, (args[0],))
+        program = torch.export.export(model, (args[0],), strict=False)  # the default of newer torch
         seen = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
         assert seen and not [target for target in seen if "mmsparse" in target]
         assert not [target for target in seen for word in ("nonzero", "scatter", "index_copy", "put") if word in target]
