@@ -17,14 +17,15 @@ from mmsparse.apis import dense_twin
 from mmsparse.models.convs import ConvRouter, RoutedConv2d
 
 PAGE = Path(__file__).parents[2] / "docs/budgets.md"
+SIZES = [(75, 101), pytest.param((96, 160), marks=pytest.mark.slow)]
 # released model zoo of DynamicViT, GFLOPs at 224x224
 OFFICIAL = [
     (convnext("tiny"), 0.7, 3.6),
     (convnext("small"), 0.7, 5.8),
     (convnext("base"), 0.7, 10.2),
     (convnext("tiny"), 0.9, 3.9),
-    (convnext("small"), 0.9, 6.8),
-    (convnext("base"), 0.9, 11.9),
+    pytest.param(*(convnext("small"), 0.9, 6.8), marks=pytest.mark.slow),
+    pytest.param(*(convnext("base"), 0.9, 11.9), marks=pytest.mark.slow),
     (swin("tiny"), 0.7, 4.0),
     (swin("small"), 0.7, 6.9),
     (swin("base"), 0.7, 12.1),
@@ -56,14 +57,14 @@ def test_official_table(network, ratio, official):
     assert abs(counted / 1e9 - official) <= 0.1
 
 
-@pytest.mark.parametrize("size", [(75, 101), pytest.param((96, 160), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     "scorer",
     [
         dict(type="LocalGlobalScorer"),
         dict(type="MLPScorer"),
-        dict(type="FeatureNormScorer"),
-        dict(type="RandomScorer"),
+        pytest.param(dict(type="FeatureNormScorer"), marks=pytest.mark.slow),
+        pytest.param(dict(type="RandomScorer"), marks=pytest.mark.slow),
         dict(type="KeyNormScorer"),
         dict(type="AttentionScorer"),
         dict(type="AttentionScorer", kind="column"),
@@ -90,7 +91,7 @@ def test_counted_is_traced(network, scorer, size):
         assert count_macs(model, lambda: model(x)).total == traced(model, x)
 
 
-@pytest.mark.parametrize("size", [(96, 160), (75, 101)])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("network", NECKS + HEADS, ids=ids)
 def test_necks_and_heads_run_what_their_selections_say(network, size):
     """Dense arithmetic, less what the unselected tiles save, and the scorers'."""

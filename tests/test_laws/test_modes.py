@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from network import ids
-from networks import BACKBONES, LIGHT
+from networks import BACKBONES, LIGHT, unless_often
 from replay import replay
 
 from mmsparse import pop_aux
@@ -37,7 +37,7 @@ def test_checkpointing_changes_nothing(network, explore):
     assert len(pop_aux(plain)) == len(pop_aux(saving)) == places  # what a place decided is left once
 
 
-@pytest.mark.parametrize("network", LIGHT, ids=ids)
+@pytest.mark.parametrize("network", [pytest.param(each, marks=unless_often(each)) for each in LIGHT], ids=ids)
 def test_training_in_bfloat16(network, monkeypatch):
     """Close to single precision, where the same locations are selected.
 

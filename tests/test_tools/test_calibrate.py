@@ -71,14 +71,16 @@ def test_a_target_is_reached_and_a_second_one_needs_no_measuring(scenes, weights
     assert code == 2 and "has figures of another run (timed differ)" in err
 
 
-def test_without_a_target_or_weights_places_keep_their_ratio_or_all(scenes, tmp_path):
-    few = ("model.backbone.sparsity.places=[(0,0),(2,0)]", "model.backbone.sparsity.keep_ratio=0.5")
+@pytest.mark.parametrize("stages", [[2], pytest.param([0, 2], marks=pytest.mark.slow)], ids=str)
+def test_without_a_target_or_weights_places_keep_their_ratio_or_all(scenes, tmp_path, stages):
+    places = ",".join(f"({stage},0)" for stage in stages)
+    few = (f"model.backbone.sparsity.places=[{places}]", "model.backbone.sparsity.keep_ratio=0.5")
     args = ("--runtime", "torch-export", "--out", tmp_path)
     code, _, err = calibrate(scenes, *args, config=SMALL, options=few)
     assert code == 0, err[-3000:]
     folder = tmp_path / "as-configured"
     chosen = json.loads((folder / "calibration.json").read_text())["chosen"]["ratios"]
-    assert set(chosen) == {"s0b0", "s2b0"} and set(chosen.values()) <= {0.5, 1.0}
+    assert set(chosen) == {f"s{stage}b0" for stage in stages} and set(chosen.values()) <= {0.5, 1.0}
     assert Artifact.read(folder / "torch-export").budgets == pytest.approx(chosen, abs=1e-4)
 
 
