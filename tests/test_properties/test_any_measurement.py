@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmsparse.analysis.intervals import PictureAP, difference
 from mmsparse.deploy import calibration, rivals
-from mmsparse.deploy.calibration import BIN, CERTAIN, Group, Measured, OutOfReachError, levelled, solve, trade_off
+from mmsparse.deploy.calibration import BIN, CERTAIN, STEP, Group, Measured, OutOfReachError, levelled, solve, trade_off
 from mmsparse.deploy.rivals import Results, Row, smaller
 
 DENSE = 0.5  # metric of the dense network
@@ -33,7 +33,7 @@ def exact_groups(draw):
     for name in range(draw(st.integers(1, 3))):
         saved = sorted(draw(st.lists(st.integers(0, 600), min_size=1, max_size=3)), reverse=True)
         first, metrics = draw(st.integers(1, 15)), st.integers(0, 60).map(lambda hundredths: hundredths / 100)
-        costs = [(round(0.05 * (first + place), 2), 1 - BIN * bins) for place, bins in enumerate(saved)]
+        costs = [(round(STEP * (first + place), 2), 1 - BIN * bins) for place, bins in enumerate(saved)]
         at = [Measured(ratio, cost, draw(metrics) if known else None, cost) for ratio, cost in costs]
         groups.append(Group([f"p{name}"], at))
     return groups, DENSE if known else None
