@@ -9,7 +9,7 @@ from mmengine.config import Config
 from . import compat, env
 from .data_configs import write_config
 
-__all__ = ["read_config", "without_pretrained", "write_config"]
+__all__ = ["merge_options", "read_config", "without_pretrained", "write_config"]
 
 AMP_ONLY = {"loss_scale", "dtype", "use_fsdp"}  # arguments that mmengine's AmpOptimWrapper has besides
 
@@ -28,14 +28,19 @@ def read_config(path: str, options: dict[str, Any] | None = None, launcher: str 
         raise ValueError(f"Argument `config`: {path!r} describes no `model`")
     if (library := cfg.get("default_scope")) in env.STACK:
         env.require(library)
-    try:
-        cfg.merge_from_dict(options or {})
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"--cfg-options do not fit {path!r}: {error}") from error
+    merge_options(cfg, options, path)
     cfg.launcher = launcher
     if not torch.cuda.is_available():
         _fit_to_cpu(cfg)
     return cfg
+
+
+def merge_options(cfg: Config, options: dict[str, Any] | None, path: str) -> None:
+    """Put ``--cfg-options`` into a config, in place."""
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"--cfg-options do not fit {path!r}: {error}") from error
 
 
 def without_pretrained(cfg: Any) -> None:

@@ -5,7 +5,7 @@ import argparse
 from mmsparse import compat, env
 from mmsparse.cli.arguments import add_config_options
 from mmsparse.cli.config_files import read, writable
-from mmsparse.data_configs import write_config
+from mmsparse.configs import merge_options, write_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +20,6 @@ def run(args: argparse.Namespace) -> None:
     compat.prepare()
     out = writable(args.out, args.overwrite)
     cfg = read(args.config)
-    try:
-        cfg.merge_from_dict(args.cfg_options or {})
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"--cfg-options do not fit {args.config!r}: {error}") from error
+    merge_options(cfg, args.cfg_options, args.config)
     write_config(cfg, out)
     print(f"wrote {args.out}")
