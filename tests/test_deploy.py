@@ -182,12 +182,19 @@ def test_a_precision_that_it_lacks(name, precision):
         FORMATS[name].check(precision)
 
 
-def test_thresholds_are_refused():
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        (dict(selector=dict(type="ThresholdSelector")), "a ThresholdSelector .*TopKSelector"),
+        (dict(scorer=dict(type="RandomScorer")), "a RandomScorer .*evaluate it in PyTorch"),
+    ],
+)
+def test_what_depends_on_more_than_weights_is_refused(changed, said):
     cfg = copy.deepcopy(DETECTOR)
-    cfg.model.neck.sparsity = dict(**cfg.model.neck.sparsity, selector=dict(type="ThresholdSelector"))
+    cfg.model.neck.sparsity = {**cfg.model.neck.sparsity, **changed}
     model = built(cfg)
     ignore_padding(model)
-    with pytest.raises(ValueError, match=r"neck.*cannot be exported: a ThresholdSelector .*TopKSelector"):
+    with pytest.raises(ValueError, match=f"neck.*cannot be exported: {said}"):
         export(model, Wish("openvino", [(64, 96)]), None)
 
 

@@ -229,6 +229,9 @@ class RandomScorer(Scorer):
         drawn = torch.cat([self._draw(count) for count in alive.sum(dim=1).tolist()])
         return drawn.new_zeros(batch, locations, device=tokens.device).masked_scatter_(alive, drawn.to(tokens.device))
 
+    def export_objection(self, padded: bool) -> str:
+        return "a RandomScorer draws numbers, which exporters cannot follow. It is a baseline: evaluate it in PyTorch"
+
     def _draw(self, count: int) -> Tensor:
         return torch.randn(count, generator=torch.Generator().manual_seed(self.index))
 

@@ -1,10 +1,11 @@
-"""Laws 1, 2 and 4 for random small networks: ours against stock, packed against masked, eval against train.
+"""Laws 1, 2, 4 and 10 for random small networks: ours against stock, packed against masked, trained, alone, exported.
 
 ``pytest tests/test_laws/test_fuzz.py --fuzz 1000`` runs so many of each family, drawn anew each time.
 """
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -14,14 +15,17 @@ import pytest
 import torch
 from cases import FAMILIES, Case
 from frozen import watch_margins
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from test_law10_exports import DYNAMIC, Watched
 from torch import Tensor, nn
 
 from mmsparse import ignore_padding, pop_aux
 from mmsparse.apis import dense_twin, find_deciders, record_selections
+from mmsparse.deploy.check import check_exportable
 from mmsparse.sparsity import num_keep
 
 EXAMPLES = 10  # of each family, the same in every run
+EXPORTS = 2  # which take longer
 CLOSE = 1e-9  # in double precision, of the largest magnitude
 MARGIN = 1e-6  # scores are compared in single precision
 
@@ -40,10 +44,17 @@ class Model(nn.Module):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_networks(family: str, request: pytest.FixtureRequest):
-    count = request.config.getoption("--fuzz")
+    fuzz(family, check, request.config.getoption("--fuzz"), EXAMPLES)
 
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_networks_exported(family: str, request: pytest.FixtureRequest):
+    fuzz(family, exported_is_eager, request.config.getoption("--fuzz"), EXPORTS)
+
+
+def fuzz(family: str, law: Callable[[Case], None], count: int, usually: int) -> None:
     @settings(
-        max_examples=count or EXAMPLES,
+        max_examples=count or usually,
         derandomize=not count,
         database=None,
         deadline=None,
@@ -54,7 +65,7 @@ def test_random_networks(family: str, request: pytest.FixtureRequest):
     )
     @given(FAMILIES[family])
     def run(case: Case) -> None:
-        check(case)
+        law(case)
 
     run()
 
@@ -140,6 +151,29 @@ def alone_is_together(model: Model, x: Tensor, samples: list[Any]) -> None:
             alone = model(x[i : i + 1], samples[i : i + 1])
             if min(margins, default=1.0) > MARGIN:
                 close(alone, [t[i : i + 1] for t in together], f"picture {i} alone")
+
+
+def exported_is_eager(case: Case) -> None:
+    """Law 10: the static form that exporters get gives the results and decisions of the packed one, or is refused."""
+    model, x = Watched(case.pair()[1].eval()), case.pictures()[:1]
+    try:
+        check_exportable(model)
+    except ValueError:
+        assume(False)
+    with torch.no_grad():
+        with watch_margins() as margins:
+            expected = model(x)
+        assume(min(margins, default=1.0) > MARGIN)
+        program = torch.export.export(model, (torch.randn_like(x),), strict=False)
+        found = program.module()(x)
+    seen = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not [target for target in seen for word in DYNAMIC if word in target]
+    for actual, wanted in zip(found, expected, strict=True):
+        assert actual.dtype == wanted.dtype
+        if wanted.dtype == torch.bool:
+            assert torch.equal(actual, wanted)
+    maps = [[t for t in results if t.is_floating_point()] for results in (found, expected)]
+    close(*maps, "exported against packed")
 
 
 def reference(case: Case, stock: nn.Module, model: Model, x: Tensor, masks: Any) -> tuple[Any, nn.Module]:
