@@ -1,12 +1,13 @@
 """Necks, heads, encoders and backbones of convolutions beside the stock classes they must equal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from mmdet.models import backbones, dense_heads, necks
 from mmdet.models.layers import DeformableDetrTransformerEncoder, MSDeformAttnPixelDecoder
+from mmdet.models.roi_heads import mask_heads
 from mmengine.config import ConfigDict
 from mmseg.models import backbones as seg_backbones
 from mmseg.models import decode_heads
@@ -36,20 +37,50 @@ class OnPyramid(nn.Module):
         return tuple(_tensors(self.part(tuple(maps))))
 
 
+class Cascaded(nn.Module):
+    """A head that is given a first guess of the classes, too."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.guess = nn.Conv2d(8, 3, 1)
+        self.head = head
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.head(maps, self.guess(maps[0]))
+
+
+class OfRegions(nn.Module):
+    """A head that is given a region of each picture."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.head(maps[0][..., :14, :14])
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     return [tree] if isinstance(tree, Tensor) else [t for part in tree for t in _tensors(part)]
 
 
 def on_pyramid(
-    part: str, room: Any, levels: int, decisions: int, tile: int = 2, coarse: bool = False, **kwargs: Any
+    part: str,
+    room: Any,
+    levels: int,
+    decisions: int,
+    tile: int = 2,
+    coarse: bool = False,
+    inside: Callable[[nn.Module], nn.Module] = lambda part: part,
+    **kwargs: Any,
 ) -> Network:
     """A stock neck or head of ``room`` beside ours; it takes so many levels and takes so many decisions."""
 
     def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
-        return OnPyramid(getattr(ours, f"Dynamic{part}")(**kwargs, sparsity=sparsity), levels, 8)
+        return OnPyramid(inside(getattr(ours, f"Dynamic{part}")(**kwargs, sparsity=sparsity)), levels, 8)
 
     def stock() -> nn.Module:
-        return OnPyramid(getattr(room, part)(**kwargs), levels, 8)
+        return OnPyramid(inside(getattr(room, part)(**kwargs)), levels, 8)
 
     ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5][:decisions]
     quick = dict(type="MLPScorer", hidden=64)  # the default of so few channels would learn too slowly for a test
@@ -187,6 +218,11 @@ _tower = dict(**_dense, stacked_convs=2)
 _sides = dict(type="TBLRBBoxCoder", normalizer=4.0)
 _distill = dict(type="KnowledgeDistillationKLDivLoss")
 _fovea = dict(base_edge_list=(16, 32, 64, 128), scale_ranges=((8, 32),) * 4)
+_two_maps = {**_decode, "in_index": [0, 1], "in_channels": [8, 8], "channels": 8}
+_two_maps["dropout_ratio"] = 1e-12  # ANNHead cannot do without
+_no_c1 = dict(c1_in_channels=0, c1_channels=0)
+_squares = dict(type="AnchorGenerator", ratios=[1.0], scales=[4], strides=ANCHORS["strides"])
+_guided = dict(approx_anchor_generator={**ANCHORS, "scales_per_octave": 3}, square_anchor_generator=_squares)
 KIN = [
     encoder(pixels=True),
     of_convs("HRNet", backbones, 11, **_hr),
@@ -206,4 +242,23 @@ KIN = [
     *(on_pyramid(name, dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm) for name in ("LADHead", "PAAHead")),
     on_pyramid("LDHead", dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm, loss_ld=_distill),
     *(on_pyramid(name, decode_heads, 1, 3, **_one_map) for name in ("FCNHead", "GCHead", "NLHead", "DNLHead")),
+    on_pyramid("ANNHead", decode_heads, 2, 1, **_two_maps, project_channels=4, key_pool_scales=(1, 2)),
+    on_pyramid("APCHead", decode_heads, 1, 1, **_one_map, pool_scales=(1, 2), fusion=True),
+    on_pyramid("CCHead", decode_heads, 1, 3, **_one_map),
+    on_pyramid("DAHead", decode_heads, 1, 4, **_one_map, pam_channels=4),
+    on_pyramid("DMHead", decode_heads, 1, 1, **_one_map, filter_sizes=(1, 3), fusion=True),
+    on_pyramid("DepthwiseSeparableASPPHead", decode_heads, 1, 1, **_one_map, dilations=(1, 2), **_no_c1),
+    on_pyramid("EMAHead", decode_heads, 1, 3, **_one_map, ema_channels=8, num_bases=4, num_stages=2, momentum=0.0),
+    on_pyramid("EncHead", decode_heads, 2, 1, **_two_maps, num_codes=4, use_se_loss=False),
+    on_pyramid("ISAHead", decode_heads, 1, 1, **_one_map, isa_channels=4, down_factor=(2, 2)),
+    on_pyramid("OCRHead", decode_heads, 1, 1, inside=Cascaded, **_one_map, ocr_channels=4),
+    on_pyramid("PSPHead", decode_heads, 1, 1, **_one_map, pool_scales=(1, 2)),
+    *(on_pyramid(name, dense_heads, 4, 3, **_tower, **_guided) for name in ("GARetinaHead", "SABLRetinaHead")),
+    on_pyramid("GARPNHead", dense_heads, 4, 3, in_channels=8, feat_channels=8, **_guided),
+    on_pyramid("RepPointsHead", dense_heads, 4, 3, **_tower, point_feat_channels=8, point_strides=[4, 8, 16, 32]),
+    on_pyramid("VFNetHead", dense_heads, 4, 3, **_tower, strides=[4, 8, 16, 32], norm_cfg=_norm),
+    on_pyramid("YOLACTHead", dense_heads, 4, 3, **_levels, num_head_convs=2, num_protos=4, **_anchors),
+    on_pyramid("FCNMaskHead", mask_heads, 1, 1, inside=OfRegions, in_channels=8, conv_out_channels=8, num_convs=2),
+    of_convs("RegNet", backbones, 3, arch=dict(w0=8, wa=16.0, wm=2.0, group_w=8, depth=8, bot_mul=1.0)),
+    of_convs("ResNetV1c", seg_backbones, 4, depth=18, base_channels=8, norm_eval=True),
 ]

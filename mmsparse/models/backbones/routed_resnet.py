@@ -59,14 +59,14 @@ class RoutedResNet(RoutedBackbone):
         return [(stage, 1) for stage, objection in self._objections().items() if objection is None]
 
     def _objections(self) -> dict[int, str | None]:
-        """To routing the second block of each stage that is trained."""
+        """To routing the second block of each stage that is trained and has one."""
         trained = range(max(self.frozen_stages, 0), self.num_stages)
-        return {stage: objection_to(self._block(stage, 1)) for stage in trained}
+        return {stage: objection_to(self._block(stage, 1)) for stage in trained if self.stage_blocks[stage] > 1}
 
     def _build_router(self, sparsity: Mapping[str, Any]) -> BlockRouter:
         reasons = list(dict.fromkeys(self._objections().values()))
         if None not in reasons and "places" not in sparsity:
-            why = "; ".join(reasons) or f"frozen_stages={self.frozen_stages} freezes them"
+            why = "; ".join(reasons) or f"no stage behind frozen_stages={self.frozen_stages} has two"
             raise ValueError(f"{type(self).__name__}: none of its blocks can be routed: {why}. Remove `sparsity`")
         return super()._build_router(sparsity)
 
