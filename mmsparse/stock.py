@@ -5,15 +5,7 @@ Here, so that who rewrites configs needs no library of models.
 
 # Heads that need nothing but a mixin in front of them.
 # Of mmdet: towers that are applied to every level, and towers of each level's own
-TOWERS = (
-    "ATSSHead",
-    "CenterNetUpdateHead",
-    "FCOSHead",
-    "FSAFHead",
-    "FoveaHead",
-    "FreeAnchorRetinaHead",
-    "GARetinaHead",
-)
+TOWERS = ("ATSSHead", "CenterNetUpdateHead", "FCOSHead", "FSAFHead", "FoveaHead", "FreeAnchorRetinaHead")
 TOWERS += ("GFLHead", "LADHead", "LDHead", "PAAHead", "PISARetinaHead", "RepPointsHead", "SABLRetinaHead", "VFNetHead")
 LEVELS = ("RTMDetSepBNHead", "RetinaSepBNHead")
 # of mmseg: on one map, whatever else they do with it
@@ -22,7 +14,7 @@ ON_ONE_MAP += ("EMAHead", "EncHead", "FCNHead", "GCHead", "ISAHead", "NLHead", "
 
 MASKS = ("FCNMaskHead",)  # of regions
 
-_OTHERS = ("GARPNHead", "RPNHead", "RetinaHead", "YOLACTHead", "YOLOXHead")
+_OTHERS = ("GARPNHead", "GARetinaHead", "RPNHead", "RetinaHead", "YOLACTHead", "YOLOXHead")
 
 HEADS = dict(mmdet=(*TOWERS, *LEVELS, *MASKS, *_OTHERS), mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead"))
 NECKS = dict(

@@ -3,7 +3,7 @@
 from .attention import Groups, attention_rows
 from .feed_forward import FeedForward, NormLinear, activation_name, slow_fast_ffn
 from .of_thread import OfThread
-from .operator import EXPORT, OPERATORS, Kernel, Operator, exporting, opaque
+from .operator import EXPORT, OPERATORS, Kernel, Operator, exporting, opaque, recomputed
 from .rows import Rows, inverse_of, put_together
 from .slow_fast import slow_fast_conv2d, slow_fast_rows
 from .sparse_conv import sparse_conv2d, sparse_conv2d_reference
@@ -53,6 +53,7 @@ __all__ = [
     "opaque",
     "put_tiles",
     "put_together",
+    "recomputed",
     "remembered",
     "size_of",
     "slow_fast_conv2d",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import register_flop_formula
 
 Run = Callable[..., Tensor]
@@ -178,6 +179,21 @@ def opaque(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[
         return call
 
     return wrap
+
+
+def recomputed(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A pure function that keeps for its gradients what it is given, and computes all else once more.
+
+    For what is quick, beside what its steps would keep until the backward pass.
+    """
+
+    @functools.wraps(run)
+    def call(*args: Any) -> Tensor:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or exporting():
+            return run(*args)
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
+
+    return call
 
 
 def exporting() -> bool:

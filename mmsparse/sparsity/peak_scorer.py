@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparse.ops import opaque, tile_grid, zero_beyond
+from mmsparse.ops import opaque, recomputed, tile_grid, zero_beyond
 from mmsparse.registry import MODELS
 
 from .scorers import ALL, Context, Scorer, mean_of_alive
@@ -68,6 +68,7 @@ def _no_scores(x: Tensor, real: Tensor | None, alive: Tensor | None, tile: int, 
     return x.new_empty(x.shape[0], high * wide)
 
 
+@recomputed
 @opaque(_no_scores)
 def peaks(
     x: Tensor, real: Tensor | None, alive: Tensor | None, tile: int, eps: float, weights: Sequence[Tensor]

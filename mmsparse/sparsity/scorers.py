@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsparse.ops import opaque
+from mmsparse.ops import opaque, recomputed
 from mmsparse.registry import MODELS
 
 from .selection import Geometry
@@ -121,6 +121,7 @@ class LocalGlobalScorer(Scorer):
         return local_global(tokens, context.alive, [norm.weight, norm.bias], norm.eps, weights, biases)
 
 
+@recomputed
 @opaque(lambda tokens, *_: tokens.new_empty(tokens.shape[:2]))
 def local_global(
     tokens: Tensor,

@@ -25,6 +25,8 @@ REFUSED = {  # what must be in the sentence
     "sparsifiner": "connectivity=None",
     "encoder": "Use it in PyTorch",
     "pixel-decoder": "Use it in PyTorch",
+    "GARetinaHead": "predicts at depends on the picture",
+    "GARPNHead": "predicts at depends on the picture",
     "adavit": "policy=None",
 }
 EXPORTED = [network for network in [*LIGHT, *KIN] if network.name not in REFUSED]

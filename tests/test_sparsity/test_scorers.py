@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from mmsparse.analysis import count_macs
 from mmsparse.models.backbones.block_router import BlockRouter
+from mmsparse.ops import operator
 from mmsparse.registry import build
 from mmsparse.sparsity import (
     AttentionScorer,
@@ -215,3 +216,21 @@ def test_peaks_are_learned_where_means_are_not():
         shares[type(scorer)] = sum(found(scorer, 1000 + seed) for seed in range(5)) / 5
     assert shares[PeakScorer] > 0.9
     assert shares[LocalGlobalScorer] < 0.75
+
+
+@pytest.mark.parametrize("kind", [LocalGlobalScorer, PeakScorer])
+def test_what_is_read_is_all_that_is_kept_for_gradients(kind, monkeypatch):
+    """And gradients are those of a graph that keeps every step."""
+    scorer, x = kind(16), torch.randn(2, 16, 12, 20) if kind.reads_map else torch.randn(2, 240, 16)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        scores = scorer(x)
+    weights = list(scorer.parameters())
+    found = torch.autograd.grad(scores.square().mean(), weights)
+    assert sum(kept) == x.numel()
+    monkeypatch.setattr(operator, "checkpoint", lambda run, *args, **_: run(*args))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        scores = scorer(x)
+    assert sum(kept) > 2 * x.numel()
+    for actual, expected in zip(found, torch.autograd.grad(scores.square().mean(), weights), strict=True):
+        assert torch.equal(actual, expected)

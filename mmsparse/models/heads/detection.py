@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models import dense_heads as stock
-from mmdet.models.dense_heads import GARPNHead, RetinaHead, RPNHead, YOLACTHead, YOLOXHead
+from mmdet.models.dense_heads import GARetinaHead, GARPNHead, RetinaHead, RPNHead, YOLACTHead, YOLOXHead
 from torch import nn
 
 from mmsparse.models.convs import RoutedLevels, RoutedTowers, routable, routed
@@ -43,8 +43,23 @@ class DynamicRetinaHead(RoutedTowers, RetinaHead):
         return [*super().routed_convs(levels), *predictors]
 
 
+class RoutedGuided(RoutedTowers):
+    """The same of heads that guess where objects are and predict only there."""
+
+    def export_objection(self, padded: bool) -> str:
+        return (
+            "how many locations it predicts at depends on the picture, in the stock head as well, and an exported "
+            "network has fixed shapes. Use it in PyTorch"
+        )
+
+
 @MODELS.register_module()
-class DynamicGARPNHead(RoutedTowers, GARPNHead):
+class DynamicGARetinaHead(RoutedGuided, GARetinaHead):
+    """GARetinaHead whose towers are routed."""
+
+
+@MODELS.register_module()
+class DynamicGARPNHead(RoutedGuided, GARPNHead):
     """GARPNHead whose shared convolution is routed."""
 
     prefix = "rpn"
