@@ -129,12 +129,14 @@ def evaluation_is_masked(
 def budgets_are_of_real_locations(case: Case, model: Model, taken: list[Any]) -> None:
     """Every picture keeps the rounded fraction of its own real locations, and no padding."""
     ratios = {decision.name: decision.keep_ratio for decision in find_deciders(model)}
-    if case.family in ("neck", "head") or case.sparsity["selector"]["type"] == "ThresholdSelector":
-        return  # of tiles, or no exact counts
+    if case.sparsity["selector"]["type"] == "ThresholdSelector":
+        return  # no exact counts
     for name, selection in taken:
         if ratios[name] < 1:
+            whole, tile = selection.geometry.size, selection.geometry.tile
             for mask, size in zip(selection.keep_mask, case.sizes, strict=True):
-                high, wide = (math.ceil(n * g / p) for n, g, p in zip(size, selection.grid, case.padded, strict=True))
+                locations = (math.ceil(n * g / p) for n, g, p in zip(size, whole, case.padded, strict=True))
+                high, wide = (math.ceil(n / tile) for n in locations)
                 real = mask.view(selection.grid)[:high, :wide].sum()
                 assert mask.sum() == real == num_keep(ratios[name], high * wide), name
 
