@@ -1,5 +1,6 @@
 """What one could take instead of a routed network: which networks and forms, and the figures of a run."""
 
+import argparse
 import copy
 import json
 import shutil
@@ -13,6 +14,7 @@ from torch import nn
 from mmsparse.cli.building import build_model
 from mmsparse.cli.commands.benchmark import add_arguments, run
 from mmsparse.cli.mistakes import Parser
+from mmsparse.cli.rivals import run_rivals
 from mmsparse.deploy import rivals
 from mmsparse.deploy.rivals import Form, Results, Row, networks_of, smaller, table, time_rivals
 
@@ -161,3 +163,9 @@ def test_what_ran_before_has_ended(long, calls, monkeypatch):
     monkeypatch.setattr(rivals, "LONG", long)
     assert 0 < rivals._undisturbed(lambda: done.append("ran")) < 10.0
     assert done == ["slept 0.1", *["ran"] * calls]
+
+
+def test_what_cannot_be_exported_is_timed_without_rivals():
+    args = argparse.Namespace(shape=[64, 64], parts=["model"])
+    with pytest.raises(ValueError, match="--rivals .without it, .* PyTorch.: A Conv2d cannot be exported whole"):
+        run_rivals(nn.Conv2d(3, 3, 1), args, [1])

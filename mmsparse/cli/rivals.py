@@ -17,7 +17,9 @@ from mmsparse.apis import get_keep_ratio
 from mmsparse.cli.budgets import open_config
 from mmsparse.cli.building import build_model
 from mmsparse.cli.launch import check_writable
+from mmsparse.deploy.program import kind_of
 from mmsparse.deploy.rivals import Form, Results, Row, networks_of, table, time_rivals
+from mmsparse.mistakes import mistakes_in
 
 VERSIONS = ("mmsparse", "torch", "onnxruntime", "openvino")
 
@@ -25,6 +27,9 @@ VERSIONS = ("mmsparse", "torch", "onnxruntime", "openvino")
 def run_rivals(model: nn.Module, args: argparse.Namespace, threads: Sequence[int]) -> dict[str, Any]:
     if not args.shape:
         raise ValueError("--rivals needs --shape H W: an exported network has one size")
+    if "model" in args.parts:
+        with mistakes_in("--rivals (without it, the whole network is timed in PyTorch)"):
+            kind_of(model)
     forms = list(map(Form.read, args.forms))
     out = args.out or Path("work_dirs") / Path(args.config).stem / "rivals.json"
     check_writable(out.parent, "out")
