@@ -58,7 +58,7 @@ def write(found: Found, file: Path) -> None:
 def page(found: Found) -> str:
     from networks import ALL
     from part_networks import KIN
-    from test_law10_exports import REFUSED, dynamic
+    from test_law10_exports import CRASH, REFUSED, dynamic
 
     from mmsparse import models
     from mmsparse.deploy.check import check_exportable
@@ -81,6 +81,10 @@ def page(found: Found) -> str:
             reason = str(refused.value).partition("cannot be exported: ")[2]
             reasons += [reason] if reason not in reasons else []
             cells[1:] = [f"no [{reasons.index(reason) + 1}]"] * (len(COLUMNS) - 1)
+        if network.name in CRASH:
+            reason = "OpenVINO 2026.4 ends the process, with the stock head alone as well"
+            reasons += [reason] if reason not in reasons else []
+            cells[-2:] = [f"no [{reasons.index(reason) + 1}]"] * 2
         kernels = "experimental" if any(isinstance(m, RoutedConv2d) for m in model.modules()) else "plain"
         lines.append(
             f"| {', '.join(f'`{name}`' for name in classes)} | {network.name} | {' | '.join(cells)} | {kernels} |"

@@ -124,9 +124,11 @@ def _of_built(kind: type[Any], model: nn.Module, cfg: Config) -> Any:
 
     logging.disable()  # it looks for functions in scopes that have none
     try:
-        return Ready(cfg, scope=cfg.default_scope, show_progress=False)
+        inferencer = Ready(cfg, scope=cfg.default_scope)
     finally:
         logging.disable(logging.NOTSET)
+    inferencer.show_progress = False  # no argument of mmseg 1.2's
+    return inferencer
 
 
 def coco_of(results: Mapping[str, Path], classes: Sequence[str]) -> bytes:
