@@ -6,7 +6,8 @@ Here, so that who rewrites configs needs no library of models.
 # Heads that need nothing but a mixin in front of them.
 # Of mmdet: towers that are applied to every level, and towers of each level's own
 TOWERS = ("ATSSHead", "CenterNetUpdateHead", "FCOSHead", "FSAFHead", "FoveaHead", "FreeAnchorRetinaHead")
-TOWERS += ("GFLHead", "LADHead", "LDHead", "PAAHead", "PISARetinaHead", "RepPointsHead", "SABLRetinaHead", "VFNetHead")
+TOWERS += ("GFLHead", "LADHead", "LDHead", "PAAHead", "PISARetinaHead", "SABLRetinaHead")
+DEFORMABLE = ("RepPointsHead", "VFNetHead")  # towers, too; deformable convolutions follow
 LEVELS = ("RTMDetSepBNHead", "RetinaSepBNHead")
 # of mmseg: on one map, whatever else they do with it
 ON_ONE_MAP = ("ANNHead", "APCHead", "ASPPHead", "CCHead", "DAHead", "DNLHead", "DepthwiseSeparableASPPHead")
@@ -16,7 +17,9 @@ MASKS = ("FCNMaskHead",)  # of regions
 
 _OTHERS = ("GARPNHead", "GARetinaHead", "RPNHead", "RetinaHead", "YOLACTHead", "YOLOXHead")
 
-HEADS = dict(mmdet=(*TOWERS, *LEVELS, *MASKS, *_OTHERS), mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead"))
+HEADS = dict(
+    mmdet=(*TOWERS, *DEFORMABLE, *LEVELS, *MASKS, *_OTHERS), mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead")
+)
 NECKS = dict(
     mmdet=("FPN", "PAFPN", "HRFPN", "ChannelMapper", "CSPNeXtPAFPN", "YOLOXPAFPN"),
     mmseg=("MultiLevelNeck",),

@@ -80,7 +80,8 @@ def page(found: Found) -> str:
                 check_exportable(model)
             reason = str(refused.value).partition("cannot be exported: ")[2]
             reasons += [reason] if reason not in reasons else []
-            cells[1:] = [f"no [{reasons.index(reason) + 1}]"] * (len(COLUMNS) - 1)
+            no = f"no [{reasons.index(reason) + 1}]"
+            cells[1:] = [cell if cell == "yes" else no for cell in cells[1:]]
         if network.name in CRASH:
             reason = "OpenVINO 2026.4 ends the process, with the stock head alone as well"
             reasons += [reason] if reason not in reasons else []

@@ -27,9 +27,11 @@ REFUSED = {  # what must be in the sentence
     "pixel-decoder": "Use it in PyTorch",
     "GARetinaHead": "predicts at depends on the picture",
     "GARPNHead": "predicts at depends on the picture",
+    "RepPointsHead": "deformable convolutions",
+    "VFNetHead": "deformable convolutions",
     "adavit": "policy=None",
 }
-CRASH = ("NLHead", "DNLHead")  # OpenVINO 2026.4 ends the process, with the stock head alone as well
+CRASH = ("NLHead", "DNLHead", "EMAHead")  # OpenVINO 2026.4 ends the process, with the stock head alone as well
 COPIED = ("ANNHead",)  # a module stands at two places: torch.export traces a copy, whose decisions nobody records
 EXPORTED = [network for network in [*LIGHT, *KIN] if network.name not in REFUSED]
 OFTEN = {  # an export takes 10 seconds; the others are behind the marker

@@ -10,7 +10,7 @@ from torch import nn
 from mmsparse.models.convs import RoutedLevels, RoutedTowers, routable, routed
 from mmsparse.registry import MODELS
 from mmsparse.sparsity.decider import check_flags
-from mmsparse.stock import LEVELS, TOWERS
+from mmsparse.stock import DEFORMABLE, LEVELS, TOWERS
 
 
 @MODELS.register_module()
@@ -53,6 +53,13 @@ class RoutedGuided(RoutedTowers):
         )
 
 
+class RoutedDeformable(RoutedTowers):
+    """The same of heads with deformable convolutions."""
+
+    def export_objection(self, padded: bool) -> str:
+        return "no runtime has the deformable convolutions behind its towers. Use it in PyTorch"
+
+
 @MODELS.register_module()
 class DynamicGARetinaHead(RoutedGuided, GARetinaHead):
     """GARetinaHead whose towers are routed."""
@@ -83,6 +90,6 @@ class DynamicYOLOXHead(RoutedLevels, YOLOXHead):
     towers = ("multi_level_cls_convs", "multi_level_reg_convs")
 
 
-for _mixin, _names in ((RoutedTowers, TOWERS), (RoutedLevels, LEVELS)):
+for _mixin, _names in ((RoutedTowers, TOWERS), (RoutedDeformable, DEFORMABLE), (RoutedLevels, LEVELS)):
     for _name in _names:
         globals()[f"Dynamic{_name}"] = routed(_mixin, getattr(stock, _name), "towers", __name__)
