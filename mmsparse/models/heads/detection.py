@@ -57,7 +57,7 @@ class RoutedDeformable(RoutedTowers):
     """The same of heads with deformable convolutions."""
 
     def export_objection(self, padded: bool) -> str:
-        return "no runtime has the deformable convolutions behind its towers. Use it in PyTorch"
+        return "the deformable convolutions behind its towers are not exported. Use it in PyTorch"
 
 
 @MODELS.register_module()
