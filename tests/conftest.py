@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from pathlib import Path
@@ -37,6 +38,10 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     for item in items:
         support.mark(item)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays: no need to look through it again and again
 
 
 def pytest_configure(config):

@@ -28,15 +28,16 @@ class Network:
 
     def pair(self, sparsity: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
         """The stock network with lively weights, and a dynamic one with the same dense weights."""
-        stock = self.stock()
+        stock, dynamic = self.stock(), self.alone(sparsity)
         enliven(stock)
-        return stock, self.like(stock, sparsity)
-
-    def like(self, stock: nn.Module, sparsity: dict[str, Any]) -> nn.Module:
-        dynamic = self.dynamic(sparsity=sparsity)
-        enliven(dynamic)  # scorers and fast paths too
         result = dynamic.load_state_dict(stock.state_dict(), strict=False)
         assert not result.unexpected_keys
+        return stock, dynamic
+
+    def alone(self, sparsity: dict[str, Any]) -> nn.Module:
+        """The dynamic one for laws that compare it with itself."""
+        dynamic = self.dynamic(sparsity=sparsity)
+        enliven(dynamic)  # scorers and fast paths too
         return dynamic
 
 

@@ -157,8 +157,8 @@ def sparsifiner() -> Network:
 class Stabilised(Network):
     """Of the stock network's values as long as its stabiliser, which enlivening fills, is zero."""
 
-    def like(self, stock: nn.Module, sparsity: dict[str, Any]) -> nn.Module:
-        dynamic = super().like(stock, sparsity)
+    def alone(self, sparsity: dict[str, Any]) -> nn.Module:
+        dynamic = super().alone(sparsity)
         nn.init.zeros_(dynamic.stabiliser.weight)
         nn.init.zeros_(dynamic.stabiliser.bias)
         return dynamic
@@ -181,8 +181,8 @@ def tpc() -> Network:
 class Unskipping(Network):
     """Whose policy, which enlivening fills, uses all heads and layers, drawn or not; computed one by one."""
 
-    def like(self, stock: nn.Module, sparsity: dict[str, Any]) -> nn.Module:
-        dynamic = super().like(stock, sparsity)
+    def alone(self, sparsity: dict[str, Any]) -> nn.Module:
+        dynamic = super().alone(sparsity)
         for choice in dynamic.policy.dials:
             nn.init.constant_(choice.linear.bias, 1e3)
         return dynamic

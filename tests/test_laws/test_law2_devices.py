@@ -72,7 +72,7 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
 @on_devices
 @pytest.mark.parametrize("network", FAMILIES, ids=ids)
 def test_networks(network, device, monkeypatch):
-    _, model = network.pair(network.everywhere)
+    model = network.alone(network.everywhere)
     x = torch.randn(2, 3, 96, 128)
 
     def run(part: nn.Module, dtype: torch.dtype) -> list[Tensor]:

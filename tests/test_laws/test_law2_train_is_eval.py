@@ -16,7 +16,7 @@ from mmsparse.sparsity import Selection
     "network, explore", [pytest.param(n, explore, id=f"{ids(n)}-{explore}") for n in LIGHT for explore in n.explore]
 )
 def test_same_selection_same_maps(network, selector, explore, monkeypatch):
-    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), explore=explore))
+    model = network.alone(dict(**network.everywhere, selector=dict(type=selector), explore=explore))
     model.double().train()  # the rows are packed otherwise, which rounds otherwise
     x = torch.randn(2, 3, 160, 128, dtype=torch.float64)
     trained = model(x)

@@ -13,7 +13,7 @@ from mmsparse.apis import record_selections
     "network, scorer", with_scorers("LocalGlobalScorer", "FeatureNormScorer", "RandomScorer", "AttentionScorer")
 )
 def test_alone_or_together(network, selector, scorer):
-    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
+    model = network.alone(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     model.double()  # batches of other sizes are summed in another order, which could turn near ties in single precision
     x = torch.randn(3, 3, 96, 128, dtype=torch.float64) * torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1)
     model.train()

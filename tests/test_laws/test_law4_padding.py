@@ -96,7 +96,7 @@ def without_mixing(model):
 )
 def test_alone_or_padded(network, scorer, selector):
     """Decisions, and with them the maps, where the dense network itself does not look across the border."""
-    _, net = network.pair(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
+    net = network.alone(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     model = Model(without_mixing(net)).double().train()  # no near ties that another order of sums could turn
     model(torch.randn(2, 3, 64, 96, dtype=torch.float64))  # lets thresholds see some scores, of other pictures
     model.eval()
@@ -113,7 +113,7 @@ def test_alone_or_padded(network, scorer, selector):
 @pytest.mark.parametrize("network", [n for n in NO_MIX if n.name in {n.name for n in [*NECKS, *HEADS]}], ids=ids)
 def test_what_the_padding_of_a_tile_holds_does_not_matter(network):
     """Without mixing these see the first pixel of each location, which is real where the location counts."""
-    _, net = network.pair(network.everywhere)
+    net = network.alone(network.everywhere)
     model, mine = Model(without_mixing(net)).eval().double(), pictures()
     inputs, samples = batch(mine, PADDED)
     other = 30 * torch.randn_like(inputs)
@@ -129,7 +129,7 @@ def test_what_the_padding_of_a_tile_holds_does_not_matter(network):
 
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_full_pictures_are_as_ever(network):
-    _, net = network.pair(dict(**network.everywhere))
+    net = network.alone(dict(**network.everywhere))
     model = Model(net).eval()
     inputs, samples = batch([torch.randn(3, 64, 96)] * 2, (64, 96))
     with torch.no_grad(), record_selections(model) as taken:
@@ -142,7 +142,7 @@ def test_full_pictures_are_as_ever(network):
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_padding_takes_nothing_of_the_budget(network, training):
     """Every image keeps the rounded fraction of its own real locations, and no padding."""
-    _, net = network.pair(dict(**network.everywhere))
+    net = network.alone(dict(**network.everywhere))
     model = Model(net).double().train(training)
     with record_selections(model) as taken:
         model(*batch(pictures(), PADDED))

@@ -8,7 +8,7 @@ from networks import SELECTORS, with_scorers
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("network, scorer", with_scorers("LocalGlobalScorer", "RandomScorer", "AttentionScorer"))
 def test_twice_the_same_bits(network, selector, scorer):
-    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
+    model = network.alone(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     model.eval()
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():

@@ -95,7 +95,7 @@ def test_counted_is_traced(network, scorer, size):
 @pytest.mark.parametrize("network", NECKS + HEADS, ids=ids)
 def test_necks_and_heads_run_what_their_selections_say(network, size):
     """Dense arithmetic, less what the unselected tiles save, and the scorers'."""
-    _, model = network.pair(network.everywhere)
+    model = network.alone(network.everywhere)
     model.eval()
     x = torch.randn(1, 3, *size)
     convs = [module for module in model.modules() if isinstance(module, RoutedConv2d)]

@@ -15,7 +15,7 @@ from mmsparse.sparsity import ratio_loss
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_every_parameter_gets_a_gradient(network, selector, progress):
-    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), learn="gate"))
+    model = network.alone(dict(**network.everywhere, selector=dict(type=selector), learn="gate"))
     model.train()
     for decision in find_deciders(model):
         decision.progress = progress
@@ -32,7 +32,7 @@ def test_every_parameter_gets_a_gradient(network, selector, progress):
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_scores_that_regress_the_gain_get_one_by_it_alone(network, selector, progress):
     """The loss gives scorers nothing but the target; with no weight on the regression they stay as they are."""
-    _, model = network.pair(dict(**network.everywhere, selector=dict(type=selector), learn="gain"))
+    model = network.alone(dict(**network.everywhere, selector=dict(type=selector), learn="gain"))
     model.train()
     for decision in find_deciders(model):
         decision.progress = progress
@@ -62,7 +62,7 @@ def test_scores_that_regress_the_gain_get_one_by_it_alone(network, selector, pro
     ],
 )
 def test_ratio_loss_alone_reaches_the_target(network, per_image):
-    _, model = network.pair(dict(**network.some, selector=dict(type="GumbelSelector")))
+    model = network.alone(dict(**network.some, selector=dict(type="GumbelSelector")))
     model.train()
     optimizer = torch.optim.Adam([p for name, p in model.named_parameters() if "router" in name], lr=3e-3)
     x = torch.randn(4, 3, 128, 128)

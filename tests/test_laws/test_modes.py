@@ -51,7 +51,7 @@ def test_training_in_bfloat16(network, monkeypatch):
     errors = []
     for seed in (0, 1, 2):
         torch.manual_seed(seed)
-        _, model = network.pair(network.everywhere)
+        model = network.alone(network.everywhere)
         model.train()
         x = torch.randn(2, 3, 96, 96)
         model(x)
@@ -87,7 +87,7 @@ def apart(actual, expected):
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_routed_evaluation_in_bfloat16(network, monkeypatch):
     """Close to single precision, where the same locations are selected (near ties fall either way)."""
-    _, model = network.pair(network.everywhere)
+    model = network.alone(network.everywhere)
     model.eval()
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
