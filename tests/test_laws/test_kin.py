@@ -27,10 +27,10 @@ def evaluate(network: Network, model: nn.Module) -> None:
 
 
 def outcome(model: nn.Module, x: torch.Tensor) -> tuple[list, dict]:
-    """Maps, and the gradients of parameters by a loss that sees every location."""
+    """Maps, and the gradients of parameters by a loss that sees every location, none as the opposite of others."""
     model.zero_grad()
     maps = model(x)
-    sum((m * torch.linspace(-1, 1, m.shape[-1], dtype=x.dtype)).mean() for m in maps).backward()
+    sum((m * torch.linspace(1, 2, m.shape[-1], dtype=x.dtype)).mean() for m in maps).backward()
     return [m.detach() for m in maps], {name: p.grad for name, p in model.named_parameters()}
 
 

@@ -10,7 +10,7 @@ DETECTOR = "configs/demo/atss_dynamic-convnext-nano_whole-m60_fpn_finetune_scene
 SEGMENTER = "configs/demo/dynamic-convnext-nano_whole-m60_upernet_finetune_scenes.py"
 
 
-@pytest.mark.parametrize("config", [DETECTOR, SEGMENTER])
+@pytest.mark.parametrize("config", [DETECTOR, pytest.param(SEGMENTER, marks=pytest.mark.slow)])
 def test_both_take_a_step(config):
     code, out, err = run_tool(TOOL, config, "--shape", "64", "96", "--rounds", "1", "--threads", "1")
     assert code == 0, err[-3000:]
