@@ -50,11 +50,11 @@ def objects_of(model: nn.Module, batch: dict[str, Any]) -> Objects:
         handle.remove()
     (sample,) = batch["data_samples"]
     objects = sample.gt_instances
-    counts = [positives(head, outputs[0], objects[[i]], sample) for i in range(len(objects))]
-    numbers = torch.tensor([[level.sum() for level in each] for each in counts]).reshape(len(objects), -1)
     levels = torch.full((len(objects),), -1)
-    if len(objects):
-        levels = torch.where(numbers.amax(dim=1) > 0, numbers.argmax(dim=1), levels)
+    for i in range(len(objects)):
+        counts = torch.stack([level.sum() for level in positives(head, outputs[0], objects[[i]], sample)])
+        if counts.any():
+            levels[i] = counts.argmax()
     return Objects(objects.bboxes.cpu(), levels, positives(head, outputs[0], objects, sample))
 
 

@@ -44,6 +44,14 @@ def test_objects_belong_to_the_level_of_their_anchors(detector):
         assert torch.equal(together, alone[0].positives[level] | alone[1].positives[level] | alone[2].positives[level])
 
 
+def test_a_picture_without_objects_wants_nothing(detector):
+    (sample,) = samples(DETECTOR)
+    sample["data_samples"].gt_instances = sample["data_samples"].gt_instances[:0]
+    found = objects_of(detector, prepare_batch(detector, [sample]))
+    assert len(found.boxes) == len(found.levels) == 0 and not any(level.any() for level in found.positives)
+    assert all(math.isnan(each["own"][0.5][CENTRES]) for each in shares(detector, [sample], ratios=[0.5]).values())
+
+
 def test_listening_changes_nothing_and_hears_what_was_decided(detector):
     batch = prepare_batch(detector, samples(DETECTOR))
     with torch.no_grad(), record_selections(detector) as taken:
