@@ -137,6 +137,15 @@ def test_what_does_not_fit(detector, tmp_path):
         predict(model, prepare_batch(model, random_pictures(DETECTOR, 1, (160, 96))))
 
 
+def test_openvino_logs_nothing(tmp_path, monkeypatch, caplog):
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    monkeypatch.setattr(TorchFXPythonDecoder, "_decomp_table", None)  # it complains when it makes one
+    program = torch.export.export(torch.nn.ReLU(), (torch.zeros(1, 2),), strict=False)
+    FORMATS["openvino"].write(program, tmp_path / "program.xml", ["x"], ["y"])
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
 def test_what_is_no_export_is_not_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(FileExistsError, match="is there and is no export"):

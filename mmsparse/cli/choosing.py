@@ -67,8 +67,8 @@ def metrics_of(
                 f"{METRICS}. Train it first, or look without metrics: --no-metrics"
             )
     if dense:
-        load_weights(model, dense, "dense")
-        with dense_twin(model), quiet():
+        with dense_twin(model), quiet():  # it lacks all that routes, of which each key would be named
+            load_weights(model, dense, "dense")
             found[DENSE] = numbers_of(runner.test())
         bar.update()
     if narrower:

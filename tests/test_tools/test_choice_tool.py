@@ -29,6 +29,7 @@ def test_a_detector_is_asked_by_everyone(scenes, tmp_path):
     more = ("--dense", weights, "--narrower", other, weights, "--num-images", "2")
     code, out, err = choice(DETECTOR, scenes, tmp_path, *more, options=["model.test_cfg.score_thr=0.0"])
     assert code == 0, err[-3000:]
+    assert "missing keys" not in out + err
     found = json.loads((tmp_path / "out" / "choice.json").read_text())
     assert set(found["shares"]) == {
         *("s0b0", "s1b0", "s2b0", "neck.fpn_convs.0.conv", "neck.fpn_convs.1.conv", "head.level0", "head.level1"),
