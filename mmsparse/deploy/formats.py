@@ -117,11 +117,12 @@ class OpenVino(Format):
 
         # What openvino.convert_model does, but that sizes are set before its passes, which take seconds longer without.
         front = FrontEndManager().load_by_framework("pytorch")
+        before = logging.root.manager.disable
         logging.disable(logging.WARNING)  # it logs tracebacks of what this torch does not decompose anyway
         try:
             decoder = TorchFXPythonDecoder.from_exported_program(program)  # the front end does not keep it alive
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
         model = front.convert(front.load(decoder))
         shapes = [list(value.shape) for value in program.example_inputs[0]]
         model.reshape(dict(zip(model.inputs, shapes, strict=True)))

@@ -28,8 +28,9 @@ class Network:
 
     def pair(self, sparsity: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
         """The stock network with lively weights, and a dynamic one with the same dense weights."""
-        stock, dynamic = self.stock(), self.alone(sparsity)
+        stock = self.stock()
         enliven(stock)
+        dynamic = self.alone(sparsity)
         result = dynamic.load_state_dict(stock.state_dict(), strict=False)
         assert not result.unexpected_keys
         return stock, dynamic

@@ -86,24 +86,19 @@ def apart(actual, expected):
 
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
 def test_routed_evaluation_in_bfloat16(network, monkeypatch):
-    """Close to single precision, where the same locations are selected (near ties fall either way).
-
-    A map of few locations errs by 0.01 to 0.06 with one seed and another; it is the median of three that counts.
-    """
-    errors = []
-    for seed in (0, 1, 2):
-        torch.manual_seed(seed)
-        model = network.alone(network.everywhere).eval()
-        x = torch.randn(2, 3, 96, 96)
-        with torch.no_grad():
-            with record_selections(model) as taken:
-                exact = model(x)
-            for decision, (_, selection) in zip(find_deciders(model), taken, strict=True):
-                monkeypatch.setattr(decision, "forward", lambda *_, selection=selection, **__: selection)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                rounded = model(x)
-        errors.append([(a.float() - b).abs().mean() / b.abs().mean() for a, b in zip(rounded, exact, strict=True)])
-    assert (torch.tensor(errors).median(dim=0).values < 0.05).all()
+    """Close to single precision, where the same locations are selected (near ties fall either way)."""
+    _, model = network.pair(network.everywhere)
+    model.eval()
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        with record_selections(model) as taken:
+            exact = model(x)
+        for decision, (_, selection) in zip(find_deciders(model), taken, strict=True):
+            monkeypatch.setattr(decision, "forward", lambda *_, selection=selection, **__: selection)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(x)
+    for a, b in zip(rounded, exact, strict=True):
+        assert (a.float() - b).abs().mean() < 0.05 * b.abs().mean()
 
 
 @pytest.mark.parametrize("network", LIGHT, ids=ids)
