@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -27,6 +28,7 @@ INSTALL = (
 )
 
 
+@cache  # each config that is read asks for all of them
 def installed(distribution: str) -> str | None:
     """Version of a distribution, None if it is absent."""
     try:

@@ -13,13 +13,12 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-from yapf.yapflib import yapf_api
 
 from mmsparse import compat, trust
 
 compat.prepare()
-# Every Runner and every dump lays out its config with yapf, which takes longer than a test's training.
-yapf_api.FormatCode = lambda code, **_: (code, True)
+
+import hasten  # noqa: E402, F401
 
 # The plugin reads --hypothesis-profile before it sees a test.
 COMMON = dict(deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])

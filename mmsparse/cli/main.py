@@ -4,7 +4,6 @@ A sub-command is a module in ``commands/``. It is imported when it is called, fo
 """
 
 import argparse
-import ast
 import difflib
 import sys
 from collections.abc import Callable, Sequence
@@ -47,7 +46,7 @@ def command_files() -> dict[str, Path]:
 def summaries(files: dict[str, Path]) -> str:
     """The first line of each description, read and not imported."""
     width = max(map(len, files))
-    lines = {name: ast.get_docstring(ast.parse(path.read_bytes())).splitlines()[0] for name, path in files.items()}
+    lines = {name: path.read_text(encoding="utf-8").split("\n")[0].strip('"') for name, path in files.items()}
     return "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
 
 

@@ -3,7 +3,9 @@
 A new family is a new entry here, not a new test file.
 """
 
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -85,12 +87,26 @@ def unless_often(network: Network) -> Any:
     return () if network.name in OFTEN else pytest.mark.slow
 
 
-def with_scorers(*scorers: str) -> list[Any]:
-    """Every light network with every scorer that it can have; those of projects in one of each family."""
-    pairs = [(network, scorer) for network in LIGHT for scorer in scorers]
-    pairs += [(network, scorer) for network in FAMILIES for scorer in OF_PROJECTS]
-    return [
-        pytest.param(network, scorer, id=f"{network.name}-{scorer}")
-        for network, scorer in pairs
-        if scorer not in READING or network.attends
-    ]
+def unless_light(network: Network) -> Any:
+    """The mark of what is tried for light networks, and for those of more blocks or channels behind the marker."""
+    return () if network in LIGHT else pytest.mark.slow
+
+
+def scorers_of(network: Network, *scorers: str) -> list[str]:
+    """Those that a network can have, and those of projects for one of each family."""
+    more = OF_PROJECTS if network.name in OFTEN else []
+    return [scorer for scorer in (*scorers, *more) if scorer not in READING or network.attends]
+
+
+def in_turn(cases: Iterable[tuple[Network, Sequence[Any], Sequence[Any]]]) -> list[Any]:
+    """Each network with every pair of two options; of networks that are not one of each family, all but as many pairs
+    as it takes to try each option are behind the marker.
+    """
+    params = []
+    for number, (network, *options) in enumerate(cases):
+        fewer = min(map(len, options))
+        for places in product(*(range(len(option)) for option in options)):
+            values = [option[place] for option, place in zip(options, places, strict=True)]
+            marks = () if sum(places, number) % fewer == 0 else unless_often(network)
+            params.append(pytest.param(network, *values, id="-".join(map(str, (network.name, *values))), marks=marks))
+    return params

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from network import ids
-from networks import LIGHT, SELECTORS
+from networks import LIGHT, SELECTORS, in_turn
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_deciders
@@ -11,11 +10,8 @@ from mmsparse.sparsity import Selection
 
 
 @pytest.mark.supports("eager")
-@pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize(
-    "network, explore", [pytest.param(n, explore, id=f"{ids(n)}-{explore}") for n in LIGHT for explore in n.explore]
-)
-def test_same_selection_same_maps(network, selector, explore, monkeypatch):
+@pytest.mark.parametrize("network, explore, selector", in_turn((n, n.explore, SELECTORS) for n in LIGHT))
+def test_same_selection_same_maps(network, explore, selector, monkeypatch):
     model = network.alone(dict(**network.everywhere, selector=dict(type=selector), explore=explore))
     model.double().train()  # the rows are packed otherwise, which rounds otherwise
     x = torch.randn(2, 3, 160, 128, dtype=torch.float64)

@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from networks import SELECTORS, with_scorers
+from networks import LIGHT, SELECTORS, in_turn, scorers_of
 
 from mmsparse.apis import record_selections
 
+SCORERS = ("LocalGlobalScorer", "FeatureNormScorer", "RandomScorer", "AttentionScorer")
+
 
 @pytest.mark.supports("eager")
-@pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize(
-    "network, scorer", with_scorers("LocalGlobalScorer", "FeatureNormScorer", "RandomScorer", "AttentionScorer")
-)
-def test_alone_or_together(network, selector, scorer):
+@pytest.mark.parametrize("network, scorer, selector", in_turn((n, scorers_of(n, *SCORERS), SELECTORS) for n in LIGHT))
+def test_alone_or_together(network, scorer, selector):
     model = network.alone(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     model.double()  # batches of other sizes are summed in another order, which could turn near ties in single precision
     x = torch.randn(3, 3, 96, 128, dtype=torch.float64) * torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from network import ids
-from networks import LIGHT, with_scorers
+from networks import LIGHT, scorers_of
 from part_networks import HEADS, NECKS
 from torch import nn
 
@@ -90,7 +90,7 @@ def without_mixing(model):
 @pytest.mark.parametrize(
     "network, scorer, selector",
     [
-        *(pytest.param(*p.values, "TopKSelector", id=p.id) for p in with_scorers(*SCORERS) if p.values[0] in NO_MIX),
+        *(pytest.param(n, s, "TopKSelector", id=f"{n.name}-{s}") for n in NO_MIX for s in scorers_of(n, *SCORERS)),
         *(pytest.param(n, "LocalGlobalScorer", "ThresholdSelector", id=f"{n.name}-threshold") for n in NO_MIX),
     ],
 )

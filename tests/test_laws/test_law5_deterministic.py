@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from networks import SELECTORS, with_scorers
+from networks import LIGHT, SELECTORS, in_turn, scorers_of
+
+SCORERS = ("LocalGlobalScorer", "RandomScorer", "AttentionScorer")
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("network, scorer", with_scorers("LocalGlobalScorer", "RandomScorer", "AttentionScorer"))
-def test_twice_the_same_bits(network, selector, scorer):
+@pytest.mark.parametrize("network, scorer, selector", in_turn((n, scorers_of(n, *SCORERS), SELECTORS) for n in LIGHT))
+def test_twice_the_same_bits(network, scorer, selector):
     model = network.alone(dict(**network.everywhere, selector=dict(type=selector), scorer=dict(type=scorer)))
     model.eval()
     x = torch.randn(2, 3, 96, 96)

@@ -3,17 +3,17 @@
 import pytest
 import torch
 from network import ids
-from networks import FAMILIES, LIGHT, SELECTORS, unless_often
+from networks import FAMILIES, LIGHT, SELECTORS, in_turn, unless_often
 
 from mmsparse import pop_aux
 from mmsparse.apis import find_deciders
 from mmsparse.sparsity import ratio_loss
 
+PROGRESS = (0.0, 0.5, 1.0)  # all-dense start, on the way, at the budget
+
 
 @pytest.mark.supports("eager")
-@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])  # all-dense start, on the way, at the budget
-@pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("network", LIGHT, ids=ids)
+@pytest.mark.parametrize("network, selector, progress", in_turn((n, SELECTORS, PROGRESS) for n in LIGHT))
 def test_every_parameter_gets_a_gradient(network, selector, progress):
     model = network.alone(dict(**network.everywhere, selector=dict(type=selector), learn="gate"))
     model.train()
@@ -27,9 +27,9 @@ def test_every_parameter_gets_a_gradient(network, selector, progress):
     assert all(progress == 0.0 and "fast_paths" in name for name in zero), zero  # nobody takes the fast path then
 
 
-@pytest.mark.parametrize("progress", [0.0, 1.0])
-@pytest.mark.parametrize("selector", ["TopKSelector", "ThresholdSelector"])
-@pytest.mark.parametrize("network", LIGHT, ids=ids)
+@pytest.mark.parametrize(
+    "network, selector, progress", in_turn((n, ["TopKSelector", "ThresholdSelector"], [0.0, 1.0]) for n in LIGHT)
+)
 def test_scores_that_regress_the_gain_get_one_by_it_alone(network, selector, progress):
     """The loss gives scorers nothing but the target; with no weight on the regression they stay as they are."""
     model = network.alone(dict(**network.everywhere, selector=dict(type=selector), learn="gain"))
@@ -55,7 +55,7 @@ def test_scores_that_regress_the_gain_get_one_by_it_alone(network, selector, pro
         *(pytest.param(network, True, id=ids(network), marks=unless_often(network)) for network in LIGHT),
         *(
             pytest.param(
-                network, False, id=f"{ids(network)}-of-the-batch", marks=pytest.mark.slow if number > 2 else ()
+                network, False, id=f"{ids(network)}-of-the-batch", marks=() if number == 2 else pytest.mark.slow
             )
             for number, network in enumerate(FAMILIES)
         ),
