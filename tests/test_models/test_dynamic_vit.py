@@ -358,25 +358,26 @@ def test_a_sample_of_what_is_not_selected_informs_the_gates_without_bias():
 
     def chosen(scores, geometry, keep_ratio, **_):
         """The same ones each time, with a gate to be seen."""
-        selection = choose(torch.arange(16.0).expand(2, -1), geometry, keep_ratio)
+        selection = choose(torch.arange(16.0).expand(len(scores), -1), geometry, keep_ratio)
         gates.append(selection.keep_mask.double().requires_grad_())
         return replace(selection, gate=gates[-1])
 
     for decider in find_deciders(model):
         decider.selector.forward, decider.learn, decider.collected = chosen, "gate", True
 
-    def gradients(explore):
+    def gradients(explore, copies):
+        """Of each copy of the pictures, which has a sample of its own."""
         gates.clear()
         model.router.explore = explore
-        (out,) = model(pictures)
-        values.append(out.detach())
-        return torch.stack(torch.autograd.grad((out * direction).sum(), gates))
+        (out,) = model(pictures.repeat(copies, 1, 1, 1))
+        values.append(out.detach().unflatten(0, (copies, 2)))
+        found = torch.autograd.grad((out.unflatten(0, (copies, 2)) * direction).sum(), gates)
+        return torch.stack([gradient.unflatten(0, (copies, 2)) for gradient in found], dim=1)
 
-    full, draws = gradients(1.0), torch.stack([gradients(0.25) for _ in range(1000)])
-    for out in values[1:]:
-        torch.testing.assert_close(out, values[0], rtol=1e-9, atol=1e-9)
-    assert in_work == [17] + [1 + 8 + 2] * 1000
-    kept = torch.stack([gate.detach().bool() for gate in gates])
+    (full,), draws = gradients(1.0, 1), gradients(0.25, 1000)
+    torch.testing.assert_close(values[1], values[0].expand_as(values[1]), rtol=1e-9, atol=1e-9)
+    assert in_work == [17, 1 + 8 + 2]
+    kept = torch.stack([gate[:2].detach().bool() for gate in gates])
     torch.testing.assert_close(draws.mean(0), full, rtol=0.2, atol=0.2 * full.std().item())
     assert (draws[0] != 0)[kept].all() and (draws[0][~kept] == 0).sum() == 2 * (8 - 2 + 12 - 3)
 

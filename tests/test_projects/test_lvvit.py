@@ -1,7 +1,6 @@
 """LV-ViT: the released networks' formula beside converted weights, the published arithmetic, and what is refused."""
 
 import math
-import subprocess
 import sys
 
 import pytest
@@ -11,7 +10,6 @@ from counting import macs_of
 from mmpretrain.structures import DataSample
 from official import Weights
 from release_formulas import linear, log_probabilities, norm
-from scenes import ROOT
 
 from mmsparse import pop_aux, set_keep_ratio
 from mmsparse.apis import dense_twin, record_selections
@@ -21,7 +19,7 @@ from mmsparse.engine import SparsityHook, TeacherHook
 from mmsparse.models.convert import convert_dynamicvit
 from mmsparse.registry import MODELS, build
 from projects.lvvit import LVViT, TokenLabelHead
-from projects.lvvit.convert import convert_lvvit
+from projects.lvvit.convert import convert_lvvit, main
 
 DEPTH, DIMS, CLASSES = 8, 64, 5
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=144)
@@ -235,13 +233,13 @@ def test_an_export_gives_the_same_logits(runtime, tmp_path):
     torch.testing.assert_close(FORMATS[runtime].load(path, "f32", 1)([x])[0], network(x), rtol=1e-4, atol=1e-4)
 
 
-def test_the_converter_runs(tmp_path):
+def test_the_converter_runs(tmp_path, monkeypatch, capsys):
     torch.manual_seed(0)
     torch.save(dict(model=release()), tmp_path / "release.pth")
-    run = [sys.executable, "-m", "projects.lvvit.convert", str(tmp_path / "release.pth"), str(tmp_path / "ours.pth")]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "DynamicViT release, LV-ViT" in done.stdout and "'out_type': 'raw'" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["convert", str(tmp_path / "release.pth"), str(tmp_path / "ours.pth")])
+    main()
+    told = capsys.readouterr().out
+    assert "DynamicViT release, LV-ViT" in told and "'out_type': 'raw'" in told
     saved = torch.load(tmp_path / "ours.pth")["state_dict"]
     expected = convert_lvvit(release()).weights
     assert saved.keys() == expected.keys() and "head.aux_head.weight" in saved
