@@ -87,11 +87,6 @@ def unless_often(network: Network) -> Any:
     return () if network.name in OFTEN else pytest.mark.slow
 
 
-def unless_light(network: Network) -> Any:
-    """The mark of what is tried for light networks, and for those of more blocks or channels behind the marker."""
-    return () if network in LIGHT else pytest.mark.slow
-
-
 def scorers_of(network: Network, *scorers: str) -> list[str]:
     """Those that a network can have, and those of projects for one of each family."""
     more = OF_PROJECTS if network.name in OFTEN else []

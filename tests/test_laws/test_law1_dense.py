@@ -3,7 +3,7 @@
 import pytest
 import torch
 from network import ids, precise
-from networks import ALL, LIGHT, unless_light, unless_often
+from networks import ALL, LIGHT, unless_often
 
 
 def assert_close(actual, expected, what):
@@ -16,9 +16,9 @@ def assert_close(actual, expected, what):
 @pytest.mark.parametrize(
     "network, size",
     [
-        *(pytest.param(each, (200, 333), id=f"{each.name}-(200, 333)") for each in ALL),
-        *(pytest.param(each, (224, 224), id=f"{each.name}-(224, 224)", marks=unless_light(each)) for each in ALL),
-        *(pytest.param(each, (512, 512), id=f"{each.name}-(512, 512)", marks=unless_often(each)) for each in LIGHT),
+        pytest.param(each, size, id=f"{each.name}-{size}", marks=() if size == (200, 333) else unless_often(each))
+        for each in ALL
+        for size in ((200, 333), (224, 224), (512, 512))
     ],
 )
 def test_keep_everything_is_dense(network, size):
