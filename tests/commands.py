@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import hasten  # noqa: F401
@@ -23,15 +25,35 @@ CONTEXT.set_forkserver_preload(
 
 def run_tool(name: str, *args: str | Path) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of ``python tools/name.py args``."""
-    with tempfile.TemporaryDirectory() as folder:
-        process = CONTEXT.Process(target=_main, args=(name, [str(arg) for arg in args], folder))
-        process.start()
-        process.join()
-        out, err = ((Path(folder) / stream).read_text() for stream in ("out", "err"))
-    return process.exitcode, out, err
+    return _run(name, args, [{}])[0]
 
 
-def _main(name: str, args: list[str], folder: str) -> None:
+def run_tool_in_two(name: str, *args: str | Path) -> list[tuple[int, str, str]]:
+    """The same of two processes of one group, as ``torchrun`` starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
+    ranks = [dict(group, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    return _run(name, (*args, "--launcher", "pytorch"), ranks)
+
+
+def _run(name: str, args: Sequence[str | Path], environments: list[dict[str, str]]) -> list[tuple[int, str, str]]:
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in environments]
+        processes = [
+            CONTEXT.Process(target=_main, args=(name, [str(arg) for arg in args], str(folder), environment))
+            for folder, environment in zip(folders, environments, strict=True)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        streams = [[(folder / stream).read_text() for stream in ("out", "err")] for folder in folders]
+    return [(process.exitcode, *told) for process, told in zip(processes, streams, strict=True)]
+
+
+def _main(name: str, args: list[str], folder: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     for number, stream in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(folder) / stream, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(ROOT)

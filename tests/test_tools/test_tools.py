@@ -5,15 +5,13 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
 from pathlib import Path
 from statistics import mean
 
 import pytest
 import torch
-from commands import run_tool, tool
+from commands import run_tool, run_tool_in_two, tool
 from scenes import ROOT, options
 
 DEMO = "configs/demo/atss_dynamic-convnext-mini_k50_scenes.py"
@@ -92,16 +90,20 @@ def test_segmenter_trains_and_tests(scenes, tmp_path):
     assert "mIoU" in text and re.search(r"total +[\d.]+ +[\d.]+", text)
 
 
-def test_two_processes(scenes, tmp_path, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("PORT", str(free.getsockname()[1]))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a core for each
+def test_several_processes_are_started_by_torch():
+    """What would be run, in which tests/soak kill a training."""
+    command, env = ["bash", "tools/dist_train.sh", "CONFIG", "2", "--resume"], {**os.environ, "PYTHON": "echo"}
+    told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env).stdout
+    assert told.startswith("-m torch.distributed.run ") and " --nproc-per-node=2 " in told
+    assert told.endswith("tools/train.py CONFIG --launcher pytorch --resume\n")
+
+
+def test_two_processes(scenes, tmp_path):
     short = options(scenes, iters=16, **{"optim_wrapper.optimizer.lr": 5e-4})
-    command = ["bash", "tools/dist_train.sh", DEMO, "2", "--work-dir", str(tmp_path), *short]
-    env = {**os.environ, "PYTHON": sys.executable}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for code, out, err in run_tool_in_two("train", DEMO, "--work-dir", str(tmp_path), *short):
+        assert code == 0, out[-3000:] + err[-3000:]
+    (log,) = tmp_path.glob("*/*.log")  # of the first one
+    assert "Distributed training: True" in log.read_text()
     found = losses(tmp_path)
     values = [found[i] for i in range(1, 17)]
     assert all(math.isfinite(value) for value in values)
