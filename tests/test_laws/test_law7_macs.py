@@ -57,20 +57,19 @@ def test_official_table(network, ratio, official):
     assert abs(counted / 1e9 - official) <= 0.1
 
 
+def scorings():
+    """Every scorer with either fast path; the one that does nothing is quick with the default scorer alone."""
+    often = [dict(type=name) for name in ("LocalGlobalScorer", "MLPScorer", "KeyNormScorer", "AttentionScorer")]
+    often.append(dict(type="AttentionScorer", kind="column"))
+    for scorer in (*often, dict(type="FeatureNormScorer"), dict(type="RandomScorer")):
+        for fast in ("LinearFastPath", "IdentityFastPath"):
+            quick = scorer in often and (fast == "LinearFastPath" or scorer == often[0])
+            marks = () if quick else pytest.mark.slow
+            yield pytest.param(scorer, fast, id="-".join((*scorer.values(), fast)), marks=marks)
+
+
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(
-    "scorer",
-    [
-        dict(type="LocalGlobalScorer"),
-        dict(type="MLPScorer"),
-        pytest.param(dict(type="FeatureNormScorer"), marks=pytest.mark.slow),
-        pytest.param(dict(type="RandomScorer"), marks=pytest.mark.slow),
-        dict(type="KeyNormScorer"),
-        dict(type="AttentionScorer"),
-        dict(type="AttentionScorer", kind="column"),
-    ],
-    ids=lambda cfg: "-".join(cfg.values()),
-)
+@pytest.mark.parametrize("scorer, fast", scorings())
 @pytest.mark.parametrize(
     "network",
     [
@@ -79,17 +78,15 @@ def test_official_table(network, ratio, official):
     ],
     ids=ids,
 )
-def test_counted_is_traced(network, scorer, size):
-    of_none = ["IdentityFastPath"] if scorer["type"] == "LocalGlobalScorer" else []  # which has no part in scoring
-    for fast in ("LinearFastPath", *of_none):
-        sparsity = dict(**network.everywhere, scorer=scorer, fast_path=dict(type=fast))
-        if scorer["type"] in ("AttentionScorer", "KeyNormScorer") and not network.attends:
-            with pytest.raises(ValueError, match=f"{scorer['type']} reads attention, which this backbone lacks"):
-                network.dynamic(sparsity=sparsity)
-            return
-        model = network.dynamic(sparsity=sparsity).eval()
-        x = torch.randn(1, 3, *size)
-        assert count_macs(model, lambda: model(x)).total == traced(model, x)
+def test_counted_is_traced(network, scorer, fast, size):
+    sparsity = dict(**network.everywhere, scorer=scorer, fast_path=dict(type=fast))
+    if scorer["type"] in ("AttentionScorer", "KeyNormScorer") and not network.attends:
+        with pytest.raises(ValueError, match=f"{scorer['type']} reads attention, which this backbone lacks"):
+            network.dynamic(sparsity=sparsity)
+        return
+    model = network.dynamic(sparsity=sparsity).eval()
+    x = torch.randn(1, 3, *size)
+    assert count_macs(model, lambda: model(x)).total == traced(model, x)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,6 +1,7 @@
 """LV-ViT: the released networks' formula beside converted weights, the published arithmetic, and what is refused."""
 
 import math
+import runpy
 import sys
 
 import pytest
@@ -19,7 +20,7 @@ from mmsparse.engine import SparsityHook, TeacherHook
 from mmsparse.models.convert import convert_dynamicvit
 from mmsparse.registry import MODELS, build
 from projects.lvvit import LVViT, TokenLabelHead
-from projects.lvvit.convert import convert_lvvit, main
+from projects.lvvit.convert import convert_lvvit
 
 DEPTH, DIMS, CLASSES = 8, 64, 5
 MICRO = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=144)
@@ -237,7 +238,8 @@ def test_the_converter_runs(tmp_path, monkeypatch, capsys):
     torch.manual_seed(0)
     torch.save(dict(model=release()), tmp_path / "release.pth")
     monkeypatch.setattr(sys, "argv", ["convert", str(tmp_path / "release.pth"), str(tmp_path / "ours.pth")])
-    main()
+    monkeypatch.delitem(sys.modules, "projects.lvvit.convert")
+    runpy.run_module("projects.lvvit.convert", run_name="__main__")
     told = capsys.readouterr().out
     assert "DynamicViT release, LV-ViT" in told and "'out_type': 'raw'" in told
     saved = torch.load(tmp_path / "ours.pth")["state_dict"]

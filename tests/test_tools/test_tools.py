@@ -5,7 +5,9 @@ import math
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from statistics import mean
 
@@ -90,17 +92,30 @@ def test_segmenter_trains_and_tests(scenes, tmp_path):
     assert "mIoU" in text and re.search(r"total +[\d.]+ +[\d.]+", text)
 
 
-def test_several_processes_are_started_by_torch():
-    """What would be run, in which tests/soak kill a training."""
+def forked(*args):
+    return run_tool_in_two("train", *args)
+
+
+def by_script(config, *args):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        own = dict(PYTHON=sys.executable, PORT=str(free.getsockname()[1]), OMP_NUM_THREADS="1")  # a core for each
+    command = ["bash", "tools/dist_train.sh", config, "2", *args]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **own})
+    return [(done.returncode, done.stdout, done.stderr)]
+
+
+def test_what_the_script_for_several_processes_runs():
     command, env = ["bash", "tools/dist_train.sh", "CONFIG", "2", "--resume"], {**os.environ, "PYTHON": "echo"}
     told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env).stdout
     assert told.startswith("-m torch.distributed.run ") and " --nproc-per-node=2 " in told
     assert told.endswith("tools/train.py CONFIG --launcher pytorch --resume\n")
 
 
-def test_two_processes(scenes, tmp_path):
+@pytest.mark.parametrize("launch", [forked, pytest.param(by_script, marks=pytest.mark.slow)])
+def test_two_processes(launch, scenes, tmp_path):
     short = options(scenes, iters=16, **{"optim_wrapper.optimizer.lr": 5e-4})
-    for code, out, err in run_tool_in_two("train", DEMO, "--work-dir", str(tmp_path), *short):
+    for code, out, err in launch(DEMO, "--work-dir", str(tmp_path), *short):
         assert code == 0, out[-3000:] + err[-3000:]
     (log,) = tmp_path.glob("*/*.log")  # of the first one
     assert "Distributed training: True" in log.read_text()
