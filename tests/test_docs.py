@@ -77,6 +77,7 @@ def test_the_first_configs_are_what_is_said_of_them(tmp_path):
         assert MODELS.get(told["type"]).__name__ == {"neck": "DynamicFPN", "bbox_head": "DynamicRetinaHead"}[part]
 
 
+@pytest.mark.usefixtures("unfilled")
 def test_whole_configs_route_what_is_said(tmp_path):
     compat.prepare()
     routed = {"backbone", "neck", "bbox_head"}, {"backbone", "decode_head"}, {"backbone"}

@@ -98,6 +98,7 @@ def test_decay_multipliers_of_stock_configs():
     assert decay["head.weight"] == WD
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("constructor", [DetDecay, SegDecay])
 @pytest.mark.parametrize("decay_type", ["layer_wise", "stage_wise"])
 @pytest.mark.parametrize("arch, num_layers", [("atto", 6), ("small", 12)])

@@ -7,6 +7,7 @@ from network import ids
 from networks import ALL
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("network", ALL, ids=ids)
 def test_dense_keys(network):
     dense = network.stock().state_dict()

@@ -47,6 +47,7 @@ def _attention(inputs, outputs):
     return Counter(attention=2 * batch * heads * n * m * d)
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("network, ratio, official", OFFICIAL, ids=lambda v: getattr(v, "name", str(v)))
 def test_official_table(network, ratio, official):
     model = network.dynamic(sparsity=dict(keep_ratio=ratio)).eval()
@@ -124,6 +125,7 @@ def test_necks_and_heads_run_what_their_selections_say(network, size):
     assert executed.total == expected == traced(model, x)
 
 
+@pytest.mark.usefixtures("unfilled")
 def test_every_number_of_the_readme():
     names = ["tiny", "small", "base"]
     networks = [*map(convnext, names), *map(swin, names), deit("deit-small"), deit("deit-base")]

@@ -22,6 +22,7 @@ SWINS = {
 }
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("arch", CONVNEXTS)
 def test_released_convnexts_fit(arch):
     depths, channels, first = CONVNEXTS[arch]
@@ -33,6 +34,7 @@ def test_released_convnexts_fit(arch):
     assert build({**converted.backbone, "sparsity": {}}).router.places == ((2, first), (2, 2 * first), (2, 3 * first))
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("arch", SWINS)
 def test_released_swins_fit(arch):
     dims, depths, heads, first = SWINS[arch]
@@ -57,6 +59,7 @@ def test_original_swin_converts_as_in_mmdet():
     assert torch.equal(ours["head.fc.weight"], state["head.weight"])
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("arch, v2", [("tiny", False), ("small", False), ("base", False), ("tiny", True)])
 @pytest.mark.parametrize("layout", [lambda state: state, official.timm_convnext], ids=["original", "timm"])
 def test_dense_convnexts_fit(arch, v2, layout):
@@ -67,6 +70,7 @@ def test_dense_convnexts_fit(arch, v2, layout):
     assert not fit.missing and not fit.unexpected and len(fit.loaded) == len(converted.weights)
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("arch", SWINS)
 @pytest.mark.parametrize("layout", [lambda state: state, official.timm_swin], ids=["original", "timm"])
 def test_dense_swins_fit(arch, layout):
@@ -76,6 +80,7 @@ def test_dense_swins_fit(arch, layout):
     assert not fit.missing and not fit.unexpected and len(fit.loaded) == len(converted.weights)
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("dims, arch", [(192, "deit-tiny"), (384, "deit-small"), (768, "base")])
 def test_dense_vits_fit(dims, arch):
     converted = convert_dense(official.vit(dims, light=True))
@@ -85,6 +90,7 @@ def test_dense_vits_fit(dims, arch):
     assert converted.weights["head.layers.head.weight"].shape == (10, dims)
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("dims, depth, heads", [(1280, 32, 16), (1024, 24, 16), (192, 24, 3)])
 def test_heads_of_known_vits_and_of_others(dims, depth, heads):
     converted = convert_dense(official.vit(dims, depth, light=True))
@@ -116,6 +122,7 @@ def test_mmseg_segmenter_keeps_its_head():
     assert torch.equal(converted.weights["decode_head.conv_seg.weight"], torch.ones(1))
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("dims, arch", [(384, "deit-small"), (768, "base")])
 def test_released_deits_fit(dims, arch):
     converted = convert_dynamicvit(official.vit(dims, predictors=3, light=True))

@@ -13,6 +13,7 @@ def backbone(**kwargs):
     return DynamicConvNeXt(**{**defaults, "sparsity": dict(keep_ratio=0.7), **kwargs})
 
 
+@pytest.mark.usefixtures("unfilled")
 def test_default_places_are_the_papers():
     assert backbone(arch="tiny").router.places == ((2, 1), (2, 2), (2, 3))
     assert backbone(arch="small").router.places == ((2, 3), (2, 6), (2, 9))

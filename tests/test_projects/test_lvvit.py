@@ -151,6 +151,7 @@ def test_sizes_are_read_from_released_shapes(arch, dims, depth):
     assert model.layers[0].attn.gamma1.by == model.layers[-1].ffn.gamma2.by == (1.0 if arch == "tiny" else 2.0)
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize(
     "arch, keep_ratio, published",
     [("small", 1.0, 6.5), ("small", 0.7, 4.6), ("small", 0.5, 3.7), ("medium", 1.0, 12.6), ("medium", 0.7, 8.5)],

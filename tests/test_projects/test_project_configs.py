@@ -10,6 +10,7 @@ from mmsparse.registry import build_hooks
 PATHS = sorted((ROOT / "projects").glob("*/configs/*.py"))
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_builds(path):
     cfg = read_config(str(path))

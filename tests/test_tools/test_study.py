@@ -78,6 +78,7 @@ def test_a_run_begins_with_the_backbone_of_another(scenes, tmp_path):
     assert "neck.lateral_convs.0.conv.weight" not in same
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/study").glob("*.py")), ids=lambda path: path.stem)
 def test_ours_name_what_is_there(path):
     runs = Config.fromfile(path).runs

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.config} has no dynamic part: its training costs what it costs")
     peaks = {}
     for kind in (DENSE, ROUTED):
-        with multiprocessing.get_context("spawn").Pool(1) as alone:
+        with multiprocessing.get_context("forkserver").Pool(1) as alone:
             peaks[kind] = alone.apply(_peak, (vars(args), kind))
     torch.set_num_threads(args.threads)
     steps = {kind: _step(args, kind) for kind in (DENSE, ROUTED)}
