@@ -29,7 +29,7 @@ longer = {"optim_wrapper.optimizer.lr": 2.4e-4}
 at35 = {"model.backbone.sparsity.keep_ratio": [0.17, 0.17], "model.bbox_head.sparsity.keep_ratio": [0.18, 0.08]}
 at35 |= {**longer, "custom_hooks.0.anneal": None}
 runs += [
-    dict(name="routed-longer", config=routed, options=at35, start="routed", at=["own", 1.0], series="routed, longer"),
+    dict(name="routed-longer", config=routed, options=at35, start="routed", at=at, series="routed, longer"),
     dict(name="dense-longer", config=wide, options=longer, start="dense", series="dense, longer"),
     dict(name="less-longer", config=wide, options={**less, **longer}, start="less", series="dense, longer"),
 ]
