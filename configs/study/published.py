@@ -37,6 +37,17 @@ for run in runs[-3:]:
     run["iterations"] = 600
 smaller = {"test_dataloader.dataset.pipeline.1.scale": (640, 640)}
 runs.append(dict(name="smaller", config=wide, start="dense", train=False, options=smaller, series="smaller picture"))
-pairs = [("dense", "narrow"), ("dense", "less"), ("routed", "narrow"), ("routed", "less"), ("routed", "smaller")]
+crops = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="Resize", scale_factor=0.625, keep_ratio=True),
+    dict(type="RandomCrop", crop_size=(256, 256), allow_negative_crop=False),
+    dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
+    dict(type="PackDetInputs"),
+]
+learned = {**smaller, "train_dataloader.dataset.pipeline": crops}
+runs.append({**runs[-1], "name": "smaller-on", "train": True, "options": learned, "iterations": 1500})
+pairs = [("dense", "narrow"), ("dense", "less")]
+pairs += [("routed", rival) for rival in ("narrow", "less", "smaller", "smaller-on")]
 pairs += [(f"routed{budget}", "dense") for budget in ("", "@0.33", "@0.5", "@1.0")]
 pairs += [("routed-longer", "dense"), ("routed-longer", "dense-longer"), ("routed-longer", "less-longer")]
