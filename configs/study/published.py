@@ -45,7 +45,7 @@ crops = [
     dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
     dict(type="PackDetInputs"),
 ]
-learned = {**smaller, "train_dataloader.dataset.pipeline": crops}
+learned = {**amp, **smaller, "train_dataloader.dataset.pipeline": crops}
 runs.append({**runs[-1], "name": "smaller-on", "train": True, "options": learned, "iterations": 1500})
 pairs = [("dense", "narrow"), ("dense", "less")]
 pairs += [("routed", rival) for rival in ("narrow", "less", "smaller", "smaller-on")]

@@ -1,16 +1,15 @@
 # What routing a ResNet is worth, beside random choice: python tools/misc/study.py configs/study/resnet.py
-# Scenes in bfloat16, which is faster on a CPU that has it, and evaluated in float32; boards in float32.
+# Trained in bfloat16, which is faster on a CPU that has it, and evaluated in float32.
 dense = dict(boards="../boards/atss_r34-w32_fpn_boards.py", scenes="../demo/atss_r34-w32_fpn_scenes.py")
 routed = dict(
     boards="../boards/atss_dynamic-r34-w32_whole-m50_fpn_in-place_boards.py",
     scenes="../demo/atss_dynamic-r34-w32_whole-m65_fpn_finetune_scenes.py",
 )
 parts = dict(boards=("backbone", "bbox_head"), scenes=("backbone", "neck", "bbox_head"))
-precisions = dict(boards={}, scenes={"optim_wrapper.type": "mmsparse.CpuAmpOptimWrapper"})
+amp = {"optim_wrapper.type": "mmsparse.CpuAmpOptimWrapper"}
 at = ["own", 0.8, 1.0]
 runs, pairs = [], []
 for data, config in dense.items():
-    amp = precisions[data]
     chance = {**amp, **{f"model.{part}.sparsity.scorer": dict(type="RandomScorer") for part in parts[data]}}
     more = dict(start=f"dense-{data}", iterations=2000)
     runs += [
