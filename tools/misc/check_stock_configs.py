@@ -2,9 +2,9 @@
 
 Backbone, neck and heads are routed where they can be. Each config runs in a process of its own, with its real network,
 on two small generated pictures; then multiply-accumulates are counted on one of 256x256 (or more, where a network needs
-it) with half kept at every place, beside those of the dense network. Configs of one and the same model run once. Those
-that passed or have a stated reason are kept in --out and skipped the next time. Exit status 1 if something fails
-without one.
+it) with half kept at every place, beside those of the dense network. Configs of one and the same model, but for the
+number of classes and the weights it begins with, run once. Those that passed or have a stated reason are kept in --out
+and skipped the next time. Exit status 1 if something fails without one.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
         bar.set_description(name)
         try:
             cfg = read_config(name)
-            twin = first.setdefault(json.dumps(cfg.model, sort_keys=True, default=str) + str(cfg.optim_wrapper), name)
+            twin = first.setdefault(kind_of(cfg), name)
             results[name] = run(name, args.timeout) if twin == name else dict(results[twin], twin=twin, seconds=0)
         except Exception as error:
             results[name] = dict(status=FAILS, why=describe(error), seconds=0)
@@ -90,6 +90,20 @@ def main(args: argparse.Namespace) -> int:
         print(f"{result['status']:<7} {left_of(result):>5} {result['seconds']:>4} s  {name}  {result['why']}")
     print(summary(results.values()))
     return 1 if any(result["status"] == FAILS for result in results.values()) else 0
+
+
+def kind_of(cfg: Config) -> str:
+    """The same for configs of one model and optimizer."""
+    optimizer = cfg.get("optim_wrapper") or {}
+    rule = optimizer.get("constructor"), optimizer.get("optimizer", {}).get("type"), optimizer.get("clip_grad")
+    return json.dumps([_essence(cfg.model), *rule], sort_keys=True, default=str)
+
+
+def _essence(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        names = ("num_classes", "init_cfg", "pretrained")
+        return {name: _essence(value) for name, value in node.items() if name not in names}
+    return [_essence(value) for value in node] if isinstance(node, list | tuple) else node
 
 
 def left_of(result: Mapping[str, Any]) -> str:
