@@ -219,9 +219,7 @@ def check_dense(name: str) -> None:
     init_default_scope(cfg.default_scope)
     model = build(cfg)
     optimizer = build_optim_wrapper(model, fitted(cfg.optim_wrapper))
-    begin_training()
-    model.train()
-    model.train_step(pictures(cfg), optimizer)
+    step(model, cfg, optimizer)
     model.eval()
     with torch.no_grad():
         model.test_step(pictures(cfg, 1))
@@ -269,11 +267,7 @@ def train_one_step(model: nn.Module, cfg: Config) -> int:
     learning: set[str] = set()
     for name, p in new.items():  # the step itself forgets the gradients
         p.register_post_accumulate_grad_hook(lambda _, name=name: learning.add(name))
-    begin_training()
-    model.train()
-    log = model.train_step(pictures(cfg), optimizer)
-    wrong = [name for name, value in log.items() if not torch.as_tensor(value).isfinite().all()]
-    assert not wrong, f"losses are not finite: {wrong}"
+    log = step(model, cfg, optimizer)
     assert "loss_sparsity" in log, f"no loss_sparsity in {sorted(log)}"
     untouched = sorted(new.keys() - learning)
     assert not untouched, f"{len(untouched)} new parameters without a gradient, such as {untouched[:2]}"
@@ -281,10 +275,15 @@ def train_one_step(model: nn.Module, cfg: Config) -> int:
     return len(apis.find_deciders(model))
 
 
-def begin_training() -> None:
-    """Some heads ask how far the training is."""
-    for counter in ("iter", "epoch"):
+def step(model: nn.Module, cfg: Config, optimizer: Any) -> dict[str, Any]:
+    """Of training; what it logs."""
+    for counter in ("iter", "epoch"):  # some heads ask how far the training is
         MessageHub.get_current_instance().update_info(counter, 0)
+    model.train()
+    log = model.train_step(pictures(cfg), optimizer)
+    wrong = [name for name, value in log.items() if not torch.as_tensor(value).isfinite().all()]
+    assert not wrong, f"losses are not finite: {wrong}"
+    return log
 
 
 def fitted(optim_wrapper: Any) -> Any:
