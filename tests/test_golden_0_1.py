@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent / "golden/v0_1"
 NAMES = ("detector", "segmenter")
 EXACT = 1e-9  # of the largest number of each output, in double precision
 LOSS = 1e-4  # relative, in single precision: routed convolutions have another backward since
+LATER = 1e-2  # after a step, which CPUs round differently; without the optimizer's state it is a quarter and more
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
@@ -83,4 +84,5 @@ def test_a_training_that_stopped_under_0_1_goes_on(name: str, checkpoints: Path,
     expected = numbers()[name]["resumed"]
     assert steps.keys() == expected.keys()
     for step, before in expected.items():
-        assert {key: steps[step][key] for key in before} == pytest.approx(before, rel=LOSS), step
+        within = LOSS if step == min(expected, key=int) else LATER
+        assert {key: steps[step][key] for key in before} == pytest.approx(before, rel=within), step
