@@ -26,6 +26,13 @@ from mmsparse.engine.launch import build_model, read_config
 yapf_api.FormatCode = lambda code, **_: (code, True)  # configs are dumped in few lines, to be formatted by ruff
 FIRST, SAVED, LAST = 400, 20, 24  # iterations of the training that weights come from, and of the one that is stopped
 OF_FLOATS = dict(id=lzma.FILTER_LZMA2, preset=9 | lzma.PRESET_EXTREME, lc=0, lp=2, pb=2)
+IN_DOUBLE = """
+import runpy, sys, torch
+torch.set_default_dtype(torch.float64)
+sys.argv.pop(0)
+sys.path.insert(0, "tools")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 NORM = dict(type="GN", num_groups=2, requires_grad=True)
 SLIM = dict(type="LocalGlobalScorer", hidden=4)
 RUN = dict(
@@ -113,9 +120,10 @@ def at(data: Path, name: str) -> dict[str, Any]:
     return pairs
 
 
-def tool(name: str, *args: str | Path, **options: Any) -> None:
+def tool(name: str, *args: str | Path, code: str = "", **options: Any) -> None:
     pairs = [f"{key}={value}" for key, value in options.items()]
-    subprocess.run([sys.executable, f"tools/{name}.py", *args, "--cfg-options", *pairs], check=True)
+    script = [f"tools/{name}.py"] if not code else ["-c", code, f"tools/{name}.py"]
+    subprocess.run([sys.executable, *script, *args, "--cfg-options", *pairs], check=True)
 
 
 def logged(folder: Path) -> dict[str, dict[str, float]]:
@@ -161,11 +169,12 @@ def make(name: str, data: Path, work: Path) -> dict[str, Any]:
     tool("train", config, "--no-validate", "--work-dir", work / "resumed", "--resume", saved, **where)
     tool("test", config, saved, "--work-dir", work / "tested", **where)
     (HERE / f"{name}.pth.xz").write_bytes(lzma.compress(saved.read_bytes(), filters=[OF_FLOATS]))
+    tool("train", config, "--no-validate", "--work-dir", work / "exact", "--resume", saved, code=IN_DOUBLE, **where)
     (page,) = (work / "tested").glob("*/*.json")
     straight, resumed = logged(work), logged(work / "resumed")
     assert all(straight[step] == resumed[step] for step in resumed), (straight, resumed)
     metrics = {key: value for key, value in json.loads(page.read_text()).items() if "time" not in key}
-    return dict(metrics=metrics, outputs=outputs(config, saved), resumed=resumed)
+    return dict(metrics=metrics, outputs=outputs(config, saved), resumed=logged(work / "exact"))
 
 
 if __name__ == "__main__":
