@@ -13,12 +13,21 @@ LEVELS = ("RTMDetSepBNHead", "RetinaSepBNHead")
 ON_ONE_MAP = ("ANNHead", "APCHead", "ASPPHead", "CCHead", "DAHead", "DNLHead", "DepthwiseSeparableASPPHead")
 ON_ONE_MAP += ("EMAHead", "EncHead", "FCNHead", "GCHead", "ISAHead", "NLHead", "OCRHead", "PSAHead", "PSPHead")
 
-MASKS = ("FCNMaskHead",)  # of regions
+OF_REGIONS = ("ConvFCBBoxHead", "FCNMaskHead", "GridHead", "HTCMaskHead", "SCNetMaskHead", "Shared4Conv1FCBBoxHead")
 
-_OTHERS = ("GARPNHead", "GARetinaHead", "RPNHead", "RetinaHead", "YOLACTHead", "YOLOXHead")
+_OTHERS = (
+    "GARPNHead",
+    "GARetinaHead",
+    "RPNHead",
+    "RTMDetInsSepBNHead",
+    "RetinaHead",
+    "TOODHead",
+    "YOLACTHead",
+    "YOLOXHead",
+)
 
 HEADS = dict(
-    mmdet=(*TOWERS, *DEFORMABLE, *LEVELS, *MASKS, *_OTHERS), mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead")
+    mmdet=(*TOWERS, *DEFORMABLE, *LEVELS, *OF_REGIONS, *_OTHERS), mmseg=(*ON_ONE_MAP, "DMHead", "FPNHead", "UPerHead")
 )
 NECKS = dict(
     mmdet=("FPN", "PAFPN", "HRFPN", "ChannelMapper", "CSPNeXtPAFPN", "YOLOXPAFPN"),

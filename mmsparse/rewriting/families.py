@@ -86,7 +86,17 @@ def _from_mmseg_fpn(part: Part) -> None:
             )
 
 
-def _from_mmpretrain_resnet(backbone: Part) -> None:
+def _of_blocks_or_convs(backbone: Part) -> str | None:
+    """Where whole blocks of a ResNet do not pay or cannot be routed, its 3x3 convolutions are; nothing else changes."""
+    cfg = backbone.cfg
+    basic = cfg.get("depth") in (18, 34)  # of two 3x3 convolutions
+    whole_maps = "BN" not in cfg.get("norm_cfg", {}).get("type", "BN") or cfg.get("conv_cfg") is not None
+    if not (basic or whole_maps) or {"places", "fast_path"} & cfg.sparsity.keys():
+        return None
+    return CONV_BY_CONV.get(backbone.kind)
+
+
+def _from_mmpretrain_resnet(backbone: Part) -> str | None:
     """The arguments of mmpretrain's ResNet -> those of mmdet's, which differ in what they are by default."""
     cfg = backbone.cfg
     for name, same in (("drop_path_rate", 0.0), ("expansion", None), ("deep_stem", False), ("avg_down", False)):
@@ -97,14 +107,16 @@ def _from_mmpretrain_resnet(backbone: Part) -> None:
             )
     for name, default in (("stem_channels", 64), ("out_indices", (3,)), ("norm_eval", False)):
         cfg.setdefault(name, default)
+    return _of_blocks_or_convs(backbone)
 
 
-def _from_mmseg_resnet(backbone: Part) -> None:
+def _from_mmseg_resnet(backbone: Part) -> str | None:
     """A ResNet or ResNetV1d of mmseg is a ResNetV1c with another stem, or with other shortcuts."""
     if backbone.kind == "mmseg.ResNet":
         backbone.cfg.setdefault("deep_stem", False)
     else:
         backbone.cfg.avg_down = True
+    return _of_blocks_or_convs(backbone)
 
 
 def _keep(part: Part) -> None:
@@ -119,26 +131,27 @@ VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
     "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
 }
 # backbones that have a 1x1 convolution where they are not dense, and not what was there
-OF_CONVOLUTIONS = {f"mmdet.{name}" for name in ("HRNet", "CSPNeXt", "CSPDarknet", "Darknet")}
-OF_CONVOLUTIONS |= {"mmseg.HRNet", "mmseg.UNet"}
-Family = tuple[str, Callable[[Part], None]]
+CONV_BY_CONV = {f"{lib}.ResNet": "DynamicConvResNet" for lib in ("mmdet", "mmpretrain")}
+CONV_BY_CONV["mmdet.ResNeXt"] = "DynamicConvResNeXt"
+CONV_BY_CONV |= {f"mmseg.{name}": "DynamicConvResNetV1c" for name in ("ResNet", "ResNetV1c", "ResNetV1d")}
+PLAIN = {"mmdet": ("CSPNeXt", "CSPDarknet", "Darknet", "HRNet", "Res2Net")}
+PLAIN["mmseg"] = ("BiSeNetV1", "BiSeNetV2", "ICNet", "STDCContextPathNet", "UNet")
+OF_CONVOLUTIONS = {f"{lib}.{name}": f"Dynamic{name}" for lib, names in PLAIN.items() for name in names}
+OF_CONVOLUTIONS["mmseg.HRNet"] = "DynamicSegHRNet"
+# the routed class, and what makes its arguments of the stock class's; it may name another one that suits them better
+Family = tuple[str, Callable[[Part], str | None]]
 ROUTED: dict[str, dict[str, Family]] = {
     "backbone": {
         "mmpretrain.ConvNeXt": ("DynamicConvNeXt", _keep),
         "mmdet.SwinTransformer": ("DynamicSwin", _keep),
         "mmseg.SwinTransformer": ("DynamicSwin", _keep),
-        "mmdet.ResNet": ("DynamicResNet", _keep),
-        "mmdet.ResNeXt": ("DynamicResNeXt", _keep),
+        "mmdet.ResNet": ("DynamicResNet", _of_blocks_or_convs),
+        "mmdet.ResNeXt": ("DynamicResNeXt", _of_blocks_or_convs),
         "mmdet.ResNetV1d": ("DynamicResNetV1d", _keep),
         "mmdet.RegNet": ("DynamicRegNet", _keep),
-        "mmdet.HRNet": ("DynamicHRNet", _keep),
-        "mmdet.CSPNeXt": ("DynamicCSPNeXt", _keep),
-        "mmdet.CSPDarknet": ("DynamicCSPDarknet", _keep),
-        "mmdet.Darknet": ("DynamicDarknet", _keep),
-        "mmseg.HRNet": ("DynamicSegHRNet", _keep),
-        "mmseg.UNet": ("DynamicUNet", _keep),
+        **{kind: (name, _keep) for kind, name in OF_CONVOLUTIONS.items()},
         "mmseg.ResNet": ("DynamicResNetV1c", _from_mmseg_resnet),
-        "mmseg.ResNetV1c": ("DynamicResNetV1c", _keep),
+        "mmseg.ResNetV1c": ("DynamicResNetV1c", _of_blocks_or_convs),
         "mmseg.ResNetV1d": ("DynamicResNetV1c", _from_mmseg_resnet),
         "mmpretrain.ResNet": ("DynamicResNet", _from_mmpretrain_resnet),
         "mmpretrain.VisionTransformer": ("DynamicViT", _keep),
@@ -165,4 +178,5 @@ REFUSED = {
         "with shift_one_window=False"
     ),
     **{f"mmsparse.{family}": "it is dynamic already" for family, _ in ROUTED["backbone"].values()},
+    **{f"mmsparse.{family}": "it is dynamic already" for family in CONV_BY_CONV.values()},
 }

@@ -14,12 +14,14 @@ from mmsparse.mistakes import OURS, is_mistake, raised_by
 
 from .families import ROUTED, Family, Part
 
-# Box heads of regions and auxiliary heads stay dense. An encoder that a detector has itself is its class's: "".
+# Auxiliary heads stay dense. An encoder that a detector has itself is its class's: "".
 KEYS = {
     "neck": ("neck",),
     "head": (
-        *("rpn_head", "bbox_head", "decode_head", "roi_head.mask_head", ""),
-        *("panoptic_head.pixel_decoder", "decode_head.pixel_decoder"),
+        *("rpn_head", "bbox_head", "decode_head", ""),
+        *("roi_head.bbox_head", "roi_head.mask_head", "roi_head.grid_head"),
+        *("panoptic_head.pixel_decoder", "track_head.pixel_decoder", "decode_head.pixel_decoder"),
+        "decode_head.kernel_generate_head",
     ),
 }
 
@@ -57,11 +59,10 @@ def route_parts(model: ConfigDict, which: str, scope: str | None, sparsity: Mapp
 def make_dynamic(part: Part, family: Family, sparsity: Mapping[str, Any], scope: str | None) -> None:
     """Make a part of a config the routed class of its family, or say why not and leave it as it is."""
     name, translate = family
-    before = copy.deepcopy(part.cfg), copy.deepcopy(part.parent)
+    before = copy.deepcopy(part.cfg), dict(part.parent)  # other parts of the parent are in hand, too
     try:
-        translate(part)
-        part.cfg.type = f"mmsparse.{name}"
         part.cfg.sparsity = dict(sparsity)
+        part.cfg.type = f"mmsparse.{translate(part) or name}"
         check_part(part.cfg, part.path, scope)
     except (TypeError, ValueError):
         for cfg, old in zip((part.cfg, part.parent), before, strict=True):

@@ -6,7 +6,7 @@ from dense_configs import STOCK, SWIN, of, stock
 import mmsparse
 
 REFUSALS = [
-    (of(dict(type="Res2Net")), {}, "model.backbone is mmdet.Res2Net.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
+    (of(dict(type="ResNeSt")), {}, "model.backbone is mmdet.ResNeSt.*Supported are mmpretrain.ConvNeXt, mmdet.Swin"),
     (of(dict(type="BEiTViT", with_cls_token=False), "mmpretrain"), {}, "`with_cls_token` to be True with relative"),
     (of(dict(type="ViTSAM", use_abs_pos=False), "mmpretrain"), {}, "`use_abs_pos` to be True, because the stock class"),
     (of(dict(type="SwinTransformer"), "mmpretrain"), {}, "with shift_one_window=False"),

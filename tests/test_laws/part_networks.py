@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmdet.models import backbones, dense_heads, necks
 from mmdet.models.layers import DeformableDetrTransformerEncoder, MSDeformAttnPixelDecoder
-from mmdet.models.roi_heads import mask_heads
+from mmdet.models.roi_heads import bbox_heads, mask_heads
 from mmengine.config import ConfigDict
 from mmseg.models import backbones as seg_backbones
 from mmseg.models import decode_heads
@@ -50,17 +50,20 @@ class Cascaded(nn.Module):
 
 
 class OfRegions(nn.Module):
-    """A head that is given a region of each picture."""
+    """A head that is given a region of each picture, of so many locations along a side."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: nn.Module, side: int = 14) -> None:
         super().__init__()
         self.head = head
+        self.side = side
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.head(maps[0][..., :14, :14])
+    def forward(self, maps: Sequence[Tensor]) -> Any:
+        return self.head(maps[0][..., : self.side, : self.side])
 
 
 def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, dict):
+        tree = list(tree.values())
     return [tree] if isinstance(tree, Tensor) else [t for part in tree for t in _tensors(part)]
 
 
@@ -172,17 +175,37 @@ HEADS = [
 ]
 
 
-def of_convs(kind: str, room: Any, decisions: int, tile: int = 2, **kwargs: Any) -> Network:
+def in_groups(model: nn.Module) -> nn.Module:
+    """Norms of a picture in the place of those of a batch, for classes that cannot be told to evaluate theirs."""
+    for parent in list(model.modules()):
+        for name, norm in parent.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, nn.GroupNorm(2, norm.num_features))
+    return model
+
+
+def of_convs(
+    kind: str,
+    room: Any,
+    decisions: int,
+    tile: int = 2,
+    own: str | None = None,
+    inside: Callable[[nn.Module], nn.Module] = lambda part: part,
+    **kwargs: Any,
+) -> Network:
     """A backbone of convolutions of ``room`` beside ours; its batch norms have statistics."""
-    own = f"Dynamic{'Seg' if (room, kind) == (seg_backbones, 'HRNet') else ''}{kind}"
-    ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5, 0.4, 0.6, 0.7, 0.5][:decisions]
+    own = f"Dynamic{own or kind}"
+    ratios = [0.6, 0.5, 0.7, 0.3, 0.4, 0.6, 0.5, 0.4, 0.6, 0.7, 0.5, *[0.6] * 5][:decisions]
 
     def dynamic(sparsity: dict[str, Any] | None) -> nn.Module:
-        return getattr(ours, own)(**kwargs, sparsity=sparsity)
+        return inside(getattr(ours, own)(**kwargs, sparsity=sparsity))
+
+    def stock() -> nn.Module:
+        return inside(getattr(room, kind)(**kwargs))
 
     some = dict(keep_ratio=ratios, tile=1, scorer=dict(type="MLPScorer", hidden=64))
     everywhere = dict(keep_ratio=ratios, tile=tile)
-    return Network(own.removeprefix("Dynamic"), partial(getattr(room, kind), **kwargs), dynamic, everywhere, some)
+    return Network(own.removeprefix("Dynamic"), stock, dynamic, everywhere, some)
 
 
 def _branches(modules: int, block: str, blocks: int, *widths: int) -> dict[str, Any]:
@@ -207,7 +230,7 @@ HEADS += [
     on_pyramid("RTMDetSepBNHead", dense_heads, 3, 3, **_rtmdet, norm_cfg=_norm),
 ]
 ENCODERS = [encoder()]
-OF_CONVS = [of_convs("HRNet", seg_backbones, 11, **_hr, norm_eval=True)]
+OF_CONVS = [of_convs("HRNet", seg_backbones, 11, own="SegHRNet", **_hr, norm_eval=True)]
 # Of the same mechanisms as others, and some of them for pictures of whole strides alone: see test_kin.py
 _unet = dict(num_stages=3, base_channels=8, strides=(1, 1, 1), enc_num_convs=(2, 2, 1), dec_num_convs=(1, 2))
 _unet.update(downsamples=(True, True), enc_dilations=(1, 1, 1), dec_dilations=(1, 1), norm_eval=True)
@@ -223,7 +246,37 @@ _two_maps["dropout_ratio"] = 1e-12  # ANNHead cannot do without
 _no_c1 = dict(c1_in_channels=0, c1_channels=0)
 _squares = dict(type="AnchorGenerator", ratios=[1.0], scales=[4], strides=ANCHORS["strides"])
 _guided = dict(approx_anchor_generator={**ANCHORS, "scales_per_octave": 3}, square_anchor_generator=_squares)
+_resnet = dict(depth=18, base_channels=8, norm_eval=True)
+_context = dict(context_channels=(16, 32, 64), spatial_channels=(8, 8, 8, 16), out_channels=8)
+_dilated = dict(**_resnet, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+_light = dict(layer_channels=(16, 64), light_branch_middle_channels=4, psp_out_channels=8, out_channels=(8,) * 3)
+_short = dict(type="mmseg.STDCNet", stdc_type="STDCNet1", in_channels=3, channels=(8, 8, 16, 16, 32))
+_short.update(bottleneck_type="cat", num_convs=4, norm_cfg=_norm, act_cfg=dict(type="ReLU"))
+_fused = dict(last_in_channels=(32, 16), out_channels=8, ffm_cfg=dict(in_channels=24, out_channels=8, scale_factor=2))
+_two_sided = dict(detail_channels=(8,) * 3, semantic_channels=(8,) * 4, semantic_expansion_ratio=1, bga_channels=8)
+_region = dict(inside=OfRegions, in_channels=8, conv_out_channels=8, num_convs=2)
+_box = dict(inside=partial(OfRegions, side=7), in_channels=8, conv_out_channels=8, fc_out_channels=8, num_classes=3)
+_grid = dict(in_channels=8, num_convs=3, point_feat_channels=4, deconv_kernel_size=4, norm_cfg=_norm)
 KIN = [
+    of_convs("ResNet", backbones, 4, own="ConvResNet", **_resnet),
+    of_convs("ResNet", backbones, 4, own="ConvResNet", **{**_resnet, "conv_cfg": dict(type="ConvWS")}),
+    of_convs("ResNeXt", backbones, 4, own="ConvResNeXt", depth=50, groups=1, base_width=8, norm_eval=True),
+    of_convs("ResNetV1c", seg_backbones, 4, own="ConvResNetV1c", **_dilated),
+    of_convs("Res2Net", backbones, 4, depth=50, base_channels=8, base_width=8, norm_eval=True),
+    of_convs(
+        "BiSeNetV1", seg_backbones, 8, inside=in_groups, backbone_cfg=dict(type="mmseg.ResNet", **_resnet), **_context
+    ),
+    of_convs("BiSeNetV2", seg_backbones, 15, inside=in_groups, **_two_sided),
+    of_convs(
+        "ICNet", seg_backbones, 7, inside=in_groups, backbone_cfg=dict(type="mmseg.ResNetV1c", **_dilated), **_light
+    ),
+    of_convs("STDCContextPathNet", seg_backbones, 10, inside=in_groups, backbone_cfg=_short, **_fused),
+    on_pyramid("TOODHead", dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm),
+    on_pyramid("RTMDetInsSepBNHead", dense_heads, 3, 4, **_rtmdet, norm_cfg=_norm),
+    *(on_pyramid(name, mask_heads, 1, 1, **_region) for name in ("HTCMaskHead", "SCNetMaskHead")),
+    on_pyramid("GridHead", mask_heads, 1, 1, inside=OfRegions, **_grid),
+    on_pyramid("ConvFCBBoxHead", bbox_heads, 1, 1, **_box, num_shared_convs=2, num_shared_fcs=1),
+    on_pyramid("Shared4Conv1FCBBoxHead", bbox_heads, 1, 1, **_box),
     encoder(pixels=True),
     of_convs("HRNet", backbones, 11, **_hr),
     of_convs("UNet", seg_backbones, 5, **_unet),

@@ -11,7 +11,7 @@ from mmsparse.sparsity import num_keep
 
 SIZE = (64, 96)
 # Stock heads whose evaluation gives something else than their training does, such as boxes
-OTHERS = ("GARetinaHead", "GARPNHead", "RepPointsHead", "VFNetHead")
+OTHERS = ("GARetinaHead", "GARPNHead", "GridHead", "RepPointsHead", "VFNetHead")
 
 
 def pair(network: Network, sparsity) -> tuple[nn.Module, nn.Module]:
@@ -23,7 +23,9 @@ def pair(network: Network, sparsity) -> tuple[nn.Module, nn.Module]:
 def evaluate(network: Network, model: nn.Module) -> None:
     model.eval()
     if network.name in OTHERS:
-        model.part.training = True  # of the stock forward alone: what is routed is evaluated
+        getattr(
+            model.part, "head", model.part
+        ).training = True  # of the stock forward alone: what is routed is evaluated
 
 
 def outcome(model: nn.Module, x: torch.Tensor) -> tuple[list, dict]:

@@ -39,7 +39,7 @@ def run_in_process(monkeypatch, *args):
 @pytest.mark.parametrize(
     "config, sentence",
     [
-        ("mmdet::res2net/faster-rcnn_res2net-101_fpn_2x_coco.py", "model.backbone is mmdet.Res2Net"),
+        ("mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py", "model.backbone is mmdet.PyramidVisionTransformer"),
         ("nowhere.py", "`IN` to be a config file or lib::path, but got 'nowhere.py'"),
         ("mmdet::swin/nowhere.py", "mmdet::swin/nowhere.py"),
     ],

@@ -12,6 +12,7 @@ import fnmatch
 import importlib.util
 import json
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -46,8 +47,8 @@ from mmsparse.sparsity import new_prefixes, num_keep
 
 PASSES, REASON, FAILS = "passes", "reason", "FAILS"
 DENSE_FAILS = "the dense config fails here as well"
-KEPT, COUNTED, ENOUGH = 0.5, 256, 0.8  # of every place; pixels of the picture that is counted; share of dense MACs
-FEWER = 16  # pixels of a picture of 800x1344 for each of the one that is counted
+KEPT, COUNTED, ENOUGH = 0.5, 256, 0.8  # of every place; side of the picture that is counted; share of dense MACs
+USUAL = 800 * 1344  # pixels of a picture
 # a process that has imported the libraries once; each config gets a copy of it
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -211,11 +212,18 @@ def share_of_macs(model: nn.Module, cfg: Config) -> float:
     for ratio in (KEPT, 1.0):
         for dial in dials:
             dial.keep_ratio = ratio
-        inputs = pictures(cfg, 1, max(COUNTED, size_of(cfg)))
+        inputs = pictures(cfg, 1, counted_side(cfg))
         counts.append(count_macs(model, lambda inputs=inputs: model.test_step(inputs)).total)
     for dial, ratio in zip(dials, own, strict=True):
         dial.keep_ratio = ratio
     return counts[0] / counts[1]
+
+
+def counted_side(cfg: Config) -> int:
+    """Of the picture that is counted: windows of a Swin fill its maps, as they nearly do in larger pictures."""
+    backbone = cfg.model.get("backbone") or {}
+    step = 32 * backbone.get("window_size", 7) if "Swin" in str(backbone.get("type")) else 1
+    return step * math.ceil(max(COUNTED, size_of(cfg)) / step)
 
 
 def check_dense(name: str) -> None:
@@ -236,29 +244,35 @@ def build(cfg: Config) -> nn.Module:
     preprocessor.pop("batch_augments", None)  # they enlarge the pictures
     if preprocessor.get("size"):
         preprocessor.size = (size_of(cfg), size_of(cfg))
-    fewer_regions(cfg.model.get("train_cfg"))
-    fewer_regions(cfg.model.get("test_cfg"))
+    fewer_regions(cfg.model, USUAL / counted_side(cfg) ** 2)
     model = MODELS.build(cfg.model)
     model.init_weights()
     for module in model.modules():  # a residual branch that begins at zero buys nothing, and nothing is learned from it
         if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
-            nn.init.ones_(module.weight)
+            nn.init.constant_(module.weight, 0.1)  # and not so much that deep networks overflow
     return revert_sync_batchnorm(model)
 
 
-def fewer_regions(cfg: Any) -> None:
-    """As many for each pixel of the small picture as of a usual one; random weights are unsure of all of them."""
+def fewer_regions(cfg: Any, times: float) -> None:
+    """As many regions and queries for each pixel of the small picture as of a usual one, and always as many.
+
+    Random weights are unsure of all of them, and how many overlap is chance.
+    """
     if isinstance(cfg, dict):
         for key, value in cfg.items():
-            if key in ("max_per_img", "num") and isinstance(value, int) and value > 0:
-                cfg[key] = max(1, value // FEWER)
+            if key in ("max_per_img", "num", "num_queries", "num_proposals") and isinstance(value, int) and value > 0:
+                cfg[key] = max(4, round(value / times))
+            elif key == "num_grids":
+                cfg[key] = [max(1, round(number / times**0.5)) for number in value]
             elif key == "score_thr":
                 cfg[key] = 0.0
+            elif key == "iou_threshold":
+                cfg[key] = 1.0
             else:
-                fewer_regions(value)
+                fewer_regions(value, times)
     elif isinstance(cfg, list | tuple):
         for value in cfg:
-            fewer_regions(value)
+            fewer_regions(value, times)
 
 
 def train_one_step(model: nn.Module, cfg: Config) -> int:

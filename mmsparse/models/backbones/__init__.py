@@ -13,8 +13,14 @@ else:
     DynamicSwin = stand_in("DynamicSwin", "mmseg", "mmdet")
 _FOUND = present_or_absent(
     __name__,
-    conv_backbones=("mmdet", ("CSPDarknet", "CSPNeXt", "Darknet", "HRNet")),
-    conv_backbones_mmseg=("mmseg", ("SegHRNet", "UNet")),
+    conv_backbones=(
+        "mmdet",
+        ("CSPDarknet", "CSPNeXt", "ConvResNeXt", "ConvResNet", "Darknet", "HRNet", "Res2Net"),
+    ),
+    conv_backbones_mmseg=(
+        "mmseg",
+        ("BiSeNetV1", "BiSeNetV2", "ConvResNetV1c", "ICNet", "STDCContextPathNet", "SegHRNet", "UNet"),
+    ),
     dynamic_resnet=("mmdet", ("RegNet", "ResNeXt", "ResNet", "ResNetV1d")),
     dynamic_resnet_v1c=("mmseg", ("ResNetV1c",)),
 )

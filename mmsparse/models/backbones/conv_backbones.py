@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from mmdet.models.backbones import CSPDarknet, CSPNeXt, Darknet, HRNet
+from mmdet.models.backbones import CSPDarknet, CSPNeXt, Darknet, HRNet, Res2Net, ResNet, ResNeXt
 
 from mmsparse.models.convs import RoutedConvs, routable
 from mmsparse.registry import MODELS
 
+from .routed_conv_resnet import RoutedConvResNet
 from .routed_hrnet import RoutedHRNet
 
 
@@ -20,6 +21,21 @@ class RoutedBlocks(RoutedConvs):
 
     def decided_with(self, name: str) -> str:
         return name.partition(".")[0]
+
+
+@MODELS.register_module()
+class DynamicConvResNet(RoutedConvResNet, ResNet):
+    """ResNet of mmdet whose 3x3 convolutions are routed one by one, where DynamicResNet routes whole blocks."""
+
+
+@MODELS.register_module()
+class DynamicConvResNeXt(RoutedConvResNet, ResNeXt):
+    """The same of ResNeXt; convolutions in groups stay dense."""
+
+
+@MODELS.register_module()
+class DynamicRes2Net(RoutedConvResNet, Res2Net):
+    """Res2Net whose 3x3 convolutions are routed."""
 
 
 @MODELS.register_module()

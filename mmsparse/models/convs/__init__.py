@@ -1,7 +1,17 @@
 """Convolutions of stock backbones, necks and heads, routed."""
 
 from .layer import RoutedConv2d
-from .parts import RoutedConvs, RoutedHead, RoutedLevels, RoutedNeck, RoutedPart, RoutedTowers, routable, routed
+from .parts import (
+    RoutedConvs,
+    RoutedHead,
+    RoutedLevels,
+    RoutedLoop,
+    RoutedNeck,
+    RoutedPart,
+    RoutedTowers,
+    routable,
+    routed,
+)
 from .router import ConvRouter
 
 __all__ = [
@@ -10,6 +20,7 @@ __all__ = [
     "RoutedConvs",
     "RoutedHead",
     "RoutedLevels",
+    "RoutedLoop",
     "RoutedNeck",
     "RoutedPart",
     "RoutedTowers",

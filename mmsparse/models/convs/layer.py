@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import torch
+from mmcv.cnn import ConvWS2d
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ class RoutedConv2d(nn.Conv2d):
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         super().__init__(*shape, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
+        self.standardized = conv.eps if isinstance(conv, ConvWS2d) else None
         self.name = name
         self._router = (router,)  # no child: what is new lives under the module's `router` alone
 
@@ -41,24 +43,32 @@ class RoutedConv2d(nn.Conv2d):
         """Notice a kernel that takes another's place, such as mmcv's ``fuse_conv_bn`` brings: the norm goes into it."""
         before = self._parameters.get(name)
         super().register_parameter(name, param)
-        if name == "weight" and "_router" in self.__dict__ and before is not None and param is not None:
+        fusing = name == "weight" and "_router" in self.__dict__ and before is not None and param is not None
+        if fusing and self.standardized is None:
             self._router[0].fast_path(self.name).follow(before, param)
 
     def forward(self, x: Tensor) -> Tensor:
         router = self._router[0]
-        selection = router.selection_for(self.name, x)
+        selection, kernel = router.selection_for(self.name, x), self.kernel()
         if selection is None:
-            return super().forward(x)
-        fast = router.fast_path(self.name).effective(self.weight, self.bias)
+            return self._conv_forward(x, kernel, self.bias)
+        fast = router.fast_path(self.name).effective(kernel, self.bias)
         if selection.gate is not None:
             means = _means(x, selection) if router.coarse else None
-            slow = self.weight, self.bias
+            slow = kernel, self.bias
             return conv_paths(x, slow, fast, selection, self.dilation[0], means, router.explore)
         means = _means_of_rest(x, selection) if router.coarse else None
-        dense, how = (self.weight, self.bias), (selection.geometry.tile, self.dilation[0], means)
+        dense, how = (kernel, self.bias), (selection.geometry.tile, self.dilation[0], means)
         if router.shared and exporting():
             return static.slow_fast(x, dense, fast, selection.rows, *how)
         return slow_fast_conv2d(x, dense, fast, selection.rows, *how)
+
+    def kernel(self) -> Tensor:
+        """Its weight; that of a ConvWS2d with mean 0 and deviation 1 in each output channel."""
+        if self.standardized is None:
+            return self.weight
+        deviation, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
+        return (self.weight - mean) / (deviation + self.standardized)
 
 
 def _means(x: Tensor, selection: Selection) -> Tensor:

@@ -61,11 +61,11 @@ class RoutedPart:
         """How many levels each convolution is applied to; None if they have their own."""
         return None
 
-    def forward(self, x: Tensor | Sequence[Tensor], *args: Any) -> Any:
+    def forward(self, x: Tensor | Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
         if self.router is None:
-            return super().forward(x, *args)
+            return super().forward(x, *args, **kwargs)
         with remembered():
-            results = super().forward(self.laid(x), *args)
+            results = super().forward(self.laid(x), *args, **kwargs)
         return results  # behind the block: dynamo cannot leave two of them at once
 
     def laid(self, x: Any) -> Any:
@@ -159,6 +159,31 @@ class RoutedTowers(RoutedPyramidHead):
     def shared_by(self) -> int:
         priors = self.prior_generator if hasattr(self, "prior_generator") else self.approx_anchor_generator
         return priors.num_levels
+
+
+class RoutedLoop(RoutedTowers):
+    """The same for a head whose forward goes through the levels itself, and through each of them once."""
+
+    def forward(self, x: Sequence[Tensor]) -> Any:
+        if self.router is None:
+            return super().forward(x)
+        with remembered():
+            maps = self.laid(x)
+            levels = zip(maps, self.router.decide_levels(maps), strict=True)
+            results = super(RoutedPart, self).forward(_Loop(list(levels), self.router))
+        return results
+
+
+class _Loop:
+    """Levels of a pyramid: while one is worked on, the router knows which."""
+
+    def __init__(self, levels: Sequence[tuple[Tensor, Selection | None]], router: ConvRouter) -> None:
+        self.levels, self.router = levels, router
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for x, selection in self.levels:
+            with self.router.on_level(x, selection):
+                yield x
 
 
 class RoutedLevels(RoutedPyramidHead):

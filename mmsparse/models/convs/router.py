@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mmcv.cnn import ConvWS2d
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
@@ -175,7 +176,7 @@ def _routable(module: nn.Module, name: str) -> nn.Conv2d:
 def objection_to(conv: nn.Module) -> str | None:
     """What speaks against routing a layer."""
     what = None
-    if type(conv) is not nn.Conv2d:
+    if type(conv) not in (nn.Conv2d, ConvWS2d):
         what = f"is a {type(conv).__name__}"
     elif conv.stride != (1, 1):
         what = f"has stride {conv.stride}"

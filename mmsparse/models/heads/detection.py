@@ -4,10 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models import dense_heads as stock
-from mmdet.models.dense_heads import GARetinaHead, GARPNHead, RetinaHead, RPNHead, YOLACTHead, YOLOXHead
+from mmdet.models.dense_heads import (
+    GARetinaHead,
+    GARPNHead,
+    RetinaHead,
+    RPNHead,
+    RTMDetInsSepBNHead,
+    TOODHead,
+    YOLACTHead,
+    YOLOXHead,
+)
 from torch import nn
 
-from mmsparse.models.convs import RoutedLevels, RoutedTowers, routable, routed
+from mmsparse.models.convs import RoutedLevels, RoutedLoop, RoutedTowers, routable, routed
 from mmsparse.registry import MODELS
 from mmsparse.sparsity.decider import check_flags
 from mmsparse.stock import DEFORMABLE, LEVELS, TOWERS
@@ -73,6 +82,29 @@ class DynamicGARPNHead(RoutedGuided, GARPNHead):
 
     def routed_convs(self, levels: int) -> Sequence[str]:
         return ["rpn_conv"]
+
+
+@MODELS.register_module()
+class DynamicRTMDetInsSepBNHead(RoutedLevels, RTMDetInsSepBNHead):
+    """RTMDetInsSepBNHead whose towers and mask features are routed; one tower of a level serves classes and boxes."""
+
+    towers = ("cls_convs", "kernel_convs")
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return [*super().routed_convs(levels), *routable(self, "mask_head.stacked_convs.")]
+
+    def decided_with(self, name: str) -> str:
+        return "masks" if name.startswith("mask_head.") else super().decided_with(name)
+
+
+@MODELS.register_module()
+class DynamicTOODHead(RoutedLoop, TOODHead):
+    """TOODHead whose tower, one for both tasks, is routed."""
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return routable(self, "inter_convs.")
+
+    export_objection = RoutedDeformable.export_objection
 
 
 @MODELS.register_module()
