@@ -190,6 +190,7 @@ def of_convs(
     decisions: int,
     tile: int = 2,
     own: str | None = None,
+    kin: str = "",
     inside: Callable[[nn.Module], nn.Module] = lambda part: part,
     **kwargs: Any,
 ) -> Network:
@@ -205,7 +206,7 @@ def of_convs(
 
     some = dict(keep_ratio=ratios, tile=1, scorer=dict(type="MLPScorer", hidden=64))
     everywhere = dict(keep_ratio=ratios, tile=tile)
-    return Network(own.removeprefix("Dynamic"), stock, dynamic, everywhere, some)
+    return Network(own.removeprefix("Dynamic") + kin, stock, dynamic, everywhere, some)
 
 
 def _branches(modules: int, block: str, blocks: int, *widths: int) -> dict[str, Any]:
@@ -254,12 +255,14 @@ _short = dict(type="mmseg.STDCNet", stdc_type="STDCNet1", in_channels=3, channel
 _short.update(bottleneck_type="cat", num_convs=4, norm_cfg=_norm, act_cfg=dict(type="ReLU"))
 _fused = dict(last_in_channels=(32, 16), out_channels=8, ffm_cfg=dict(in_channels=24, out_channels=8, scale_factor=2))
 _two_sided = dict(detail_channels=(8,) * 3, semantic_channels=(8,) * 4, semantic_expansion_ratio=1, bga_channels=8)
+_masks = dict(**_dense, stacked_convs=2, strides=[4, 8, 16, 32], num_grids=[4, 4, 2, 2], norm_cfg=_norm)
+_masks["scale_ranges"] = ((1, 32), (16, 64), (32, 128), (64, 256))
 _region = dict(inside=OfRegions, in_channels=8, conv_out_channels=8, num_convs=2)
 _box = dict(inside=partial(OfRegions, side=7), in_channels=8, conv_out_channels=8, fc_out_channels=8, num_classes=3)
 _grid = dict(in_channels=8, num_convs=3, point_feat_channels=4, deconv_kernel_size=4, norm_cfg=_norm)
 KIN = [
     of_convs("ResNet", backbones, 4, own="ConvResNet", **_resnet),
-    of_convs("ResNet", backbones, 4, own="ConvResNet", **{**_resnet, "conv_cfg": dict(type="ConvWS")}),
+    of_convs("ResNet", backbones, 4, own="ConvResNet", kin="-standardized", **_resnet, conv_cfg=dict(type="ConvWS")),
     of_convs("ResNeXt", backbones, 4, own="ConvResNeXt", depth=50, groups=1, base_width=8, norm_eval=True),
     of_convs("ResNetV1c", seg_backbones, 4, own="ConvResNetV1c", **_dilated),
     of_convs("Res2Net", backbones, 4, depth=50, base_channels=8, base_width=8, norm_eval=True),
@@ -272,6 +275,10 @@ KIN = [
     ),
     of_convs("STDCContextPathNet", seg_backbones, 10, inside=in_groups, backbone_cfg=_short, **_fused),
     on_pyramid("TOODHead", dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm),
+    *(
+        on_pyramid(name, dense_heads, 4, 3, **_masks)
+        for name in ("SOLOHead", "DecoupledSOLOHead", "DecoupledSOLOLightHead")
+    ),
     on_pyramid("RTMDetInsSepBNHead", dense_heads, 3, 4, **_rtmdet, norm_cfg=_norm),
     *(on_pyramid(name, mask_heads, 1, 1, **_region) for name in ("HTCMaskHead", "SCNetMaskHead")),
     on_pyramid("GridHead", mask_heads, 1, 1, inside=OfRegions, **_grid),

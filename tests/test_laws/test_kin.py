@@ -12,6 +12,7 @@ from mmsparse.sparsity import num_keep
 SIZE = (64, 96)
 # Stock heads whose evaluation gives something else than their training does, such as boxes
 OTHERS = ("GARetinaHead", "GARPNHead", "GridHead", "RepPointsHead", "VFNetHead")
+OTHERS += ("SOLOHead", "DecoupledSOLOHead", "DecoupledSOLOLightHead")
 
 
 def pair(network: Network, sparsity) -> tuple[nn.Module, nn.Module]:

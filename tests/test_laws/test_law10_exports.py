@@ -30,6 +30,10 @@ REFUSED = {  # what must be in the sentence
     "RepPointsHead": "deformable convolutions",
     "VFNetHead": "deformable convolutions",
     "adavit": "policy=None",
+    "TOODHead": "goes through the levels",
+    "SOLOHead": "goes through the levels",
+    "DecoupledSOLOHead": "goes through the levels",
+    "DecoupledSOLOLightHead": "goes through the levels",
 }
 CRASH = ("NLHead", "DNLHead", "EMAHead")  # OpenVINO 2026.4 ends the process, with the stock head alone as well
 COPIED = ("ANNHead",)  # a module stands at two places: torch.export traces a copy, whose decisions nobody records

@@ -2,6 +2,7 @@
 
 from .layer import RoutedConv2d
 from .parts import (
+    InTurn,
     RoutedConvs,
     RoutedHead,
     RoutedLevels,
@@ -16,6 +17,7 @@ from .router import ConvRouter
 
 __all__ = [
     "ConvRouter",
+    "InTurn",
     "RoutedConv2d",
     "RoutedConvs",
     "RoutedHead",

@@ -162,28 +162,36 @@ class RoutedTowers(RoutedPyramidHead):
 
 
 class RoutedLoop(RoutedTowers):
-    """The same for a head whose forward goes through the levels itself, and through each of them once."""
+    """The same for a head whose forward goes through the levels itself, from one to the next."""
 
     def forward(self, x: Sequence[Tensor]) -> Any:
         if self.router is None:
             return super().forward(x)
-        with remembered():
-            maps = self.laid(x)
-            levels = zip(maps, self.router.decide_levels(maps), strict=True)
-            results = super(RoutedPart, self).forward(_Loop(list(levels), self.router))
+        with remembered(), self.router.in_turn():
+            results = super(RoutedPart, self).forward(self.levels_of(self.laid(x)))
         return results
 
+    def levels_of(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Maps of which the last one that was asked for is worked on, as is decided here."""
+        return InTurn(self.router, maps, self.router.decide_levels(maps))
 
-class _Loop:
-    """Levels of a pyramid: while one is worked on, the router knows which."""
+    def export_objection(self, padded: bool) -> str:
+        return "its forward goes through the levels of a pyramid itself, which is not exported. Use it in PyTorch"
 
-    def __init__(self, levels: Sequence[tuple[Tensor, Selection | None]], router: ConvRouter) -> None:
-        self.levels, self.router = levels, router
 
-    def __iter__(self) -> Iterator[Tensor]:
-        for x, selection in self.levels:
-            with self.router.on_level(x, selection):
-                yield x
+class InTurn(Sequence):
+    """Levels of a pyramid: to ask for one is to work on it."""
+
+    def __init__(self, router: ConvRouter, maps: Sequence[Tensor], selections: Sequence[Selection | None]) -> None:
+        self.router, self.maps, self.selections = router, maps, selections
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, i: int) -> Tensor:
+        x = self.maps[i]
+        self.router.go_to(x, self.selections[i])
+        return x
 
 
 class RoutedLevels(RoutedPyramidHead):

@@ -144,6 +144,15 @@ class ConvRouter(Router):
         with _LEVEL.set((self, _size(x), selection)):
             yield
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Inside a with-block, convolutions are applied to the level that was gone to last."""
+        with _LEVEL.set(None):
+            yield
+
+    def go_to(self, x: Tensor, selection: Selection | None) -> None:
+        _LEVEL.value = (self, _size(x), selection)
+
     def _decide(self, decider: Decider, x: Tensor) -> Selection | None:
         if (not self.training and decider.keep_ratio >= 1.0) or not len(x):
             return None

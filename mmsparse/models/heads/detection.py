@@ -3,20 +3,25 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmdet.models import dense_heads as stock
 from mmdet.models.dense_heads import (
+    DecoupledSOLOHead,
+    DecoupledSOLOLightHead,
     GARetinaHead,
     GARPNHead,
     RetinaHead,
     RPNHead,
     RTMDetInsSepBNHead,
+    SOLOHead,
     TOODHead,
     YOLACTHead,
     YOLOXHead,
 )
-from torch import nn
+from mmdet.models.utils import generate_coordinate
+from torch import Tensor, nn
 
-from mmsparse.models.convs import RoutedLevels, RoutedLoop, RoutedTowers, routable, routed
+from mmsparse.models.convs import InTurn, RoutedLevels, RoutedLoop, RoutedTowers, routable, routed
 from mmsparse.registry import MODELS
 from mmsparse.sparsity.decider import check_flags
 from mmsparse.stock import DEFORMABLE, LEVELS, TOWERS
@@ -104,7 +109,56 @@ class DynamicTOODHead(RoutedLoop, TOODHead):
     def routed_convs(self, levels: int) -> Sequence[str]:
         return routable(self, "inter_convs.")
 
-    export_objection = RoutedDeformable.export_objection
+
+class RoutedMaskTowers(RoutedLoop):
+    """The same of heads that give a mask for each cell of a grid; what works on grids is not routed."""
+
+    coordinates: slice  # that the first convolutions are given beside the features
+
+    def levels_of(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Those of pictures: the stock class changes the size of some of them first."""
+        return maps
+
+    def resize_feats(self, x: Sequence[Tensor]) -> Sequence[Tensor]:
+        maps = super().resize_feats(x)
+        if self.router is None:
+            return maps
+        places = [generate_coordinate(m.shape, m.device)[:, self.coordinates].to(m.dtype) for m in maps]
+        given = [torch.cat(pair, dim=1) for pair in zip(maps, places, strict=True)]
+        return InTurn(self.router, maps, self.router.decide_levels(given))
+
+    def shared_by(self) -> int:
+        return self.num_levels
+
+
+@MODELS.register_module()
+class DynamicSOLOHead(RoutedMaskTowers, SOLOHead):
+    """SOLOHead whose tower for masks is routed."""
+
+    coordinates = slice(None)
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return routable(self, "mask_convs.")
+
+
+@MODELS.register_module()
+class DynamicDecoupledSOLOHead(RoutedMaskTowers, DecoupledSOLOHead):
+    """DecoupledSOLOHead whose towers for masks are routed."""
+
+    coordinates = slice(0, 1)  # one of the two, for either tower
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return routable(self, "mask_convs_x.", "mask_convs_y.")
+
+
+@MODELS.register_module()
+class DynamicDecoupledSOLOLightHead(RoutedMaskTowers, DecoupledSOLOLightHead):
+    """DecoupledSOLOLightHead whose tower for masks is routed."""
+
+    coordinates = slice(None)
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return routable(self, "mask_convs.")
 
 
 @MODELS.register_module()
