@@ -89,11 +89,11 @@ def _from_mmseg_fpn(part: Part) -> None:
 def _of_blocks_or_convs(backbone: Part) -> str | None:
     """Where whole blocks of a ResNet do not pay or cannot be routed, its 3x3 convolutions are; nothing else changes."""
     cfg = backbone.cfg
+    norm, conv = ((cfg.get(name) or {}).get("type", "") for name in ("norm_cfg", "conv_cfg"))
     basic = cfg.get("depth") in (18, 34)  # of two 3x3 convolutions
-    whole_maps = "BN" not in cfg.get("norm_cfg", {}).get("type", "BN") or cfg.get("conv_cfg") is not None
-    if not (basic or whole_maps) or {"places", "fast_path"} & cfg.sparsity.keys():
+    if OF_BLOCKS & cfg.sparsity.keys() or not (basic or conv == "ConvWS" or (norm and "BN" not in norm)):
         return None
-    return CONV_BY_CONV.get(backbone.kind)
+    return CONV_BY_CONV[backbone.kind]
 
 
 def _from_mmpretrain_resnet(backbone: Part) -> str | None:
@@ -131,8 +131,8 @@ VIT_ONLY_IN_MMSEG: dict[str, tuple[Any, str]] = {
     "frozen_exclude": (["all"], "mmsparse.DynamicViT freezes whole layers (`frozen_stages`), not chosen parameters"),
 }
 # backbones that have a 1x1 convolution where they are not dense, and not what was there
+OF_BLOCKS = {"cumulative", "fast_path", "keys", "places", "share_scorer"}  # what routed convolutions do not know
 CONV_BY_CONV = {f"{lib}.ResNet": "DynamicConvResNet" for lib in ("mmdet", "mmpretrain")}
-CONV_BY_CONV["mmdet.ResNeXt"] = "DynamicConvResNeXt"
 CONV_BY_CONV |= {f"mmseg.{name}": "DynamicConvResNetV1c" for name in ("ResNet", "ResNetV1c", "ResNetV1d")}
 PLAIN = {"mmdet": ("CSPNeXt", "CSPDarknet", "Darknet", "HRNet", "Res2Net")}
 PLAIN["mmseg"] = ("BiSeNetV1", "BiSeNetV2", "ICNet", "STDCContextPathNet", "UNet")
@@ -146,7 +146,7 @@ ROUTED: dict[str, dict[str, Family]] = {
         "mmdet.SwinTransformer": ("DynamicSwin", _keep),
         "mmseg.SwinTransformer": ("DynamicSwin", _keep),
         "mmdet.ResNet": ("DynamicResNet", _of_blocks_or_convs),
-        "mmdet.ResNeXt": ("DynamicResNeXt", _of_blocks_or_convs),
+        "mmdet.ResNeXt": ("DynamicResNeXt", _keep),
         "mmdet.ResNetV1d": ("DynamicResNetV1d", _keep),
         "mmdet.RegNet": ("DynamicRegNet", _keep),
         **{kind: (name, _keep) for kind, name in OF_CONVOLUTIONS.items()},

@@ -18,7 +18,7 @@ from .families import ROUTED, Family, Part
 KEYS = {
     "neck": ("neck",),
     "head": (
-        *("rpn_head", "bbox_head", "decode_head", ""),
+        *("rpn_head", "bbox_head", "mask_head", "decode_head", ""),
         *("roi_head.bbox_head", "roi_head.mask_head", "roi_head.grid_head"),
         *("panoptic_head.pixel_decoder", "track_head.pixel_decoder", "decode_head.pixel_decoder"),
         "decode_head.kernel_generate_head",

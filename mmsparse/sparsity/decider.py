@@ -136,7 +136,7 @@ class Decider(Dial):
         return selection
 
     def _leave(self, aux: Aux) -> None:
-        if self._waiting and not self.collected:
+        if self._waiting and not self.collected and not self.of_regions:  # of these a step may bring several
             raise RuntimeError(
                 f"Nobody took the ratio loss of place '{self.name}' after the last training step. Add "
                 "custom_hooks=[dict(type='mmsparse.SparsityHook')] to the config (a child config that defines "

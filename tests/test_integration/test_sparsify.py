@@ -12,6 +12,10 @@ from scenes import CLASSES
 from test_stock_configs import on_scenes
 
 import mmsparse
+from mmsparse.models.backbones.block_router import BlockRouter
+from mmsparse.models.convs import ConvRouter
+from mmsparse.rewriting import families
+from mmsparse.sparsity import router_keys
 
 CLASS = {"swin-det": "DynamicSwin", "convnext-det": "DynamicConvNeXt", "swin-seg": "DynamicSwin"}
 
@@ -301,6 +305,7 @@ DILATED = dict(dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1), contract_dilation=T
     ("mmseg", "ResNet", "DynamicResNetV1c", DILATED),
     ("mmpretrain", "ResNet", "DynamicResNet", {}),
     ("mmdet", "ResNet", "DynamicConvResNet", dict(depth=18, frozen_stages=1)),
+    ("mmdet", "ResNet", "DynamicResNet", dict(conv_cfg=dict(type="Conv2d"))),
     ("mmdet", "ResNet", "DynamicConvResNet", dict(norm_cfg=GN)),
     ("mmdet", "ResNet", "DynamicConvResNet", dict(conv_cfg=dict(type="ConvWS"), norm_cfg=GN)),
     ("mmseg", "ResNetV1d", "DynamicConvResNetV1c", dict(depth=34, **DILATED)),
@@ -323,11 +328,14 @@ def test_resnets_of_all_libraries(scope, kind, becomes, more):
     mmsparse.pop_aux(dynamic)
 
 
-@pytest.mark.parametrize("arguments", [dict(train=False), dict(sparsity=dict(places=[(1, 1)]))])
+@pytest.mark.parametrize("arguments", [
+    dict(train=False), dict(sparsity=dict(places=[(1, 1)])), dict(sparsity=dict(share_scorer=True)),
+])  # fmt: skip
 def test_what_is_said_of_blocks_routes_blocks(arguments):
     backbone = dict(type="ResNet", depth=18, base_channels=8)
     cfg = mmsparse.sparsify(dict(default_scope="mmdet", model=dict(type="Net", backbone=backbone)), 0.5, **arguments)
     assert cfg.model.backbone.type == "mmsparse.DynamicResNet"
+    assert router_keys(BlockRouter) - router_keys(ConvRouter) == families.OF_BLOCKS
 
 
 def test_one_of_several_heads_stays_dense_and_the_others_do_not():
@@ -348,6 +356,7 @@ def test_one_of_several_heads_stays_dense_and_the_others_do_not():
      "MSDeformAttnPixelDecoder"),
     ("mmseg::knet/knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512.py", "decode_head.kernel_generate_head",
      "UPerHead"),
+    ("mmdet::solo/decoupled-solo_r50_fpn_1x_coco.py", "mask_head", "DecoupledSOLOHead"),
 ])  # fmt: skip
 def test_where_heads_stand(name, place, kind):
     part = mmsparse.sparsify(stock(name), dict(head=0.5), head=True).model

@@ -263,7 +263,6 @@ _grid = dict(in_channels=8, num_convs=3, point_feat_channels=4, deconv_kernel_si
 KIN = [
     of_convs("ResNet", backbones, 4, own="ConvResNet", **_resnet),
     of_convs("ResNet", backbones, 4, own="ConvResNet", kin="-standardized", **_resnet, conv_cfg=dict(type="ConvWS")),
-    of_convs("ResNeXt", backbones, 4, own="ConvResNeXt", depth=50, groups=1, base_width=8, norm_eval=True),
     of_convs("ResNetV1c", seg_backbones, 4, own="ConvResNetV1c", **_dilated),
     of_convs("Res2Net", backbones, 4, depth=50, base_channels=8, base_width=8, norm_eval=True),
     of_convs(

@@ -23,10 +23,9 @@ def pair(network: Network, sparsity) -> tuple[nn.Module, nn.Module]:
 
 def evaluate(network: Network, model: nn.Module) -> None:
     model.eval()
-    if network.name in OTHERS:
-        getattr(
-            model.part, "head", model.part
-        ).training = True  # of the stock forward alone: what is routed is evaluated
+    if network.name in OTHERS:  # the stock forward alone trains: what is routed is evaluated
+        head = getattr(model.part, "head", model.part)
+        head.training = True
 
 
 def outcome(model: nn.Module, x: torch.Tensor) -> tuple[list, dict]:

@@ -2,9 +2,11 @@
 
 Backbone, neck and heads are routed where they can be. Each config runs in a process of its own, with its real network,
 on two small generated pictures; then multiply-accumulates are counted on one of 256x256 (or more, where a network needs
-it) with half kept at every place, beside those of the dense network. Configs of one and the same model, but for the
-number of classes and the weights it begins with, run once. Those that passed or have a stated reason are kept in --out
-and skipped the next time. Exit status 1 if something fails without one.
+it, or its windows do not fill one) with half kept at every place, beside those of the dense network. There are as many
+detections as there may be, and regions, queries and cells of grids for each pixel as in a usual picture; what grows
+with pixels times pixels, or times queries, weighs less than in a larger one. Configs of one and the same model, but for
+the number of classes and the weights it begins with, run once. Those that passed or have a stated reason are kept in
+--out and skipped the next time. Exit status 1 if something fails without one.
 """
 
 import argparse
@@ -48,7 +50,7 @@ from mmsparse.sparsity import new_prefixes, num_keep
 PASSES, REASON, FAILS = "passes", "reason", "FAILS"
 DENSE_FAILS = "the dense config fails here as well"
 KEPT, COUNTED, ENOUGH = 0.5, 256, 0.8  # of every place; side of the picture that is counted; share of dense MACs
-USUAL = 800 * 1344  # pixels of a picture
+USUAL = dict(mmdet=800 * 1344, mmseg=512 * 512)  # pixels of a picture
 # a process that has imported the libraries once; each config gets a copy of it
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -244,7 +246,7 @@ def build(cfg: Config) -> nn.Module:
     preprocessor.pop("batch_augments", None)  # they enlarge the pictures
     if preprocessor.get("size"):
         preprocessor.size = (size_of(cfg), size_of(cfg))
-    fewer_regions(cfg.model, USUAL / counted_side(cfg) ** 2)
+    fewer_regions(cfg.model, USUAL[cfg.default_scope] / counted_side(cfg) ** 2)
     model = MODELS.build(cfg.model)
     model.init_weights()
     for module in model.modules():  # a residual branch that begins at zero buys nothing, and nothing is learned from it
@@ -256,7 +258,7 @@ def build(cfg: Config) -> nn.Module:
 def fewer_regions(cfg: Any, times: float) -> None:
     """As many regions and queries for each pixel of the small picture as of a usual one, and always as many.
 
-    Random weights are unsure of all of them, and how many overlap is chance.
+    Random weights are unsure of all of them, and how many overlap is chance: none counts as overlapping.
     """
     if isinstance(cfg, dict):
         for key, value in cfg.items():
@@ -321,7 +323,9 @@ def predict(model: nn.Module, cfg: Config) -> None:
     frames = [frame for sample in samples for frame in getattr(sample, "video_data_samples", [sample])]
     assert frames and all(any("pred" in key for key in frame.all_keys()) for frame in frames), "nothing is predicted"
     budget = apis.get_keep_ratio(model)
-    regions = {decider.name for decider in apis.find_deciders(model) if decider.of_regions}  # there may be none
+    deciders = apis.find_deciders(model)
+    # boxes are asked of all regions; of what is found in them there may be nothing
+    regions = {d.name for d in deciders if d.of_regions and not d.name.startswith("bbox_head")}
     undecided = sorted(budget.keys() - regions - {place for place, _ in taken})
     assert not undecided, f"nothing was decided at {undecided}"
     for place, selection in taken:

@@ -11,8 +11,9 @@ from mmengine.structures import PixelData
 
 def size_of(cfg: Config) -> int:
     """Side of the pictures; those who choose hundreds of queries among the locations need as many."""
-    if cfg.model.get("num_queries", 0) >= 300:
-        return 256
+    queries = cfg.model.get("num_queries", 0)
+    if queries >= 50:
+        return 256 if queries >= 300 else 128
     wide = any(kind in str(cfg.model) for kind in ("'DCN", "'SAC'"))  # kernels that must fit into the smallest map
     return max(128 if wide else 64, cfg.model.data_preprocessor.get("pad_size_divisor", 1))
 

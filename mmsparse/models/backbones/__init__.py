@@ -15,7 +15,7 @@ _FOUND = present_or_absent(
     __name__,
     conv_backbones=(
         "mmdet",
-        ("CSPDarknet", "CSPNeXt", "ConvResNeXt", "ConvResNet", "Darknet", "HRNet", "Res2Net"),
+        ("CSPDarknet", "CSPNeXt", "ConvResNet", "Darknet", "HRNet", "Res2Net"),
     ),
     conv_backbones_mmseg=(
         "mmseg",

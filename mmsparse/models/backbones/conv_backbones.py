@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mmdet.models.backbones import CSPDarknet, CSPNeXt, Darknet, HRNet, Res2Net, ResNet, ResNeXt
+from mmdet.models.backbones import CSPDarknet, CSPNeXt, Darknet, HRNet, Res2Net, ResNet
 
 from mmsparse.models.convs import RoutedConvs, routable
 from mmsparse.registry import MODELS
@@ -26,11 +26,6 @@ class RoutedBlocks(RoutedConvs):
 @MODELS.register_module()
 class DynamicConvResNet(RoutedConvResNet, ResNet):
     """ResNet of mmdet whose 3x3 convolutions are routed one by one, where DynamicResNet routes whole blocks."""
-
-
-@MODELS.register_module()
-class DynamicConvResNeXt(RoutedConvResNet, ResNeXt):
-    """The same of ResNeXt; convolutions in groups stay dense."""
 
 
 @MODELS.register_module()

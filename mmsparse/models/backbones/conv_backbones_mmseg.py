@@ -27,12 +27,13 @@ class DynamicConvResNetV1c(RoutedConvResNet, ResNet):
 
 
 class RoutedPaths(RoutedConvs):
-    """A backbone of several paths: those of a stage share a decision, all others have their own."""
+    """A backbone of several paths: those of a stage share a decision, all others have their own. Frozen ones stay."""
 
     stage = r".*\blayer\d+"
 
     def routed_convs(self, levels: int) -> Sequence[str]:
-        return [name for name in routable(self) if self.get_submodule(name).in_channels > 3]
+        convs = {name: self.get_submodule(name) for name in routable(self)}
+        return [name for name, conv in convs.items() if conv.in_channels > 3 and conv.weight.requires_grad]
 
     def decided_with(self, name: str) -> str:
         found = re.match(self.stage, name)

@@ -111,7 +111,10 @@ class DynamicTOODHead(RoutedLoop, TOODHead):
 
 
 class RoutedMaskTowers(RoutedLoop):
-    """The same of heads that give a mask for each cell of a grid; what works on grids is not routed."""
+    """The same of heads that give a mask for each cell of a grid; what works on grids is not routed.
+
+    The stock forward asks for the first level's size, too, when the convolutions of a level have run.
+    """
 
     coordinates: slice  # that the first convolutions are given beside the features
 
