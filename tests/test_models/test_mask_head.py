@@ -1,4 +1,4 @@
-"""A mask head whose regions are routed: no picture, and as many as there are."""
+"""Heads whose regions are routed: no picture, and as many as there are."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,8 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 
 from mmsparse.apis import pop_aux, record_selections, set_keep_ratio
 from mmsparse.engine import SparsityHook
-from mmsparse.models import DynamicFCNMaskHead
+from mmsparse.models import DynamicFCNMaskHead, DynamicHTCMaskHead
+from mmsparse.registry import MODELS
 from mmsparse.sparsity import real_sizes
 from mmsparse.visualization.keep_maps import slow_share
 
@@ -73,3 +74,27 @@ def test_labels_of_pictures_teach_nothing_of_regions(heads):
     assert hook.losses(routed, call, pop_aux(routed)).keys() == {"loss_sparsity", "keep_ratio/mask_head.regions"}
     routed(torch.zeros(0, 8, 14, 14, dtype=torch.float64))  # a step may have none
     assert hook.losses(routed, call, pop_aux(routed)) == {}
+
+
+def test_a_step_may_ask_it_several_times():
+    """As HTC asks the heads of earlier stages for what the later ones begin with; in a loop of one's own, too."""
+    head = DynamicHTCMaskHead(**KWARGS, with_conv_res=False, sparsity=dict(keep_ratio=0.5))
+    with pytest.raises(AssertionError):
+        head(torch.randn(2, 8, 14, 14), return_logits=False, return_feat=False)  # the stock class's own words
+    logits = head(torch.randn(2, 8, 14, 14), return_feat=False)
+    features = head(torch.randn(3, 8, 14, 14), return_logits=False)
+    assert logits.shape == (2, 4, 28, 28) and features.shape == (3, 8, 14, 14)
+    assert len(pop_aux(head)) == 2
+
+
+@pytest.mark.parametrize("kind", ["Shared4Conv1FCBBoxHead", "ConvFCBBoxHead"])
+def test_boxes_of_regions(kind):
+    sizes = dict(in_channels=8, conv_out_channels=8, fc_out_channels=8, num_classes=4)
+    sizes |= {} if kind.startswith("Shared") else dict(num_shared_convs=2, num_shared_fcs=1)
+    head = MODELS.build(dict(type=f"mmsparse.Dynamic{kind}", **sizes, sparsity=dict(keep_ratio=0.5))).eval()
+    with torch.no_grad(), record_selections(head) as taken:
+        scores, boxes = head(torch.randn(6, 8, 7, 7))
+        empty, _ = head(torch.randn(0, 8, 7, 7))
+    assert (scores.shape, boxes.shape, empty.shape) == ((6, 5), (6, 16), (0, 5))
+    assert [name for name, _ in taken] == ["bbox_head.regions"]
+    assert list(taken[0][1].num_keep) == [2] * 6  # of four
