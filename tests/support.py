@@ -58,7 +58,7 @@ def write(found: Found, file: Path) -> None:
 def page(found: Found) -> str:
     from networks import ALL
     from part_networks import KIN
-    from test_law10_exports import CRASH, REFUSED, dynamic
+    from test_law10_exports import CRASH, NOT_COMPILED, REFUSED, dynamic
 
     from mmsparse import models
     from mmsparse.deploy.check import check_exportable
@@ -82,10 +82,17 @@ def page(found: Found) -> str:
             reasons += [reason] if reason not in reasons else []
             no = f"no [{reasons.index(reason) + 1}]"
             cells[1:] = [cell if cell == "yes" else no for cell in cells[1:]]
-        if network.name in CRASH:
-            reason = "OpenVINO 2026.4 ends the process, with the stock head alone as well"
-            reasons += [reason] if reason not in reasons else []
-            cells[-2:] = [f"no [{reasons.index(reason) + 1}]"] * 2
+        for known, columns, reason in (
+            (CRASH, slice(4, 6), "OpenVINO 2026.4 ends the process, with the stock head alone as well"),
+            (
+                NOT_COMPILED,
+                slice(1, 2),
+                "the stock forward makes lists of modules, which `torch.compile` cannot follow",
+            ),
+        ):
+            if network.name in known:
+                reasons += [reason] if reason not in reasons else []
+                cells[columns] = [f"no [{reasons.index(reason) + 1}]"] * len(cells[columns])
         kernels = "experimental" if any(isinstance(m, RoutedConv2d) for m in model.modules()) else "plain"
         lines.append(
             f"| {', '.join(f'`{name}`' for name in classes)} | {network.name} | {' | '.join(cells)} | {kernels} |"

@@ -61,9 +61,14 @@ class OfRegions(nn.Module):
         return self.head(maps[0][..., : self.side, : self.side])
 
 
+class OfGrid(OfRegions):
+    """A head that gives the same map twice in evaluation."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return super().forward(maps)["fused"]
+
+
 def _tensors(tree: Any) -> list[Tensor]:
-    if isinstance(tree, dict):
-        tree = list(tree.values())
     return [tree] if isinstance(tree, Tensor) else [t for part in tree for t in _tensors(part)]
 
 
@@ -175,12 +180,16 @@ HEADS = [
 ]
 
 
-def in_groups(model: nn.Module) -> nn.Module:
-    """Norms of a picture in the place of those of a batch, for classes that cannot be told to evaluate theirs."""
-    for parent in list(model.modules()):
-        for name, norm in parent.named_children():
-            if isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, nn.GroupNorm(2, norm.num_features))
+class EvaluatedNorm(nn.BatchNorm2d):
+    def train(self, mode: bool = True) -> "EvaluatedNorm":
+        return super().train(False)
+
+
+def norms_evaluated(model: nn.Module) -> nn.Module:
+    """As with ``norm_eval=True``, for classes that do not have it."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = EvaluatedNorm
     return model
 
 
@@ -266,13 +275,23 @@ KIN = [
     of_convs("ResNetV1c", seg_backbones, 4, own="ConvResNetV1c", **_dilated),
     of_convs("Res2Net", backbones, 4, depth=50, base_channels=8, base_width=8, norm_eval=True),
     of_convs(
-        "BiSeNetV1", seg_backbones, 8, inside=in_groups, backbone_cfg=dict(type="mmseg.ResNet", **_resnet), **_context
+        "BiSeNetV1",
+        seg_backbones,
+        8,
+        inside=norms_evaluated,
+        backbone_cfg=dict(type="mmseg.ResNet", **_resnet),
+        **_context,
     ),
-    of_convs("BiSeNetV2", seg_backbones, 15, inside=in_groups, **_two_sided),
+    of_convs("BiSeNetV2", seg_backbones, 15, inside=norms_evaluated, **_two_sided),
     of_convs(
-        "ICNet", seg_backbones, 7, inside=in_groups, backbone_cfg=dict(type="mmseg.ResNetV1c", **_dilated), **_light
+        "ICNet",
+        seg_backbones,
+        7,
+        inside=norms_evaluated,
+        backbone_cfg=dict(type="mmseg.ResNetV1c", **_dilated),
+        **_light,
     ),
-    of_convs("STDCContextPathNet", seg_backbones, 10, inside=in_groups, backbone_cfg=_short, **_fused),
+    of_convs("STDCContextPathNet", seg_backbones, 10, inside=norms_evaluated, backbone_cfg=_short, **_fused),
     on_pyramid("TOODHead", dense_heads, 4, 3, **_tower, **_anchors, norm_cfg=_norm),
     *(
         on_pyramid(name, dense_heads, 4, 3, **_masks)
@@ -280,7 +299,7 @@ KIN = [
     ),
     on_pyramid("RTMDetInsSepBNHead", dense_heads, 3, 4, **_rtmdet, norm_cfg=_norm),
     *(on_pyramid(name, mask_heads, 1, 1, **_region) for name in ("HTCMaskHead", "SCNetMaskHead")),
-    on_pyramid("GridHead", mask_heads, 1, 1, inside=OfRegions, **_grid),
+    on_pyramid("GridHead", mask_heads, 1, 1, inside=OfGrid, **_grid),
     on_pyramid("ConvFCBBoxHead", bbox_heads, 1, 1, **_box, num_shared_convs=2, num_shared_fcs=1),
     on_pyramid("Shared4Conv1FCBBoxHead", bbox_heads, 1, 1, **_box),
     encoder(pixels=True),

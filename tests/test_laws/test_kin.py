@@ -11,7 +11,7 @@ from mmsparse.sparsity import num_keep
 
 SIZE = (64, 96)
 # Stock heads whose evaluation gives something else than their training does, such as boxes
-OTHERS = ("GARetinaHead", "GARPNHead", "GridHead", "RepPointsHead", "VFNetHead")
+OTHERS = ("GARetinaHead", "GARPNHead", "RepPointsHead", "VFNetHead")
 OTHERS += ("SOLOHead", "DecoupledSOLOHead", "DecoupledSOLOLightHead")
 
 

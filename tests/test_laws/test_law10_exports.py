@@ -36,7 +36,11 @@ REFUSED = {  # what must be in the sentence
     "DecoupledSOLOLightHead": "goes through the levels",
 }
 CRASH = ("NLHead", "DNLHead", "EMAHead")  # OpenVINO 2026.4 ends the process, with the stock head alone as well
-COPIED = ("ANNHead",)  # a module stands at two places: torch.export traces a copy, whose decisions nobody records
+COPIED = (
+    "ANNHead",
+    "RTMDetInsSepBNHead",
+)  # a module stands at two places: torch.export traces a copy, whose decisions nobody records
+NOT_COMPILED = ("STDCContextPathNet",)  # the stock forward makes lists of modules, which dynamo cannot
 EXPORTED = [network for network in [*LIGHT, *KIN] if network.name not in REFUSED]
 OFTEN = {  # an export takes 10 seconds; the others are behind the marker
     "convnext-atto": ["openvino"],

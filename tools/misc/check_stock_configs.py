@@ -34,7 +34,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
-from stock_pictures import pictures, size_of
+from stock_pictures import classes, pictures, size_of
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
@@ -246,7 +246,8 @@ def build(cfg: Config) -> nn.Module:
     preprocessor.pop("batch_augments", None)  # they enlarge the pictures
     if preprocessor.get("size"):
         preprocessor.size = (size_of(cfg), size_of(cfg))
-    fewer_regions(cfg.model, USUAL[cfg.default_scope] / counted_side(cfg) ** 2)
+    few_classes = max(classes(cfg.model), default=0) < 2000  # of more, boxes would be compared for hours
+    fewer_regions(cfg.model, USUAL[cfg.default_scope] / counted_side(cfg) ** 2, all_doubts=few_classes)
     model = MODELS.build(cfg.model)
     model.init_weights()
     for module in model.modules():  # a residual branch that begins at zero buys nothing, and nothing is learned from it
@@ -255,7 +256,7 @@ def build(cfg: Config) -> nn.Module:
     return revert_sync_batchnorm(model)
 
 
-def fewer_regions(cfg: Any, times: float) -> None:
+def fewer_regions(cfg: Any, times: float, all_doubts: bool) -> None:
     """As many regions and queries for each pixel of the small picture as of a usual one, and always as many.
 
     Random weights are unsure of all of them, and how many overlap is chance: none counts as overlapping.
@@ -267,14 +268,14 @@ def fewer_regions(cfg: Any, times: float) -> None:
             elif key == "num_grids":
                 cfg[key] = [max(1, round(number / times**0.5)) for number in value]
             elif key == "score_thr":
-                cfg[key] = 0.0
+                cfg[key] = 0.0 if all_doubts else 1.0
             elif key == "iou_threshold":
                 cfg[key] = 1.0
             else:
-                fewer_regions(value, times)
+                fewer_regions(value, times, all_doubts)
     elif isinstance(cfg, list | tuple):
         for value in cfg:
-            fewer_regions(value, times)
+            fewer_regions(value, times, all_doubts)
 
 
 def train_one_step(model: nn.Module, cfg: Config) -> int:

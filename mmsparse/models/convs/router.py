@@ -124,7 +124,8 @@ class ConvRouter(Router):
             decider = self.decisions[_key(decision)]
             if self._serves[decision] == 1:
                 return self._decide(decider, x)
-            return once_for(decider, _size(x), lambda: self._decide(decider, x))
+            # not the decider's: torch.export has another object for a module each time, if one stands at two places
+            return once_for(self, (decision, *_size(x)), lambda: self._decide(decider, x))
         level = _LEVEL.value
         if level is None or level[0] is not self or level[1] != _size(x):
             raise RuntimeError(
