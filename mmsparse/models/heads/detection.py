@@ -116,7 +116,11 @@ class RoutedMaskTowers(RoutedLoop):
     The stock forward asks for the first level's size, too, when the convolutions of a level have run.
     """
 
-    coordinates: slice  # that the first convolutions are given beside the features
+    coordinates = slice(None)  # that the first convolutions are given beside the features
+    towers: Sequence[str] = ("mask_convs.",)
+
+    def routed_convs(self, levels: int) -> Sequence[str]:
+        return routable(self, *self.towers)
 
     def levels_of(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
         """Those of pictures: the stock class changes the size of some of them first."""
@@ -138,30 +142,18 @@ class RoutedMaskTowers(RoutedLoop):
 class DynamicSOLOHead(RoutedMaskTowers, SOLOHead):
     """SOLOHead whose tower for masks is routed."""
 
-    coordinates = slice(None)
-
-    def routed_convs(self, levels: int) -> Sequence[str]:
-        return routable(self, "mask_convs.")
-
 
 @MODELS.register_module()
 class DynamicDecoupledSOLOHead(RoutedMaskTowers, DecoupledSOLOHead):
     """DecoupledSOLOHead whose towers for masks are routed."""
 
     coordinates = slice(0, 1)  # one of the two, for either tower
-
-    def routed_convs(self, levels: int) -> Sequence[str]:
-        return routable(self, "mask_convs_x.", "mask_convs_y.")
+    towers = ("mask_convs_x.", "mask_convs_y.")
 
 
 @MODELS.register_module()
 class DynamicDecoupledSOLOLightHead(RoutedMaskTowers, DecoupledSOLOLightHead):
     """DecoupledSOLOLightHead whose tower for masks is routed."""
-
-    coordinates = slice(None)
-
-    def routed_convs(self, levels: int) -> Sequence[str]:
-        return routable(self, "mask_convs.")
 
 
 @MODELS.register_module()
